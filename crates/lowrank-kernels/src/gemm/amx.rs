@@ -1,0 +1,5 @@
+//! AMX.
+/// stub
+pub fn is_available() -> bool {
+    false
+}

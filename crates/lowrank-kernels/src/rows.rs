@@ -1,0 +1,152 @@
+//! Views of row-major matrices whose rows may lie further apart than they are long.
+
+/// `rows` rows of `cols` elements; row `i` starts at `i * stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+/// The mutable counterpart of [`Rows`].
+#[derive(Debug)]
+pub struct RowsMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+fn check(len: usize, rows: usize, cols: usize, stride: usize) {
+    assert!(cols <= stride || rows <= 1, "rows of {cols} overlap at a stride of {stride}");
+    let needed = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
+    assert!(len >= needed, "{rows} rows of {cols} at stride {stride} need {needed} elements, not {len}");
+}
+
+impl<'a, T> Rows<'a, T> {
+    /// A view of `rows` by `cols` elements, row `i` at `i * stride`.
+    ///
+    /// # Panics
+    /// If `data` is too short, or rows overlap.
+    pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
+        check(data.len(), rows, cols, stride);
+        Self { data, rows, cols, stride }
+    }
+
+    /// A view of a matrix without gaps.
+    pub fn dense(data: &'a [T], rows: usize, cols: usize) -> Self {
+        Self::new(data, rows, cols, cols)
+    }
+
+    /// The columns `start .. start + cols` of a dense matrix of `width` columns.
+    pub fn columns(data: &'a [T], rows: usize, width: usize, start: usize, cols: usize) -> Self {
+        assert!(start + cols <= width, "columns {start}..{} of {width}", start + cols);
+        Self::new(data.get(start..).unwrap_or(&[]), rows, cols, width)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements between the starts of two rows.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    #[inline]
+    pub fn row(&self, i: usize) -> &'a [T] {
+        &self.data[i * self.stride..i * self.stride + self.cols]
+    }
+
+    /// The rows `start .. end`.
+    pub fn slice(&self, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= self.rows);
+        Self::new(self.data.get(start * self.stride..).unwrap_or(&[]), end - start, self.cols, self.stride)
+    }
+
+    /// Everything from the first row's first element on.
+    pub fn data(&self) -> &'a [T] {
+        self.data
+    }
+}
+
+impl<'a, T> RowsMut<'a, T> {
+    /// As [`Rows::new`].
+    ///
+    /// # Panics
+    /// If `data` is too short, or rows overlap.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Self {
+        check(data.len(), rows, cols, stride);
+        Self { data, rows, cols, stride }
+    }
+
+    /// As [`Rows::dense`].
+    pub fn dense(data: &'a mut [T], rows: usize, cols: usize) -> Self {
+        Self::new(data, rows, cols, cols)
+    }
+
+    /// As [`Rows::columns`].
+    pub fn columns(data: &'a mut [T], rows: usize, width: usize, start: usize, cols: usize) -> Self {
+        assert!(start + cols <= width, "columns {start}..{} of {width}", start + cols);
+        Self::new(data.get_mut(start..).unwrap_or(&mut []), rows, cols, width)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements between the starts of two rows.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    #[inline]
+    pub fn row(&mut self, i: usize) -> &mut [T] {
+        &mut self.data[i * self.stride..i * self.stride + self.cols]
+    }
+
+    /// The same rows, for reading.
+    pub fn as_rows(&self) -> Rows<'_, T> {
+        Rows { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
+    }
+
+    /// The same rows, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> RowsMut<'_, T> {
+        RowsMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
+    }
+
+    /// Cuts the matrix into blocks of `size` rows (the last may be shorter), to be given to several threads.
+    pub fn into_blocks(self, size: usize) -> Vec<RowsMut<'a, T>> {
+        assert!(size > 0);
+        let (mut rest, mut left, mut blocks) = (self.data, self.rows, Vec::new());
+        while left > size {
+            let (head, tail) = rest.split_at_mut(size * self.stride);
+            blocks.push(RowsMut::new(head, size, self.cols, self.stride));
+            (rest, left) = (tail, left - size);
+        }
+        if left > 0 {
+            blocks.push(RowsMut::new(rest, left, self.cols, self.stride));
+        }
+        blocks
+    }
+
+    /// Everything from the first row's first element on.
+    pub fn data(&mut self) -> &mut [T] {
+        self.data
+    }
+}

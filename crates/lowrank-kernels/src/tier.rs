@@ -1,0 +1,122 @@
+//! The CPU tier: which instructions the kernels use, chosen once per process.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// A set of kernels. Every tier computes the same functions; each has its own rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Library GEMM, and code that the compiler vectorises.
+    Portable,
+    /// AVX-512 (F, BW, DQ, VL), with `vdpbf16ps` where the processor has it.
+    Avx512,
+    /// AVX-512 and the AMX bf16 tile unit.
+    Amx,
+}
+
+/// Why a tier could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TierError {
+    /// `LOWRANK_CPU` holds something else than `amx`, `avx512` or `portable`.
+    Unknown(String),
+    /// The processor or the operating system does not offer the tier that was asked for.
+    Unavailable(Tier),
+}
+
+impl fmt::Display for TierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(value) => {
+                write!(f, "LOWRANK_CPU is {value:?}; it must be amx, avx512 or portable")
+            }
+            Self::Unavailable(tier) => {
+                write!(f, "LOWRANK_CPU asks for {tier}, which this machine does not have; leave it unset")
+            }
+        }
+    }
+}
+
+impl std::error::Error for TierError {}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx512 => "avx512",
+            Self::Amx => "amx",
+        })
+    }
+}
+
+impl Tier {
+    /// Every tier, the plainest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx512, Self::Amx];
+
+    /// Whether this machine can run the tier.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            Self::Avx512 => has_avx512(),
+            Self::Amx => has_avx512() && crate::gemm::amx::is_available(),
+        }
+    }
+
+    /// Whether the tier multiplies bf16 faster than f32, so that `auto` should pick bf16.
+    pub fn prefers_bf16(self) -> bool {
+        match self {
+            Self::Portable => false,
+            Self::Avx512 => has_avx512_bf16(),
+            Self::Amx => true,
+        }
+    }
+
+    /// The fastest tier of this machine.
+    pub fn best() -> Self {
+        Self::ALL.into_iter().rev().find(|tier| tier.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// The tier that `LOWRANK_CPU` names, or the best one where it is unset or empty.
+    ///
+    /// # Errors
+    /// An unknown name, or a tier that this machine does not have.
+    pub fn from_env() -> Result<Self, TierError> {
+        let value = std::env::var("LOWRANK_CPU").unwrap_or_default();
+        let tier = match value.as_str() {
+            "" => return Ok(Self::best()),
+            "portable" => Self::Portable,
+            "avx512" => Self::Avx512,
+            "amx" => Self::Amx,
+            _ => return Err(TierError::Unknown(value)),
+        };
+        if tier.is_available() { Ok(tier) } else { Err(TierError::Unavailable(tier)) }
+    }
+
+    /// The tier of this process: [`Tier::from_env`] at the first call. A program checks `from_env` at its start
+    /// to report a bad `LOWRANK_CPU`; here it falls back to the best tier.
+    pub fn active() -> Self {
+        static ACTIVE: OnceLock<Tier> = OnceLock::new();
+        *ACTIVE.get_or_init(|| Self::from_env().unwrap_or_else(|_| Self::best()))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("fma")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
+}
+
+/// Whether the processor has `vdpbf16ps`.
+pub fn has_avx512_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}

@@ -1,0 +1,140 @@
+//! The error of this crate: what was wrong, where, and what would be right.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, one sentence each.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file does not hold what its place promises.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A row of a data file cannot be used.
+    #[error("{}:{line}: {reason}", path.display())]
+    Row {
+        /// The data file.
+        path: PathBuf,
+        /// Its line, counted from 1.
+        line: usize,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A tensor of a weight or adapter file is missing, unknown or of the wrong shape.
+    #[error("{}: tensor {key}: {reason}", path.display())]
+    Tensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor's key in it.
+        key: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A setting is out of range or contradicts another.
+    #[error("{key}: {reason}")]
+    Setting {
+        /// The setting's name, as its user writes it.
+        key: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A name that nothing has; the nearest names are offered.
+    #[error("unknown {what} {name:?}{}", crate::error::did_you_mean(nearest))]
+    UnknownName {
+        /// What kind of name it is: "key", "target module", "task".
+        what: &'static str,
+        /// The name as it was given.
+        name: String,
+        /// Names that exist and look like it, the nearest first.
+        nearest: Vec<String>,
+    },
+    /// Shapes, types or places that do not go together: a mistake in the calling program.
+    #[error("{0}")]
+    Usage(String),
+    /// A number that is not finite came up in training.
+    #[error("step {step}: {tensor} is not finite; {advice}")]
+    NotFinite {
+        /// The optimiser step, counted from 1.
+        step: usize,
+        /// The first tensor that went wrong.
+        tensor: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The model hub could not be asked, or refused.
+    #[error("{id}: {reason}")]
+    Hub {
+        /// The repository's id.
+        id: String,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// The run was interrupted and can be resumed.
+    #[error("interrupted after step {step}; the checkpoint is written: add --resume to go on")]
+    Interrupted {
+        /// The last finished step.
+        step: usize,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`] at `path`; for `map_err`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// An [`Error::File`].
+    pub fn file(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+        Self::File { path: path.as_ref().to_path_buf(), reason: reason.into() }
+    }
+
+    /// An [`Error::Row`].
+    pub fn row(path: impl AsRef<Path>, line: usize, reason: impl Into<String>) -> Self {
+        Self::Row { path: path.as_ref().to_path_buf(), line, reason: reason.into() }
+    }
+
+    /// An [`Error::Tensor`].
+    pub fn tensor(path: impl AsRef<Path>, key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Tensor { path: path.as_ref().to_path_buf(), key: key.into(), reason: reason.into() }
+    }
+
+    /// An [`Error::Setting`].
+    pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Setting { key: key.into(), reason: reason.into() }
+    }
+
+    /// An [`Error::UnknownName`] that offers the candidates nearest to `name`.
+    pub fn unknown<'a>(
+        what: &'static str,
+        name: impl Into<String>,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let name = name.into();
+        let nearest = crate::nearest::nearest(&name, candidates);
+        Self::UnknownName { what, name, nearest }
+    }
+}
+
+fn did_you_mean(nearest: &[String]) -> String {
+    match nearest {
+        [] => String::new(),
+        names => format!("; did you mean {}?", names.join(" or ")),
+    }
+}
