@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import json
 import re
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -97,6 +95,7 @@ def case(name, model_name, lengths=RAGGED, *, inputs=None, num_labels=None, **op
     expected = {"logits": output.logits, "loss": output.loss}
     write_tensors(path / "expected.safetensors", expected | {f"grad.{key}": g for key, g in gradients.items()})
     trainable, total = model.get_nb_trainable_parameters()
+    targets = [name.removeprefix("base_model.model.") for name, m in model.named_modules() if hasattr(m, "lora_A")]
     write_json(
         path / "case.json",
         {
@@ -105,11 +104,11 @@ def case(name, model_name, lengths=RAGGED, *, inputs=None, num_labels=None, **op
             "peft_trainable_line": trainable_line,
             "trainable_params": trainable,
             "all_params": total,
-            "targets": sorted(n.removeprefix("base_model.model.") for n, m in model.named_modules() if hasattr(m, "lora_A")),
+            "targets": targets,
             "aliases": aliases,
             "ignored": ignored,
         },
-    )  # fmt: skip
+    )
 
 
 def plain_case(name, model_name):

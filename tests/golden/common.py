@@ -20,8 +20,20 @@ def fresh(path):
     return path
 
 
-def write_json(path, value):
-    Path(path).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path, value, depth=2):
+    """JSON that breaks lines down to `depth` levels, so that a case of a long table is one line."""
+    Path(path).write_text(layout(value, depth) + "\n", encoding="utf-8")
+
+
+def layout(value, depth, margin="\n"):
+    if depth == 0 or not value or not isinstance(value, (dict, list)):
+        return json.dumps(value)
+    inner = margin + " "
+    if isinstance(value, list):
+        items, ends = [layout(item, depth - 1, inner) for item in value], "[]"
+    else:
+        items, ends = [f"{json.dumps(key)}: {layout(item, depth - 1, inner)}" for key, item in value.items()], "{}"
+    return ends[0] + inner + f",{inner}".join(items) + margin + ends[1]
 
 
 def write_tensors(path, tensors):

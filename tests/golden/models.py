@@ -1,5 +1,8 @@
 """fixtures/models: tiny random base models, as Transformers 5 saves them and as older checkpoints look."""
 
+import json
+
+import torch
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -12,9 +15,8 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
-import torch
 
-from common import fresh, randomise, seed, write_json, write_tensors
+from common import fresh, randomise, seed, write_tensors
 
 BERT = dict(
     vocab_size=83,
@@ -114,4 +116,4 @@ def write_config(path, architecture, model_type, torch_dtype, sizes, **more):
     )
     if torch_dtype:
         config["torch_dtype"] = torch_dtype
-    write_json(path / "config.json", dict(sorted((config | sizes | more).items())))
+    (path / "config.json").write_text(json.dumps(config | sizes | more, indent=2, sort_keys=True) + "\n")

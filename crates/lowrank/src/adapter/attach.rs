@@ -1,0 +1,151 @@
+//! Putting an adapter on a model, taking it off, and what of it is trained.
+
+use lowrank_kernels::random::Philox;
+
+use super::config::{Bias, LoraConfig};
+use super::targets::{check_modules_to_save, is_within, modules_to_save, target_linears};
+use crate::models::ModelInfo;
+use crate::nn::{
+    Linear, Module, VisitorMut, for_each_linear_mut, for_each_parameter, for_each_parameter_mut, join,
+};
+use crate::tape::{AdapterId, Leaf, Lora, Parameter};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// What an adapter changes in a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The linear layers that get a low-rank pair.
+    pub linears: Vec<String>,
+    /// The parameters that get a value of their own: heads, other modules to save, biases.
+    pub replaced: Vec<String>,
+    /// The modules of `modules_to_save`, the head among them.
+    pub modules_to_save: Vec<String>,
+}
+
+/// Works out what a configuration changes in a model; shapes are enough.
+///
+/// # Errors
+/// If a target or a module to save matches nothing, or the rank is 0 or beyond a layer.
+pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
+    config.check()?;
+    check_modules_to_save(model, config)?;
+    let linears = target_linears(model, info, config)?;
+    let saved = modules_to_save(config, info);
+    let mut replaced = Vec::new();
+    for_each_parameter(model, |path, _| {
+        let (module, own) = path.rsplit_once('.').unwrap_or(("", path));
+        let trained_bias = own == "bias"
+            && match config.bias {
+                Bias::None => false,
+                Bias::All => true,
+                Bias::LoraOnly => linears.iter().any(|linear| linear == module),
+            };
+        if trained_bias || saved.iter().any(|name| is_within(module, name)) {
+            replaced.push(path.to_owned());
+        }
+    });
+    Ok(Plan { linears, replaced, modules_to_save: saved })
+}
+
+/// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained
+/// starting at the base model's value. The adapter's tensors are trainable, the base model is frozen.
+///
+/// Each layer draws from a stream of its own, so that its values do not depend on which other layers are adapted.
+///
+/// # Errors
+/// As [`plan`]; or if the model has no value for something that is to be trained.
+pub fn attach(
+    model: &mut dyn Module,
+    info: &ModelInfo,
+    config: &LoraConfig,
+    adapter: AdapterId,
+    seed: u64,
+) -> Result<Plan> {
+    let plan = plan(&*model, info, config)?;
+    let mut result = Ok(());
+    for_each_linear_mut(model, |path, linear| {
+        if result.is_ok() && plan.linears.iter().any(|name| name == path) {
+            result = fresh(path, linear, config, adapter, seed).map(|lora| put(linear, lora));
+        }
+    });
+    result?;
+    let mut result = Ok(());
+    for_each_parameter_mut(model, |path, parameter| {
+        parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(false));
+        if result.is_ok() && plan.replaced.iter().any(|name| name == path) {
+            result = parameter.active(None).map(|leaf| leaf.value().clone()).and_then(|value| {
+                parameter.set_replacement(adapter, Leaf::trained(value))
+            });
+        }
+    });
+    result.map(|()| plan)
+}
+
+fn fresh(path: &str, linear: &Linear, config: &LoraConfig, adapter: AdapterId, seed: u64) -> Result<Lora> {
+    let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());
+    if r > inputs.min(outputs) {
+        let reason = format!("{r} is beyond {path}, which is {outputs} by {inputs}");
+        return Err(Error::setting("r", reason));
+    }
+    let (a, b) = config.init_lora_weights.distributions(r, inputs);
+    let mut generator = Philox::new(seed, stream_of(path));
+    let mut draw = |shape: [usize; 2], distribution: &super::Distribution| {
+        let mut value = Tensor::zeros(shape, DType::F32);
+        distribution.fill(value.make_mut::<f32>(), &mut generator);
+        Leaf::trained(value)
+    };
+    let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
+    Ok(Lora { adapter, a, b, scaling: config.scaling(), dropout: config.lora_dropout })
+}
+
+/// FNV-1a of a layer's name: the number of its random stream.
+fn stream_of(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// Puts a pair on a layer, in the place of the one that the same adapter had there.
+pub(super) fn put(linear: &mut Linear, lora: Lora) {
+    match linear.lora.iter_mut().find(|other| other.adapter == lora.adapter) {
+        Some(slot) => *slot = lora,
+        None => linear.lora.push(lora),
+    }
+}
+
+/// Takes an adapter off a model, which then answers as before it was attached.
+pub fn detach(model: &mut dyn Module, adapter: AdapterId) {
+    for_each_linear_mut(model, |_, linear| linear.lora.retain(|lora| lora.adapter != adapter));
+    for_each_parameter_mut(model, |_, parameter| parameter.remove_replacement(adapter));
+}
+
+/// Freezes the tensors of an adapter, or trains them.
+pub fn set_trainable(model: &mut dyn Module, adapter: AdapterId, trainable: bool) {
+    for_each_leaf_mut(model, adapter, |_, leaf| leaf.set_trainable(trainable));
+}
+
+/// Calls `f` with the name and the tensor of everything that an adapter brought: the low-rank pairs, and the values
+/// that replace the base model's. Names are the base model's, with `lora_A.weight` and `lora_B.weight` below a layer.
+pub fn for_each_leaf_mut(model: &mut dyn Module, adapter: AdapterId, f: impl FnMut(&str, &mut Leaf)) {
+    struct Leaves<F>(AdapterId, F);
+    impl<F: FnMut(&str, &mut Leaf)> VisitorMut for Leaves<F> {
+        fn linear(&mut self, path: &str, linear: &mut Linear) {
+            for lora in linear.lora.iter_mut().filter(|lora| lora.adapter == self.0) {
+                (self.1)(&join(path, "lora_A.weight"), &mut lora.a);
+                (self.1)(&join(path, "lora_B.weight"), &mut lora.b);
+            }
+            self.parameter(&join(path, "weight"), &mut linear.weight);
+            if let Some(bias) = &mut linear.bias {
+                self.parameter(&join(path, "bias"), bias);
+            }
+        }
+
+        fn parameter(&mut self, path: &str, parameter: &mut Parameter) {
+            if let Some(leaf) = parameter.replacement_mut(self.0) {
+                (self.1)(path, leaf);
+            }
+        }
+    }
+    model.visit_mut("", &mut Leaves(adapter, f));
+}

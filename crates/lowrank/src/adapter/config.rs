@@ -1,0 +1,219 @@
+//! `LoraConfig`, under PEFT's names and with its defaults.
+
+use std::fmt;
+use std::sync::Arc;
+
+use lowrank_kernels::random::Philox;
+
+use crate::{Error, Result};
+
+/// What to adapt, and how.
+#[derive(Clone, Debug)]
+pub struct LoraConfig {
+    /// The rank `r`.
+    pub r: usize,
+    /// The numerator of the scaling; absent: `r`, so that the scaling is 1.
+    pub lora_alpha: Option<f64>,
+    /// The probability with which an element of an adapter's input is dropped in training.
+    pub lora_dropout: f32,
+    /// The layers to adapt; absent: the architecture's usual ones.
+    pub target_modules: Option<Targets>,
+    /// Layers to leave out of those.
+    pub exclude_modules: Option<Targets>,
+    /// Which biases are trained as well.
+    pub bias: Bias,
+    /// Modules that are trained whole and saved with the adapter; the head is added by itself.
+    pub modules_to_save: Vec<String>,
+    /// Divide by `√r` rather than `r`.
+    pub use_rslora: bool,
+    /// How `A` and `B` begin.
+    pub init_lora_weights: Init,
+    /// Train the layer norms too; saved as a module of `modules_to_save`.
+    pub train_layer_norms: bool,
+    /// Train the embeddings too; saved as a module of `modules_to_save`.
+    pub train_embeddings: bool,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            r: 8,
+            lora_alpha: Some(8.0),
+            lora_dropout: 0.0,
+            target_modules: None,
+            exclude_modules: None,
+            bias: Bias::None,
+            modules_to_save: Vec::new(),
+            use_rslora: false,
+            init_lora_weights: Init::default(),
+            train_layer_norms: false,
+            train_embeddings: false,
+        }
+    }
+}
+
+impl LoraConfig {
+    /// What multiplies `B·A·x`.
+    ///
+    /// # Source
+    /// `alpha/r` of LoRA (arXiv 2106.09685); `alpha/√r` of rsLoRA (arXiv 2312.03732).
+    pub fn scaling(&self) -> f32 {
+        let r = self.r as f64;
+        let alpha = self.lora_alpha.unwrap_or(r);
+        (alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
+    }
+
+    /// Checks the settings that do not depend on a model.
+    ///
+    /// # Errors
+    /// If the rank is 0, or a number is out of its range.
+    pub fn check(&self) -> Result<()> {
+        if self.r == 0 {
+            return Err(Error::setting("r", "it is 0; a rank is at least 1"));
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(Error::setting("lora_dropout", format!("{} is not in 0..1", self.lora_dropout)));
+        }
+        match self.lora_alpha {
+            Some(alpha) if !(alpha.is_finite() && alpha > 0.0) => {
+                Err(Error::setting("lora_alpha", format!("{alpha} is not above 0")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A choice of modules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// Full names, or the last parts of names.
+    Names(Vec<String>),
+    /// A regular expression that must match a full name from end to end.
+    Pattern(String),
+    /// Every linear layer but the head.
+    AllLinear,
+}
+
+/// Which biases are trained with an adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bias {
+    /// None.
+    #[default]
+    None,
+    /// All of the model.
+    All,
+    /// Those of the adapted layers.
+    LoraOnly,
+}
+
+impl Bias {
+    /// PEFT's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::All => "all",
+            Self::LoraOnly => "lora_only",
+        }
+    }
+
+    /// Reads PEFT's word.
+    ///
+    /// # Errors
+    /// If it is another.
+    pub fn parse(word: &str) -> Result<Self> {
+        match word {
+            "none" => Ok(Self::None),
+            "all" => Ok(Self::All),
+            "lora_only" => Ok(Self::LoraOnly),
+            _ => Err(Error::setting("bias", format!("{word:?} is not one of none, all, lora_only"))),
+        }
+    }
+}
+
+/// How `A` and `B` begin.
+#[derive(Clone, Debug)]
+pub enum Init {
+    /// PEFT's `true`: `A` uniform in `±1/√inputs` (Kaiming with slope √5), `B` zero.
+    Default,
+    /// PEFT's `"gaussian"`: `A` normal with deviation `1/r`, `B` zero.
+    Gaussian,
+    /// A distribution for each.
+    Custom {
+        /// `A`'s.
+        a: Distribution,
+        /// `B`'s.
+        b: Distribution,
+    },
+}
+
+impl Default for Init {
+    fn default() -> Self {
+        Self::Default
+    }
+}
+
+impl Init {
+    /// The distributions of `A` `[r, inputs]` and `B` `[outputs, r]`.
+    pub(super) fn distributions(&self, r: usize, inputs: usize) -> (Distribution, Distribution) {
+        match self {
+            Self::Default => {
+                let bound = 1.0 / (inputs as f32).sqrt();
+                (Distribution::Uniform { low: -bound, high: bound }, Distribution::Constant(0.0))
+            }
+            Self::Gaussian => {
+                let a = Distribution::Normal { mean: 0.0, deviation: 1.0 / r as f32 };
+                (a, Distribution::Constant(0.0))
+            }
+            Self::Custom { a, b } => (a.clone(), b.clone()),
+        }
+    }
+}
+
+/// Where the elements of a matrix are drawn from.
+#[derive(Clone)]
+pub enum Distribution {
+    /// Always this value.
+    Constant(f32),
+    /// Uniform from `low` up to `high`.
+    Uniform {
+        /// The smallest value.
+        low: f32,
+        /// The end, which is not drawn.
+        high: f32,
+    },
+    /// Normal.
+    Normal {
+        /// The mean.
+        mean: f32,
+        /// The standard deviation.
+        deviation: f32,
+    },
+    /// A function of one's own, called once for each element in row-major order.
+    Custom(Arc<dyn Fn(&mut Philox) -> f32 + Send + Sync>),
+}
+
+impl Distribution {
+    pub(super) fn fill(&self, values: &mut [f32], generator: &mut Philox) {
+        match self {
+            Self::Constant(value) => values.fill(*value),
+            Self::Uniform { low, high } => {
+                values.fill_with(|| low + (high - low) * generator.uniform_f32());
+            }
+            Self::Normal { mean, deviation } => {
+                values.fill_with(|| mean + deviation * generator.normal_f32());
+            }
+            Self::Custom(draw) => values.fill_with(|| draw(generator)),
+        }
+    }
+}
+
+impl fmt::Debug for Distribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constant(value) => write!(f, "Constant({value})"),
+            Self::Uniform { low, high } => write!(f, "Uniform({low}..{high})"),
+            Self::Normal { mean, deviation } => write!(f, "Normal({mean}, {deviation})"),
+            Self::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Adapter folders: `adapter_config.json` and `adapter_model.safetensors` under PEFT's keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::attach::{Plan, for_each_leaf_mut, plan, put};
+use super::config::LoraConfig;
+use super::peft_config;
+use super::targets::{is_suffix, is_within};
+use crate::hub::{ADAPTER_FILE, Checkpoint, StoredDtype, TensorToWrite, TensorView, write_safetensors};
+use crate::models::{self, ModelInfo};
+use crate::nn::{Module, for_each_linear_mut, for_each_parameter_mut};
+use crate::tape::{AdapterId, Leaf, Lora};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// What PEFT puts before every name.
+const PREFIX: &str = "base_model.model.";
+
+/// The key in an adapter file of a tensor that [`for_each_leaf_mut`] names.
+pub fn peft_key(name: &str, plan: &Plan) -> String {
+    if let Some((module, "bias")) = name.rsplit_once('.')
+        && plan.linears.iter().any(|linear| linear == module)
+    {
+        return format!("{PREFIX}{module}.base_layer.bias");
+    }
+    format!("{PREFIX}{name}")
+}
+
+/// Every tensor of an adapter under its key in the file.
+pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> BTreeMap<String, Tensor> {
+    let mut tensors = BTreeMap::new();
+    for_each_leaf_mut(model, adapter, |name, leaf| {
+        tensors.insert(peft_key(name, plan), leaf.value().to_dtype(DType::F32));
+    });
+    tensors
+}
+
+/// Writes an adapter folder; the same adapter gives the same bytes.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn save(
+    model: &mut dyn Module,
+    adapter: AdapterId,
+    plan: &Plan,
+    config: &LoraConfig,
+    base_model: &str,
+    folder: &Path,
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    write_tensors(&tensors(model, adapter, plan), &folder.join(ADAPTER_FILE))?;
+    let saved = names_for_peft(&plan.modules_to_save, plan);
+    peft_config::write(folder, &peft_config::to_json(config, &plan.linears, &saved, base_model))
+}
+
+fn write_tensors(tensors: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
+    let views: Vec<TensorToWrite<'_>> = tensors
+        .iter()
+        .map(|(name, tensor)| TensorToWrite {
+            name,
+            dtype: StoredDtype::F32,
+            shape: tensor.shape().dims().to_vec(),
+            bytes: tensor.bytes(),
+        })
+        .collect();
+    write_safetensors(path, &views, &[("format", "pt")])
+}
+
+/// PEFT wraps every module whose name ends with an entry, even one inside another that it wrapped, and then cannot
+/// load its own file. An entry that would lead to that is written as the layers inside it.
+fn names_for_peft(modules_to_save: &[String], plan: &Plan) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in modules_to_save {
+        let inside: BTreeSet<&str> = plan
+            .replaced
+            .iter()
+            .filter_map(|path| path.rsplit_once('.').map(|(module, _)| module))
+            .filter(|module| is_within(module, name) && !is_suffix(module, name))
+            .collect();
+        let nested = inside.iter().any(|module| modules_to_save.iter().any(|entry| module.ends_with(entry)));
+        let written: Vec<&str> = if nested { inside.into_iter().collect() } else { vec![name] };
+        for name in written {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// An adapter folder, opened.
+pub struct AdapterFile {
+    folder: PathBuf,
+    config: LoraConfig,
+    checkpoint: Checkpoint,
+}
+
+impl AdapterFile {
+    /// Opens the folder and reads its configuration and the header of its tensors.
+    ///
+    /// # Errors
+    /// If a file is missing or malformed, or the adapter is of a kind that is not supported.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = peft_config::read(folder)?;
+        let checkpoint = Checkpoint::open_adapter(folder)?;
+        Ok(Self { folder: folder.to_path_buf(), config, checkpoint })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The width of the logits of the head that the adapter brings along, if it brings one.
+    pub fn num_labels(&self) -> Option<usize> {
+        ["classifier.weight", "classifier.out_proj.weight", "score.weight"]
+            .iter()
+            .find_map(|name| self.checkpoint.get(&format!("{PREFIX}{name}")))
+            .and_then(|view| view.shape.first().copied())
+    }
+
+    /// Puts the adapter on a model, frozen. Every tensor of the file binds, and every layer that the configuration
+    /// means gets its pair.
+    ///
+    /// # Errors
+    /// Names the first tensor that binds to nothing, has another shape, or is missing.
+    pub fn attach(&self, model: &mut dyn Module, info: &ModelInfo, adapter: AdapterId) -> Result<Plan> {
+        let mut config = self.config.clone();
+        // PEFT names every head that it knows, whether the model has it or not.
+        config.modules_to_save.retain(|name| name != "score" && name != "classifier" || is_present(model, name));
+        let plan = plan(&*model, info, &config)?;
+        let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
+        let mut result = Ok(());
+        for_each_linear_mut(model, |path, linear| {
+            if result.is_ok() && plan.linears.iter().any(|name| name == path) {
+                let shapes = (linear.inputs(), linear.outputs());
+                result = self.pair(path, shapes, adapter, &mut unused).map(|lora| put(linear, lora));
+            }
+        });
+        result?;
+        let mut result = Ok(());
+        for_each_parameter_mut(model, |path, parameter| {
+            if result.is_err() {
+                return;
+            }
+            let key = peft_key(path, &plan);
+            if plan.replaced.iter().any(|name| name == path) {
+                result = self.tensor(&key, parameter.shape().dims()).and_then(|value| {
+                    parameter.set_replacement(adapter, Leaf::frozen(value))
+                });
+                unused.remove(&key);
+            }
+            if result.is_ok() {
+                result = self.account_for_copies(path, parameter.shape().dims(), &mut unused);
+            }
+        });
+        result?;
+        match unused.first() {
+            None => Ok(plan),
+            Some(key) => Err(self.error(key, "it binds to nothing in the model")),
+        }
+    }
+
+    fn pair(
+        &self,
+        path: &str,
+        (inputs, outputs): (usize, usize),
+        adapter: AdapterId,
+        unused: &mut BTreeSet<String>,
+    ) -> Result<Lora> {
+        let r = self.config.r;
+        let mut leaf = |part: &str, shape: [usize; 2]| {
+            let key = format!("{PREFIX}{path}.{part}.weight");
+            unused.remove(&key);
+            self.tensor(&key, &shape).map(Leaf::frozen)
+        };
+        let (a, b) = (leaf("lora_A", [r, inputs])?, leaf("lora_B", [outputs, r])?);
+        Ok(Lora { adapter, a, b, scaling: self.config.scaling(), dropout: self.config.lora_dropout })
+    }
+
+    /// PEFT also writes a second copy of a saved module's tensor, and the one that it replaced: with the adapter's
+    /// name for a module of modules, without it for a layer.
+    fn account_for_copies(&self, path: &str, shape: &[usize], unused: &mut BTreeSet<String>) -> Result<()> {
+        let parts: Vec<&str> = path.split('.').collect();
+        for cut in 1..parts.len() {
+            let (module, rest) = (parts[..cut].join("."), parts[cut..].join("."));
+            for infix in ["modules_to_save.default", "modules_to_save", "original_module"] {
+                let key = format!("{PREFIX}{module}.{infix}.{rest}");
+                if unused.remove(&key) {
+                    self.tensor(&key, shape)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tensor(&self, key: &str, shape: &[usize]) -> Result<Tensor> {
+        let view: TensorView<'_> =
+            self.checkpoint.get(key).ok_or_else(|| self.error(key, "it is missing from the adapter"))?;
+        if view.shape != shape {
+            let reason = format!("its shape is {:?} where the model has {shape:?}", view.shape);
+            return Err(self.error(key, &reason));
+        }
+        Ok(models::to_tensor(key, &view)?.to_dtype(DType::F32))
+    }
+
+    fn error(&self, key: &str, reason: &str) -> Error {
+        Error::tensor(self.folder.join(ADAPTER_FILE), key, reason)
+    }
+}
+
+fn is_present(model: &dyn Module, module: &str) -> bool {
+    let mut found = false;
+    crate::nn::for_each_parameter(model, |path, _| {
+        found |= path.rsplit_once('.').is_some_and(|(owner, _)| is_within(owner, module));
+    });
+    found
+}

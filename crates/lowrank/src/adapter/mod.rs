@@ -1,0 +1,15 @@
+//! LoRA adapters: which layers, how they begin, PEFT's files.
+
+mod attach;
+mod config;
+mod count;
+mod file;
+mod peft_config;
+mod targets;
+
+pub use attach::{Plan, attach, detach, for_each_leaf_mut, plan, set_trainable};
+pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
+pub use count::{Grouped, ParameterCount};
+pub use file::{AdapterFile, peft_key, save, tensors};
+pub use peft_config::CONFIG_FILE;
+pub use targets::target_linears;

@@ -1,0 +1,205 @@
+//! `adapter_config.json`, as PEFT 0.21 reads and writes it.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::config::{Bias, Init, LoraConfig, Targets};
+use crate::hub::write_atomically;
+use crate::{Error, Result};
+
+/// The version of PEFT whose files these are.
+const PEFT_VERSION: &str = "0.21.2";
+
+/// The name of the file in an adapter folder.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+
+/// Settings that change what an adapter computes and that this program does not do, with the value that means no.
+const UNSUPPORTED: [(&str, Value); 18] = [
+    ("alora_invocation_tokens", Value::Null),
+    ("alpha_pattern", Value::Null),
+    ("arrow_config", Value::Null),
+    ("fan_in_fan_out", Value::Bool(false)),
+    ("kasa_config", Value::Null),
+    ("layer_replication", Value::Null),
+    ("layers_pattern", Value::Null),
+    ("layers_to_transform", Value::Null),
+    ("lora_bias", Value::Bool(false)),
+    ("megatron_config", Value::Null),
+    ("monteclora_config", Value::Null),
+    ("rank_pattern", Value::Null),
+    ("target_parameters", Value::Null),
+    ("trainable_token_indices", Value::Null),
+    ("use_bdlora", Value::Null),
+    ("use_dora", Value::Bool(false)),
+    ("use_qalora", Value::Bool(false)),
+    ("velora_config", Value::Null),
+];
+
+/// The text of `adapter_config.json`: PEFT's keys in PEFT's order. `targets` and `modules_to_save` are what the
+/// configuration came to mean in the model.
+pub fn to_json(
+    config: &LoraConfig,
+    targets: &[String],
+    modules_to_save: &[String],
+    base_model: &str,
+) -> String {
+    let target_modules = match &config.target_modules {
+        Some(Targets::Pattern(pattern)) => json!(pattern),
+        Some(Targets::Names(names)) => json!(sorted(names)),
+        Some(Targets::AllLinear) | None => json!(sorted(targets)),
+    };
+    let exclude_modules = match &config.exclude_modules {
+        None | Some(Targets::AllLinear) => Value::Null,
+        Some(Targets::Pattern(pattern)) => json!(pattern),
+        Some(Targets::Names(names)) => json!(sorted(names)),
+    };
+    let alpha = config.lora_alpha.unwrap_or(config.r as f64);
+    let alpha = if alpha.fract() == 0.0 && alpha < 1e15 { json!(alpha as i64) } else { json!(alpha) };
+    let init = match config.init_lora_weights {
+        Init::Gaussian => json!("gaussian"),
+        _ => json!(true),
+    };
+    let file = json!({
+        "alora_invocation_tokens": null,
+        "alpha_pattern": {},
+        "arrow_config": null,
+        "auto_mapping": null,
+        "base_model_name_or_path": base_model,
+        "bias": config.bias.as_str(),
+        "corda_config": null,
+        "ensure_weight_tying": false,
+        "eva_config": null,
+        "exclude_modules": exclude_modules,
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": init,
+        "kasa_config": null,
+        "layer_replication": null,
+        "layers_pattern": null,
+        "layers_to_transform": null,
+        "loftq_config": {},
+        "lora_alpha": alpha,
+        "lora_bias": false,
+        "lora_dropout": shortest(config.lora_dropout),
+        "lora_ga_config": null,
+        "megatron_config": null,
+        "megatron_core": "megatron.core",
+        "modules_to_save": modules_to_save,
+        "monteclora_config": null,
+        "peft_type": "LORA",
+        "peft_version": PEFT_VERSION,
+        "qalora_group_size": 16,
+        "r": config.r,
+        "rank_pattern": {},
+        "revision": null,
+        "target_modules": target_modules,
+        "target_parameters": null,
+        "task_type": "SEQ_CLS",
+        "trainable_token_indices": null,
+        "use_bdlora": null,
+        "use_dora": false,
+        "use_qalora": false,
+        "use_rslora": config.use_rslora,
+        "velora_config": null,
+    });
+    serde_json::to_string_pretty(&file).unwrap_or_default()
+}
+
+/// The decimal that a person wrote: 0.1, not 0.10000000149.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+fn sorted(names: &[String]) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Writes `adapter_config.json` into `folder`.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(super) fn write(folder: &Path, text: &str) -> Result<()> {
+    write_atomically(folder.join(CONFIG_FILE), |file| file.write_all(text.as_bytes()))
+}
+
+/// Reads `adapter_config.json` from `folder`.
+///
+/// # Errors
+/// If the file is missing or malformed, belongs to another method than LoRA, or uses a variant of LoRA that would
+/// compute something else than this program does.
+pub fn read(folder: &Path) -> Result<LoraConfig> {
+    let path = folder.join(CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;
+    let map = value.as_object().ok_or_else(|| Error::file(&path, "not a JSON object"))?;
+    parse(map).map_err(|reason| Error::file(&path, reason))
+}
+
+fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
+    let peft_type = map.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
+    if peft_type != "LORA" {
+        return Err(format!("peft_type is {peft_type:?}; only LORA can be loaded"));
+    }
+    for (key, off) in &UNSUPPORTED {
+        let value = map.get(*key).unwrap_or(off);
+        let empty = value.is_null()
+            || value.as_object().is_some_and(Map::is_empty)
+            || value.as_array().is_some_and(Vec::is_empty);
+        if value != off && !empty {
+            return Err(format!("{key} is {value}, a variant of LoRA that is not supported"));
+        }
+    }
+    let config = LoraConfig {
+        r: map
+            .get("r")
+            .and_then(Value::as_u64)
+            .and_then(|r| usize::try_from(r).ok())
+            .ok_or("r is not a whole number")?,
+        lora_alpha: match map.get("lora_alpha") {
+            None => Some(8.0),
+            Some(Value::Null) => None,
+            Some(alpha) => Some(alpha.as_f64().ok_or("lora_alpha is not a number")?),
+        },
+        lora_dropout: map.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0) as f32,
+        target_modules: targets(map, "target_modules")?,
+        exclude_modules: targets(map, "exclude_modules")?,
+        bias: match map.get("bias") {
+            None => Bias::None,
+            Some(bias) => Bias::parse(bias.as_str().unwrap_or_default()).map_err(|e| e.to_string())?,
+        },
+        modules_to_save: names(map, "modules_to_save")?.unwrap_or_default(),
+        use_rslora: map.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        init_lora_weights: match map.get("init_lora_weights").and_then(Value::as_str) {
+            Some(word) if word.eq_ignore_ascii_case("gaussian") => Init::Gaussian,
+            _ => Init::Default,
+        },
+        train_layer_norms: false,
+        train_embeddings: false,
+    };
+    config.check().map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+fn targets(map: &Map<String, Value>, key: &str) -> Result<Option<Targets>, String> {
+    match map.get(key) {
+        Some(Value::String(word)) if word.eq_ignore_ascii_case("all-linear") => Ok(Some(Targets::AllLinear)),
+        Some(Value::String(pattern)) => Ok(Some(Targets::Pattern(pattern.clone()))),
+        _ => Ok(names(map, key)?.map(Targets::Names)),
+    }
+}
+
+fn names(map: &Map<String, Value>, key: &str) -> Result<Option<Vec<String>>, String> {
+    match map.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(values)) => values
+            .iter()
+            .map(|value| value.as_str().map(str::to_owned).ok_or_else(|| format!("{key} holds {value}, no name")))
+            .collect::<Result<_, _>>()
+            .map(Some),
+        Some(other) => Err(format!("{key} is {other}; it must be a list of names")),
+    }
+}

@@ -1,0 +1,265 @@
+//! BERT (Devlin et al., arXiv 1810.04805), as Transformers' `BertForSequenceClassification`.
+
+use super::{EncoderConfig, Inputs, Model, ModelInfo};
+use crate::Result;
+use crate::module;
+use crate::nn::{Embedding, LayerNorm, Linear, assign_names};
+use crate::tape::{Tape, Var, ops};
+
+/// An encoder, a pooler and a classifier.
+#[derive(Debug)]
+pub struct BertForSequenceClassification {
+    bert: BertModel,
+    classifier: Linear,
+    classifier_dropout: f32,
+    info: ModelInfo,
+}
+
+module!(BertForSequenceClassification { "bert" => bert, "classifier" => classifier });
+
+impl BertForSequenceClassification {
+    /// The model's shape, without values.
+    pub fn new(config: &EncoderConfig, num_labels: usize) -> Self {
+        let mut model = Self {
+            bert: BertModel::new(config, true),
+            classifier: Linear::new(config.hidden_size, num_labels, true),
+            classifier_dropout: config.classifier_dropout,
+            info: ModelInfo::sequence_classifier(config, "BertForSequenceClassification", "bert", num_labels),
+        };
+        assign_names(&mut model);
+        model
+    }
+}
+
+impl Model for BertForSequenceClassification {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+        let hidden = self.bert.forward(tape, inputs, inputs.positions)?;
+        let pooled = self.bert.pool(tape, &hidden)?;
+        let pooled = ops::dropout(tape, &pooled, self.classifier_dropout)?;
+        self.classifier.forward(tape, &pooled)
+    }
+}
+
+/// Embeddings, encoder and, for those that use it, pooler.
+#[derive(Debug)]
+pub struct BertModel {
+    embeddings: BertEmbeddings,
+    encoder: BertEncoder,
+    pooler: Option<BertPooler>,
+}
+
+module!(BertModel { "embeddings" => embeddings, "encoder" => encoder, "pooler" => pooler });
+
+impl BertModel {
+    /// The model's shape, without values.
+    pub fn new(config: &EncoderConfig, pooler: bool) -> Self {
+        let layer = (0..config.num_hidden_layers).map(|_| BertLayer::new(config)).collect();
+        let dense = Linear::new(config.hidden_size, config.hidden_size, true);
+        Self {
+            embeddings: BertEmbeddings::new(config),
+            encoder: BertEncoder { layer },
+            pooler: pooler.then_some(BertPooler { dense }),
+        }
+    }
+
+    /// The last hidden rows: `[tokens, D]`. `positions` are rows of the position table.
+    ///
+    /// # Errors
+    /// If an id is outside its table, or a parameter has no value.
+    pub fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>, positions: &[u32]) -> Result<Var> {
+        let mut hidden = self.embeddings.forward(tape, inputs, positions)?;
+        for layer in &self.encoder.layer {
+            hidden = layer.forward(tape, &hidden)?;
+        }
+        Ok(hidden)
+    }
+
+    /// `tanh(W·h + b)` of each first token: `[sequences, D]`; without a pooler the first tokens themselves.
+    ///
+    /// # Errors
+    /// If a sequence is empty.
+    pub fn pool(&self, tape: &mut Tape, hidden: &Var) -> Result<Var> {
+        let first = ops::first_token(tape, hidden)?;
+        let Some(pooler) = &self.pooler else { return Ok(first) };
+        let pooled = pooler.dense.forward(tape, &first)?;
+        ops::activation(tape, &pooled, ops::Activation::Tanh)
+    }
+}
+
+/// The sum of word, position and segment rows, normalised.
+#[derive(Debug)]
+pub struct BertEmbeddings {
+    word_embeddings: Embedding,
+    position_embeddings: Embedding,
+    token_type_embeddings: Embedding,
+    layer_norm: LayerNorm,
+    dropout: f32,
+}
+
+module!(BertEmbeddings {
+    "word_embeddings" => word_embeddings,
+    "position_embeddings" => position_embeddings,
+    "token_type_embeddings" => token_type_embeddings,
+    "LayerNorm" => layer_norm,
+});
+
+impl BertEmbeddings {
+    fn new(config: &EncoderConfig) -> Self {
+        let width = config.hidden_size;
+        let positions = Embedding::new(config.max_position_embeddings, width);
+        let pad = config.pad_token_id;
+        Self {
+            word_embeddings: Embedding::new(config.vocab_size, width).with_padding_id(pad),
+            position_embeddings: match config.first_position() {
+                0 => positions,
+                _ => positions.with_padding_id(pad),
+            },
+            token_type_embeddings: Embedding::new(config.type_vocab_size, width),
+            layer_norm: LayerNorm::new(width, config.layer_norm_eps),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>, positions: &[u32]) -> Result<Var> {
+        let lookups = [
+            self.word_embeddings.lookup(inputs.ids),
+            self.position_embeddings.lookup(positions),
+            self.token_type_embeddings.lookup(inputs.type_ids),
+        ];
+        let sum = ops::embedding(tape, &lookups, &inputs.layout)?;
+        let normed = self.layer_norm.forward(tape, &sum)?;
+        ops::dropout(tape, &normed, self.dropout)
+    }
+}
+
+/// A stack of layers.
+#[derive(Debug)]
+pub struct BertEncoder {
+    layer: Vec<BertLayer>,
+}
+
+module!(BertEncoder { "layer" => layer });
+
+/// Attention, then a feed-forward network, each with a residual and a norm after it.
+#[derive(Debug)]
+pub struct BertLayer {
+    attention: BertAttention,
+    intermediate: BertIntermediate,
+    output: BertOutput,
+}
+
+module!(BertLayer { "attention" => attention, "intermediate" => intermediate, "output" => output });
+
+impl BertLayer {
+    fn new(config: &EncoderConfig) -> Self {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        Self {
+            attention: BertAttention {
+                self_attention: BertSelfAttention::new(config),
+                output: BertOutput::new(config, width),
+            },
+            intermediate: BertIntermediate {
+                dense: Linear::new(width, inner, true),
+                activation: config.hidden_act,
+            },
+            output: BertOutput::new(config, inner),
+        }
+    }
+
+    fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        let context = self.attention.self_attention.forward(tape, x)?;
+        let attended = self.attention.output.forward(tape, &context, x)?;
+        let inner = self.intermediate.forward(tape, &attended)?;
+        self.output.forward(tape, &inner, &attended)
+    }
+}
+
+/// Self-attention and its output projection.
+#[derive(Debug)]
+pub struct BertAttention {
+    self_attention: BertSelfAttention,
+    output: BertOutput,
+}
+
+module!(BertAttention { "self" => self_attention, "output" => output });
+
+/// Queries, keys and values, and the attention over them.
+#[derive(Debug)]
+pub struct BertSelfAttention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    attention: ops::Attention,
+}
+
+module!(BertSelfAttention { "query" => query, "key" => key, "value" => value });
+
+impl BertSelfAttention {
+    fn new(config: &EncoderConfig) -> Self {
+        let linear = || Linear::new(config.hidden_size, config.hidden_size, true);
+        let attention = ops::Attention {
+            heads: config.num_attention_heads,
+            head_dim: config.head_dim(),
+            dropout: config.attention_probs_dropout_prob,
+        };
+        Self { query: linear(), key: linear(), value: linear(), attention }
+    }
+
+    fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        let qkv = Linear::forward_together(&[&self.query, &self.key, &self.value], tape, x)?;
+        ops::attention(tape, &qkv, self.attention)
+    }
+}
+
+/// The feed-forward network's first half.
+#[derive(Debug)]
+pub struct BertIntermediate {
+    dense: Linear,
+    activation: ops::Activation,
+}
+
+module!(BertIntermediate { "dense" => dense });
+
+impl BertIntermediate {
+    fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        let inner = self.dense.forward(tape, x)?;
+        ops::activation(tape, &inner, self.activation)
+    }
+}
+
+/// A projection back to the hidden width, with residual and norm: attention's and the feed-forward network's.
+#[derive(Debug)]
+pub struct BertOutput {
+    dense: Linear,
+    layer_norm: LayerNorm,
+    dropout: f32,
+}
+
+module!(BertOutput { "dense" => dense, "LayerNorm" => layer_norm });
+
+impl BertOutput {
+    fn new(config: &EncoderConfig, inputs: usize) -> Self {
+        Self {
+            dense: Linear::new(inputs, config.hidden_size, true),
+            layer_norm: LayerNorm::new(config.hidden_size, config.layer_norm_eps),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    fn forward(&self, tape: &mut Tape, x: &Var, residual: &Var) -> Result<Var> {
+        let projected = self.dense.forward(tape, x)?;
+        self.layer_norm.forward_residual(tape, &projected, self.dropout, residual)
+    }
+}
+
+/// The projection of the first token.
+#[derive(Debug)]
+pub struct BertPooler {
+    dense: Linear,
+}
+
+module!(BertPooler { "dense" => dense });

@@ -1,0 +1,134 @@
+//! Weights from a checkpoint into a model.
+
+use std::collections::HashSet;
+
+use super::Model;
+use super::initialise::is_inside;
+use crate::hub::{Checkpoint, StoredDtype, TensorView};
+use crate::nn::for_each_parameter_mut;
+use crate::tape::{Leaf, Parameter};
+use crate::tensor::{DType, Shape, Tensor};
+use crate::{Error, Result};
+
+/// What loading left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Tensors of the checkpoint that the task does not use: buffers, poolers, other heads.
+    pub skipped: Vec<String>,
+    /// Parameters of the head that the checkpoint has not, or has for another number of labels.
+    pub missing_head: Vec<String>,
+}
+
+/// Modules of other tasks' heads, as Transformers names them.
+const OTHER_HEADS: [&str; 8] =
+    ["cls", "lm_head", "classifier", "qa_outputs", "score", "pre_classifier", "pooler", "discriminator_predictions"];
+
+/// Loads every parameter of `model` from `checkpoint`, in place from the mapped file.
+///
+/// A checkpoint of the bare model, whose keys lack the model's prefix, loads too, as do the names `gamma` and `beta`
+/// of old checkpoints. Only the head may be missing.
+///
+/// # Errors
+/// Names the first tensor that is missing, has another shape or type, or that nothing accounts for.
+pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport> {
+    let info = model.info().clone();
+    let prefix = format!("{}.", info.base_prefix);
+    let bare = !checkpoint.names().any(|key| key.starts_with(&prefix));
+    let mut report = LoadReport::default();
+    let mut used: HashSet<String> = HashSet::new();
+    let mut result = Ok(());
+    for_each_parameter_mut(model, |path, parameter| {
+        if result.is_err() {
+            return;
+        }
+        let key = if bare { path.strip_prefix(&prefix).unwrap_or(path) } else { path };
+        let in_head = info.head.iter().any(|module| is_inside(path, module));
+        let found = spellings(key).into_iter().find_map(|key| checkpoint.get(&key).map(|view| (key, view)));
+        match found {
+            Some((key, view)) if in_head && view.shape != parameter.shape().dims() => {
+                report.skipped.push(key.clone());
+                report.missing_head.push(path.to_owned());
+                used.insert(key);
+            }
+            Some((key, view)) => {
+                result = set(parameter, &key, &view);
+                used.insert(key);
+            }
+            None if in_head => report.missing_head.push(path.to_owned()),
+            None => result = Err(missing(checkpoint, key)),
+        }
+    });
+    result?;
+    // A head of which one layer fits and another does not is some other head.
+    if !report.missing_head.is_empty() {
+        for_each_parameter_mut(model, |path, parameter| {
+            let in_head = info.head.iter().any(|module| is_inside(path, module));
+            if in_head && parameter.base().is_some() && !report.missing_head.iter().any(|p| p == path) {
+                report.missing_head.push(path.to_owned());
+                parameter.clear_base();
+            }
+        });
+    }
+    for key in checkpoint.names().filter(|key| !used.contains(*key)) {
+        if !is_skippable(key, &prefix) {
+            let reason = format!("no part of {} accounts for it", info.architecture);
+            return Err(Error::tensor(checkpoint.path(), key, reason));
+        }
+        report.skipped.push(key.to_owned());
+    }
+    report.skipped.sort();
+    Ok(report)
+}
+
+/// The key, and the name that TensorFlow's checkpoints gave to a norm's parameters.
+fn spellings(key: &str) -> Vec<String> {
+    let mut spellings = vec![key.to_owned()];
+    for (new, old) in [("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")] {
+        spellings.extend(key.strip_suffix(new).map(|stem| format!("{stem}{old}")));
+    }
+    spellings
+}
+
+fn is_skippable(key: &str, prefix: &str) -> bool {
+    let inner = key.strip_prefix(prefix);
+    let buffer = key.ends_with("embeddings.position_ids") || key.ends_with("embeddings.token_type_ids");
+    let unused_pooler = inner.unwrap_or(key).starts_with("pooler.");
+    let head = inner.is_none() && OTHER_HEADS.iter().any(|module| is_inside(key, module));
+    buffer || unused_pooler || head
+}
+
+fn missing(checkpoint: &Checkpoint, key: &str) -> Error {
+    let nearest = crate::nearest::nearest(key, checkpoint.names());
+    let hint = nearest.first().map(|name| format!("; the nearest that is there is {name}")).unwrap_or_default();
+    Error::tensor(checkpoint.path(), key, format!("it is missing{hint}"))
+}
+
+fn set(parameter: &mut Parameter, key: &str, view: &TensorView<'_>) -> Result<()> {
+    if view.shape != parameter.shape().dims() {
+        let reason = format!("its shape is {:?} where the model has {}", view.shape, parameter.shape());
+        return Err(Error::tensor(view.file, key, reason));
+    }
+    let value = to_tensor(key, view)?;
+    // Vectors are small and are read as f32 in every pass.
+    let value = if parameter.shape().rank() == 1 { value.to_dtype(DType::F32) } else { value };
+    parameter.set_base(Leaf::frozen(value))
+}
+
+/// A floating tensor of a file, in place where it is aligned.
+///
+/// # Errors
+/// If it has more than four dimensions, or another type than f32, bf16 and f16.
+pub(crate) fn to_tensor(key: &str, view: &TensorView<'_>) -> Result<Tensor> {
+    let dtype = match view.dtype {
+        StoredDtype::F32 => DType::F32,
+        StoredDtype::BF16 => DType::Bf16,
+        StoredDtype::F16 => DType::F16,
+        other => {
+            let reason = format!("its type is {other:?}; f32, bf16 and f16 can be loaded");
+            return Err(Error::tensor(view.file, key, reason));
+        }
+    };
+    let shape = Shape::from_slice(view.shape)
+        .ok_or_else(|| Error::tensor(view.file, key, "it has more than four dimensions"))?;
+    Ok(Tensor::from_mapped(shape, dtype, view.mapping, view.range.clone()))
+}

@@ -1,0 +1,14 @@
+//! Layers: structs of parameters, each with its forward pass.
+
+mod embedding;
+mod layer_norm;
+mod linear;
+mod module;
+
+pub use embedding::Embedding;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use module::{
+    Module, Visitor, VisitorMut, assign_names, for_each_linear, for_each_linear_mut, for_each_parameter,
+    for_each_parameter_mut, join,
+};

@@ -1,0 +1,218 @@
+//! A short tape of coarse operations.
+//!
+//! A model's forward pass calls the functions of [`ops`] with a [`Tape`]; each records what its backward needs, but
+//! only if something that it read is trained. Gradients of parameters accumulate (over micro-batches, too);
+//! gradients of activations are assigned at their first use and added to after it.
+
+mod gradients;
+mod layout;
+pub mod ops;
+mod parameter;
+
+use std::sync::Arc;
+
+use lowrank_kernels::dropout::{Dropout, DropoutKey};
+use lowrank_kernels::{Compute, rows_are_finite};
+
+pub use gradients::Gradients;
+use gradients::Activations;
+pub use layout::{AdapterId, Layout};
+pub use parameter::{Leaf, LeafId, Lora, Parameter};
+
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// The place of a recorded value on its tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VarId(usize);
+
+/// A value of the forward pass: rows, and which sequences they belong to.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    layout: Arc<Layout>,
+    id: Option<VarId>,
+}
+
+impl Var {
+    /// A value that needs no gradient.
+    pub fn constant(value: Tensor, layout: Arc<Layout>) -> Self {
+        Self { value, layout, id: None }
+    }
+
+    /// The rows.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Which sequence each row belongs to.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Whether something below this value is trained.
+    pub fn needs_gradient(&self) -> bool {
+        self.id.is_some()
+    }
+}
+
+/// What an operation leaves behind for its backward pass.
+pub(crate) trait Backward {
+    /// Turns the gradient of the operation's output into those of its inputs and parameters.
+    fn backward(self: Box<Self>, output: Tensor, activations: &mut Activations, gradients: &mut Gradients);
+}
+
+struct Node {
+    output: VarId,
+    operation: Box<dyn Backward>,
+}
+
+/// What a forward pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Nothing is recorded.
+    Inference,
+    /// Recorded, without dropout.
+    Evaluation,
+    /// Recorded, with dropout keyed by these numbers.
+    Training { seed: u64, step: u64 },
+}
+
+/// The record of one forward pass.
+pub struct Tape {
+    compute: Compute,
+    mode: Mode,
+    nodes: Vec<Node>,
+    variables: usize,
+    sites: u32,
+    checked: bool,
+}
+
+impl Tape {
+    fn new(compute: Compute, mode: Mode) -> Self {
+        Self { compute, mode, nodes: Vec::new(), variables: 0, sites: 0, checked: false }
+    }
+
+    /// A tape that records nothing: for prediction.
+    pub fn inference(compute: Compute) -> Self {
+        Self::new(compute, Mode::Inference)
+    }
+
+    /// A tape that records, with dropout off: for gradients of the model as it is evaluated.
+    pub fn evaluation(compute: Compute) -> Self {
+        Self::new(compute, Mode::Evaluation)
+    }
+
+    /// A tape that records, with dropout masks that are a function of `seed`, `step` and the example.
+    pub fn training(compute: Compute, seed: u64, step: u64) -> Self {
+        Self::new(compute, Mode::Training { seed, step })
+    }
+
+    /// Makes every operation look at its output and fail at the first that is not finite.
+    #[must_use]
+    pub fn checked(mut self) -> Self {
+        self.checked = true;
+        self
+    }
+
+    /// The type of the rows.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The rows' type as a tensor's.
+    pub fn dtype(&self) -> DType {
+        self.compute.into()
+    }
+
+    /// How many operations are recorded.
+    pub fn recorded(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn is_recording(&self) -> bool {
+        self.mode != Mode::Inference
+    }
+
+    /// The next dropout site of this forward pass. Sites are numbered whether they drop or not.
+    pub(crate) fn dropout_site(&mut self, probability: f32) -> Option<DropoutSite> {
+        let site = self.sites;
+        self.sites += 1;
+        match self.mode {
+            Mode::Training { seed, step } if probability > 0.0 => {
+                Some(DropoutSite { probability, key: DropoutKey { seed, step, site } })
+            }
+            _ => None,
+        }
+    }
+
+    /// Ends an operation: names its output for error messages, and records its backward where there is one.
+    pub(crate) fn finish(
+        &mut self,
+        name: impl FnOnce() -> String,
+        value: Tensor,
+        layout: &Arc<Layout>,
+        backward: Option<Box<dyn Backward>>,
+    ) -> Result<Var> {
+        if self.checked && !rows_are_finite_tensor(&value) {
+            return Err(Error::NotFinite { step: 0, tensor: name(), advice: String::new() });
+        }
+        let id = backward.map(|operation| {
+            let output = VarId(self.variables);
+            self.variables += 1;
+            self.nodes.push(Node { output, operation });
+            output
+        });
+        Ok(Var { value, layout: Arc::clone(layout), id })
+    }
+
+    /// Runs the tape backward from a scalar loss and adds the gradients of all trained leaves to `gradients`.
+    ///
+    /// # Errors
+    /// If `loss` depends on nothing that is trained.
+    pub fn backward(self, loss: &Var, gradients: &mut Gradients) -> Result<()> {
+        let Some(id) = loss.id else {
+            return Err(Error::Usage("the loss depends on nothing that is trained".into()));
+        };
+        let mut activations = Activations::new(self.variables);
+        activations.add(id, Tensor::from_slice(loss.value.shape(), &[1.0f32]));
+        for node in self.nodes.into_iter().rev() {
+            if let Some(gradient) = activations.take(node.output) {
+                node.operation.backward(gradient, &mut activations, gradients);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A place in the forward pass that drops elements in this pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DropoutSite {
+    probability: f32,
+    key: DropoutKey,
+}
+
+impl DropoutSite {
+    /// The kernel's view for the rows of `layout` from `start` to `end`.
+    pub(crate) fn on<'a>(&self, layout: &'a Layout, rows: std::ops::Range<usize>) -> Dropout<'a> {
+        Dropout { probability: self.probability, key: self.key, rows: &layout.row_ids()[rows] }
+    }
+
+    /// The kernel's view for all rows of `layout`.
+    pub(crate) fn all<'a>(&self, layout: &'a Layout) -> Dropout<'a> {
+        self.on(layout, 0..layout.rows())
+    }
+}
+
+/// Whether every element of a floating tensor is finite.
+pub fn is_finite(tensor: &Tensor) -> bool {
+    rows_are_finite_tensor(tensor)
+}
+
+fn rows_are_finite_tensor(tensor: &Tensor) -> bool {
+    match tensor.dtype() {
+        DType::F32 => rows_are_finite(tensor.as_slice::<f32>()),
+        DType::Bf16 => rows_are_finite(tensor.as_slice::<half::bf16>()),
+        _ => true,
+    }
+}

@@ -1,0 +1,55 @@
+//! The first row of each sequence.
+
+use lowrank_kernels::{Compute, Rows, RowsMut, gather_rows, scatter_rows};
+
+use super::with_rows;
+use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};
+use crate::tensor::{Shape, Tensor};
+use crate::{Error, Result};
+
+/// Takes the first token of each sequence: `[CLS]` or `<s>`.
+///
+/// # Shapes
+/// `x`: `[tokens, width]`. The result: `[sequences, width]`, one row for each sequence.
+///
+/// # Errors
+/// If a sequence is empty.
+pub fn first_token(tape: &mut Tape, x: &Var) -> Result<Var> {
+    let (rows, width) = x.value().rows_and_width();
+    let layout = x.layout();
+    if layout.offsets().windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::Usage("a sequence without tokens has no first token".into()));
+    }
+    let indices: Vec<usize> = layout.offsets()[..layout.sequences()].to_vec();
+    let compute = tape.compute();
+    let mut y = Tensor::uninit([indices.len(), width], tape.dtype());
+    with_rows!(compute, T => gather_rows(
+        Rows::dense(x.value().as_slice::<T>(), rows, width),
+        &indices,
+        RowsMut::dense(y.make_mut::<T>(), indices.len(), width),
+    ));
+    let backward = x.id().map(|input| {
+        Box::new(FirstTokenBackward { input, indices, shape: x.value().shape(), compute }) as Box<dyn Backward>
+    });
+    tape.finish(|| "the first tokens".into(), y, &layout.one_row_each(), backward)
+}
+
+struct FirstTokenBackward {
+    input: VarId,
+    indices: Vec<usize>,
+    shape: Shape,
+    compute: Compute,
+}
+
+impl Backward for FirstTokenBackward {
+    fn backward(self: Box<Self>, dy: Tensor, activations: &mut Activations, _: &mut Gradients) {
+        let (rows, width) = (self.shape.rows(), self.shape.width());
+        let mut dx = Tensor::uninit(self.shape, dy.dtype());
+        with_rows!(self.compute, T => scatter_rows(
+            Rows::dense(dy.as_slice::<T>(), self.indices.len(), width),
+            &self.indices,
+            RowsMut::dense(dx.make_mut::<T>(), rows, width),
+        ));
+        activations.add(self.input, dx);
+    }
+}

@@ -1,0 +1,256 @@
+//! Parameters: the leaves of the tape.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::{bf16, f16};
+use lowrank_kernels::Compute;
+use lowrank_kernels::gemm::{Source, Weight};
+
+use super::layout::{AdapterId, Layout};
+use crate::tensor::{DType, Shape, Tensor};
+use crate::{Error, Result};
+
+/// The identity of a leaf's storage; equal for tied parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeafId(u64);
+
+/// A tensor that no operation made: it is either frozen, or trained by the optimiser. Clones are the same leaf.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    id: LeafId,
+    value: Tensor,
+    trainable: bool,
+    prepared: Arc<Mutex<Option<Prepared>>>,
+}
+
+#[derive(Debug)]
+struct Prepared(Compute, Arc<Weight>);
+
+impl Leaf {
+    /// A frozen leaf.
+    pub fn frozen(value: Tensor) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = LeafId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self { id, value, trainable: false, prepared: Arc::default() }
+    }
+
+    /// A leaf that is trained; its value is kept as f32.
+    pub fn trained(value: Tensor) -> Self {
+        Self { trainable: true, ..Self::frozen(value.to_dtype(DType::F32)) }
+    }
+
+    /// Which leaf this is.
+    pub fn id(&self) -> LeafId {
+        self.id
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The value of a leaf that is or was trained, for writing. Anything prepared from the old value is dropped.
+    ///
+    /// # Panics
+    /// If the value is not f32.
+    pub fn value_mut(&mut self) -> &mut [f32] {
+        self.prepared = Arc::default();
+        self.value.make_mut::<f32>()
+    }
+
+    /// Whether the tape computes this leaf's gradient.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Freezes the leaf, or trains it; a trained value is f32.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        if trainable {
+            self.value = self.value.to_dtype(DType::F32);
+        }
+        self.prepared = Arc::default();
+        self.trainable = trainable;
+    }
+
+    /// The value `[outputs, inputs]` as the operand of a matrix product. A frozen leaf is prepared once and kept; a
+    /// trained one is cast from its f32 master each time.
+    pub(crate) fn weight(&self, compute: Compute) -> Arc<Weight> {
+        if self.trainable {
+            return Arc::new(self.prepare(compute));
+        }
+        let mut kept = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(Prepared(kind, weight)) if *kind == compute => Arc::clone(weight),
+            _ => {
+                let weight = Arc::new(self.prepare(compute));
+                self.value.release_pages();
+                *kept = Some(Prepared(compute, Arc::clone(&weight)));
+                weight
+            }
+        }
+    }
+
+    fn prepare(&self, compute: Compute) -> Weight {
+        let (outputs, inputs) = self.value.rows_and_width();
+        let source = match self.value.dtype() {
+            DType::F32 => Source::F32(self.value.as_slice::<f32>()),
+            DType::Bf16 => Source::Bf16(self.value.as_slice::<bf16>()),
+            DType::F16 => Source::F16(self.value.as_slice::<f16>()),
+            other => panic!("a weight cannot be {other}"),
+        };
+        Weight::new(compute, source, outputs, inputs)
+    }
+
+    /// The value of a vector (a bias, a norm's weight) as f32.
+    pub(crate) fn vector(&self) -> Tensor {
+        self.value.to_dtype(DType::F32)
+    }
+}
+
+/// A named tensor of a module: its shape, its value in the base model once there is one, and the values that
+/// adapters put in its place (a bias or a head that was trained with the adapter).
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    name: String,
+    shape: Shape,
+    base: Option<Leaf>,
+    replacements: Vec<(AdapterId, Leaf)>,
+}
+
+impl Parameter {
+    /// A parameter of which only the shape is known.
+    pub fn new(shape: impl Into<Shape>) -> Self {
+        Self { name: String::new(), shape: shape.into(), base: None, replacements: Vec::new() }
+    }
+
+    /// The canonical name: the path in the model, and the key in a checkpoint. Empty before it is given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives the parameter its name.
+    pub fn set_name(&mut self, name: impl Into<String>) {
+        self.name = name.into();
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The base model's value, if there is one.
+    pub fn base(&self) -> Option<&Leaf> {
+        self.base.as_ref()
+    }
+
+    /// The base model's value, for writing.
+    pub fn base_mut(&mut self) -> Option<&mut Leaf> {
+        self.base.as_mut()
+    }
+
+    /// Sets the base model's value.
+    ///
+    /// # Errors
+    /// If the shape is another one.
+    pub fn set_base(&mut self, leaf: Leaf) -> Result<()> {
+        self.check(&leaf)?;
+        self.base = Some(leaf);
+        Ok(())
+    }
+
+    /// Forgets the base model's value.
+    pub fn clear_base(&mut self) {
+        self.base = None;
+    }
+
+    /// Sets the value that stands in for the base model's where `adapter` is active.
+    ///
+    /// # Errors
+    /// If the shape is another one.
+    pub fn set_replacement(&mut self, adapter: AdapterId, leaf: Leaf) -> Result<()> {
+        self.check(&leaf)?;
+        match self.replacements.iter_mut().find(|(id, _)| *id == adapter) {
+            Some((_, old)) => *old = leaf,
+            None => self.replacements.push((adapter, leaf)),
+        }
+        Ok(())
+    }
+
+    /// The value that `adapter` brought along.
+    pub fn replacement(&self, adapter: AdapterId) -> Option<&Leaf> {
+        self.replacements.iter().find(|(id, _)| *id == adapter).map(|(_, leaf)| leaf)
+    }
+
+    /// The value that `adapter` brought along, for writing.
+    pub fn replacement_mut(&mut self, adapter: AdapterId) -> Option<&mut Leaf> {
+        self.replacements.iter_mut().find(|(id, _)| *id == adapter).map(|(_, leaf)| leaf)
+    }
+
+    /// Forgets what `adapter` brought along.
+    pub fn remove_replacement(&mut self, adapter: AdapterId) {
+        self.replacements.retain(|(id, _)| *id != adapter);
+    }
+
+    /// Every value, the base model's first, for freezing and training.
+    pub fn leaves_mut(&mut self) -> impl Iterator<Item = &mut Leaf> {
+        self.base.iter_mut().chain(self.replacements.iter_mut().map(|(_, leaf)| leaf))
+    }
+
+    /// The value that holds where `adapter` is active.
+    ///
+    /// # Errors
+    /// If neither the adapter nor the base model has one.
+    pub fn active(&self, adapter: Option<AdapterId>) -> Result<&Leaf> {
+        adapter.and_then(|id| self.replacement(id)).or(self.base.as_ref()).ok_or_else(|| {
+            Error::Usage(format!("{} has no value: load the weights or an adapter that has it", self.name))
+        })
+    }
+
+    /// The value of each run of rows, neighbours with the same value joined.
+    pub(crate) fn runs(&self, layout: &Layout) -> Result<Vec<(Range<usize>, &Leaf)>> {
+        let mut runs: Vec<(Range<usize>, &Leaf)> = Vec::new();
+        for (rows, adapter) in layout.segments() {
+            let leaf = self.active(adapter)?;
+            match runs.last_mut() {
+                Some((range, last)) if last.id == leaf.id => range.end = rows.end,
+                _ => runs.push((rows, leaf)),
+            }
+        }
+        Ok(runs)
+    }
+
+    fn check(&self, leaf: &Leaf) -> Result<()> {
+        if leaf.value.shape() == self.shape {
+            return Ok(());
+        }
+        let (name, shape, got) = (&self.name, self.shape, leaf.value.shape());
+        Err(Error::Usage(format!("{name} has the shape {shape}, not {got}")))
+    }
+}
+
+/// The low-rank pair that an adapter adds to a linear layer.
+///
+/// # Source
+/// Hu et al., LoRA (arXiv 2106.09685), section 4.1; names and shapes as in PEFT.
+#[derive(Clone, Debug)]
+pub struct Lora {
+    /// The adapter that it belongs to.
+    pub adapter: AdapterId,
+    /// `A`: `[r, inputs]`.
+    pub a: Leaf,
+    /// `B`: `[outputs, r]`, zero before training.
+    pub b: Leaf,
+    /// What multiplies `B·A·x`: `alpha/r`, or `alpha/√r`.
+    pub scaling: f32,
+    /// The probability with which an element of this branch's input is dropped in training.
+    pub dropout: f32,
+}
+
+impl Lora {
+    /// The rank `r`.
+    pub fn rank(&self) -> usize {
+        self.a.value().shape().rows()
+    }
+}

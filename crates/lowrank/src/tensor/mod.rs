@@ -1,0 +1,211 @@
+//! Tensors: contiguous, row-major, cheap to clone.
+
+mod dtype;
+mod shape;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use lowrank_kernels::memory::{Buffer, MappedFile};
+use lowrank_kernels::{Compute, convert};
+
+pub use dtype::{DType, Stored};
+pub use shape::Shape;
+
+/// Where a tensor's storage lies. The CPU is the only device so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The machine's own memory.
+    #[default]
+    Cpu,
+}
+
+/// A contiguous row-major array. Clones share their storage.
+#[derive(Clone)]
+pub struct Tensor {
+    shape: Shape,
+    dtype: DType,
+    storage: Arc<Storage>,
+}
+
+enum Storage {
+    /// A buffer of the pool, to which it returns with the last clone.
+    Pooled(Buffer),
+    /// A part of a weight file.
+    Mapped { file: Arc<MappedFile>, bytes: Range<usize> },
+}
+
+impl Storage {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Pooled(buffer) => buffer.as_slice::<u8>(),
+            Self::Mapped { file, bytes } => &file[bytes.clone()],
+        }
+    }
+}
+
+impl Tensor {
+    /// A tensor whose contents are arbitrary until they are written.
+    pub fn uninit(shape: impl Into<Shape>, dtype: DType) -> Self {
+        let shape = shape.into();
+        let buffer = Buffer::uninit(shape.elements() * dtype.bytes());
+        Self { shape, dtype, storage: Arc::new(Storage::Pooled(buffer)) }
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(shape: impl Into<Shape>, dtype: DType) -> Self {
+        let shape = shape.into();
+        let buffer = Buffer::zeroed(shape.elements() * dtype.bytes());
+        Self { shape, dtype, storage: Arc::new(Storage::Pooled(buffer)) }
+    }
+
+    /// A tensor holding a copy of `values`.
+    ///
+    /// # Panics
+    /// If there are more or fewer values than the shape has elements.
+    pub fn from_slice<T: Stored>(shape: impl Into<Shape>, values: &[T]) -> Self {
+        let mut tensor = Self::uninit(shape, T::DTYPE);
+        assert_eq!(tensor.elements(), values.len(), "values for the shape {}", tensor.shape);
+        tensor.make_mut::<T>().copy_from_slice(values);
+        tensor
+    }
+
+    /// A tensor that reads a part of a mapped file in place, or a copy of it where the part is not aligned.
+    ///
+    /// # Panics
+    /// If the part lies outside the file or does not have the shape's size.
+    pub fn from_mapped(shape: Shape, dtype: DType, file: &Arc<MappedFile>, bytes: Range<usize>) -> Self {
+        assert_eq!(shape.elements() * dtype.bytes(), bytes.len(), "bytes for the shape {shape}");
+        let part = &file[bytes.clone()];
+        if part.as_ptr().align_offset(dtype.bytes()) == 0 {
+            let storage = Storage::Mapped { file: Arc::clone(file), bytes };
+            return Self { shape, dtype, storage: Arc::new(storage) };
+        }
+        let mut buffer = Buffer::uninit(part.len());
+        buffer.as_mut_slice::<u8>().copy_from_slice(part);
+        Self { shape, dtype, storage: Arc::new(Storage::Pooled(buffer)) }
+    }
+
+    /// The dimensions.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The device that holds the storage.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.elements()
+    }
+
+    /// The number of rows, and elements in each.
+    pub fn rows_and_width(&self) -> (usize, usize) {
+        (self.shape.rows(), self.shape.width())
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Panics
+    /// If the number of elements differs.
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        assert_eq!(shape.elements(), self.elements(), "reshape of {} to {shape}", self.shape);
+        Self { shape, ..self.clone() }
+    }
+
+    /// The elements.
+    ///
+    /// # Panics
+    /// If `T` is not the type that the tensor holds.
+    pub fn as_slice<T: Stored>(&self) -> &[T] {
+        assert_eq!(self.dtype, T::DTYPE, "a tensor read as another type");
+        bytemuck::cast_slice(self.storage.bytes())
+    }
+
+    /// The elements, for writing. A storage that other clones share, or that is a file's, is copied first.
+    ///
+    /// # Panics
+    /// If `T` is not the type that the tensor holds.
+    pub fn make_mut<T: Stored>(&mut self) -> &mut [T] {
+        assert_eq!(self.dtype, T::DTYPE, "a tensor written as another type");
+        let owned = matches!(Arc::get_mut(&mut self.storage), Some(Storage::Pooled(_)));
+        if !owned {
+            let bytes = self.storage.bytes();
+            let mut buffer = Buffer::uninit(bytes.len());
+            buffer.as_mut_slice::<u8>().copy_from_slice(bytes);
+            self.storage = Arc::new(Storage::Pooled(buffer));
+        }
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Pooled(buffer)) => buffer.as_mut_slice::<T>(),
+            _ => unreachable!("the storage was made unique above"),
+        }
+    }
+
+    /// The bytes as they are stored.
+    pub fn bytes(&self) -> &[u8] {
+        self.storage.bytes()
+    }
+
+    /// The same values in another floating type; shares the storage where the type is the same.
+    ///
+    /// # Panics
+    /// If either type is not a floating one.
+    pub fn to_dtype(&self, dtype: DType) -> Self {
+        if dtype == self.dtype {
+            return self.clone();
+        }
+        let mut out = Self::uninit(self.shape, dtype);
+        match (self.dtype, dtype) {
+            (DType::Bf16, DType::F32) => convert(self.as_slice::<bf16>(), out.make_mut::<f32>()),
+            (DType::F32, DType::Bf16) => convert(self.as_slice::<f32>(), out.make_mut::<bf16>()),
+            (DType::F16, _) => {
+                let wide: Vec<f32> = self.as_slice::<f16>().iter().map(|x| x.to_f32()).collect();
+                match dtype {
+                    DType::F32 => out.make_mut::<f32>().copy_from_slice(&wide),
+                    DType::Bf16 => convert(&wide, out.make_mut::<bf16>()),
+                    _ => panic!("no conversion of f16 to {dtype}"),
+                }
+            }
+            (from, to) => panic!("no conversion of {from} to {to}"),
+        }
+        out
+    }
+
+    /// The values as f32, copied.
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        self.to_dtype(DType::F32).as_slice::<f32>().to_vec()
+    }
+
+    /// Tells the system that the pages of a mapped tensor are not needed for now; they are read again on use.
+    pub fn release_pages(&self) {
+        if let Storage::Mapped { file, bytes } = &*self.storage {
+            file.release(bytes.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {})", self.dtype, self.shape)
+    }
+}
+
+/// The type of rows under a compute type.
+impl From<Compute> for DType {
+    fn from(compute: Compute) -> Self {
+        match compute {
+            Compute::F32 => Self::F32,
+            Compute::Bf16 => Self::Bf16,
+        }
+    }
+}
