@@ -1,0 +1,13 @@
+//! From files to ragged batches: tasks, tokenisers, tokenised data sets, metrics.
+
+mod batches;
+mod dataset;
+mod example;
+pub mod tasks;
+mod tokenizer;
+
+pub use batches::{Batch, BatchPlan, Batches, Position};
+pub use dataset::{TokenizedDataset, TokenizedExample};
+pub use example::{Example, Examples, Label, Labels};
+pub use tasks::{Columns, Task, TaskInfo, TaskOptions};
+pub use tokenizer::{Encoding, Tokenizer};
