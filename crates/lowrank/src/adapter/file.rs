@@ -55,12 +55,14 @@ pub fn save(
 }
 
 fn write_tensors(tensors: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
+    let shapes: Vec<_> = tensors.values().map(Tensor::shape).collect();
     let views: Vec<TensorToWrite<'_>> = tensors
         .iter()
-        .map(|(name, tensor)| TensorToWrite {
+        .zip(&shapes)
+        .map(|((name, tensor), shape)| TensorToWrite {
             name,
             dtype: StoredDtype::F32,
-            shape: tensor.shape().dims().to_vec(),
+            shape: shape.dims(),
             bytes: tensor.bytes(),
         })
         .collect();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::dtype::StoredDtype;
-use super::mapped::MappedFile;
+use lowrank_kernels::memory::MappedFile;
 use super::safetensors_file::SafetensorsFile;
 use crate::{Error, Result};
 

@@ -3,12 +3,10 @@
 mod atomic;
 mod checkpoint;
 mod dtype;
-mod mapped;
 mod safetensors_file;
 mod write;
 
 pub use atomic::write_atomically;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, TensorView};
 pub use dtype::StoredDtype;
-pub use mapped::MappedFile;
 pub use write::{TensorToWrite, write_safetensors};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use safetensors::tensor::Metadata;
 
 use super::dtype::StoredDtype;
-use super::mapped::MappedFile;
+use lowrank_kernels::memory::MappedFile;
 use crate::{Error, Result};
 
 /// The bytes of the header's length, which open the file.
