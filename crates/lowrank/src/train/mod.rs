@@ -1,0 +1,16 @@
+//! Training, evaluation and prediction.
+
+mod classifier;
+mod evaluate;
+mod forward;
+mod optimizer;
+mod padded;
+pub mod snapshot;
+mod trainer;
+
+pub use classifier::{Attached, Classifier, LoadOptions, default_compute, loss};
+pub use evaluate::{Metrics, all_logits, evaluate};
+pub use forward::forward;
+pub use optimizer::{AdamW, AdamWConfig, Moments};
+pub use padded::read_batch;
+pub use trainer::{Step, Trainer};
