@@ -3,11 +3,13 @@
 mod batches;
 mod dataset;
 mod example;
+pub mod metrics;
 pub mod tasks;
 mod tokenizer;
 
 pub use batches::{Batch, BatchPlan, Batches, Position};
 pub use dataset::{TokenizedDataset, TokenizedExample};
 pub use example::{Example, Examples, Label, Labels};
-pub use tasks::{Columns, Task, TaskInfo, TaskOptions};
+pub use metrics::Metrics;
+pub use tasks::{Columns, DataFiles, Task, TaskInfo, TaskOptions};
 pub use tokenizer::{Encoding, Tokenizer};

@@ -60,16 +60,16 @@ impl Tokenizer {
     /// A text, or a pair, with its special tokens, cut to `max_length` tokens in all.
     ///
     /// # Errors
-    /// `max_length` leaves no room beside the special tokens, or the tokeniser cannot express the text.
+    /// `max_length` leaves no room for the special tokens, or the tokeniser cannot express the text.
     ///
     /// # Source
     /// Hugging Face's `truncation="longest_first"`: the longer text is cut first, then both alike.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
         let special = self.special_tokens(pair.is_some());
-        if max_length <= special {
+        if max_length < special {
             return Err(Error::setting(
                 "data.max_length",
-                format!("{max_length} leaves no room beside {special} special tokens"),
+                format!("{max_length} leaves no room for the {special} special tokens"),
             ));
         }
         let input = match pair {

@@ -1,9 +1,19 @@
 //! Tasks: how a file becomes examples, and what is measured on them.
 
+mod classification;
+mod files;
+mod glue;
+mod labels;
+mod table;
+
 use std::path::Path;
 
+pub use files::DataFiles;
+
 use super::example::Examples;
-use crate::Result;
+use crate::{Error, Result};
+use labels::Target;
+use table::{Layout, Need, Role};
 
 /// A task's fixed facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,4 +73,50 @@ pub struct TaskOptions<'a> {
     pub regression: bool,
     /// The file to learn the label set from, where `labels` is absent.
     pub training_file: Option<&'a Path>,
+}
+
+/// The tasks that there are.
+pub const NAMES: [&str; 9] =
+    ["sst2", "cola", "rte", "mrpc", "stsb", "qnli", "qqp", "mnli", classification::NAME];
+
+/// The task of this name.
+///
+/// # Errors
+/// [`Error::UnknownName`] for a name that no task has; whatever reading the training file gives.
+///
+/// ```
+/// use lowrank::data::{TaskOptions, tasks};
+///
+/// let task = tasks::open("sst2", &TaskOptions::default())?;
+/// assert_eq!(task.info().labels, ["negative", "positive"]);
+/// # Ok::<(), lowrank::Error>(())
+/// ```
+pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
+    if name == classification::NAME {
+        return Ok(Box::new(classification::TextClassification::new(options)?));
+    }
+    match glue::Glue::new(name, options)? {
+        Some(task) => Ok(Box::new(task)),
+        None => Err(Error::unknown("task", name, NAMES)),
+    }
+}
+
+fn info(name: &str, target: &Target, metrics: &[&'static str]) -> TaskInfo {
+    let labels = match target {
+        Target::Classes(set) => set.names.clone(),
+        Target::Score => Vec::new(),
+    };
+    TaskInfo {
+        name: name.to_owned(),
+        num_labels: labels.len().max(1),
+        regression: *target == Target::Score,
+        labels,
+        main_metric: metrics.first().copied().unwrap_or("loss"),
+        metrics: metrics.to_vec(),
+    }
+}
+
+/// The same columns without the label.
+fn unlabelled(layout: &Layout) -> Layout {
+    Layout { label: Role { need: Need::Ignored, ..layout.label.clone() }, ..layout.clone() }
 }
