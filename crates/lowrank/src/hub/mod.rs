@@ -4,6 +4,9 @@ mod atomic;
 mod checkpoint;
 mod dtype;
 mod mapped;
+mod options;
+mod remote;
+mod repository;
 mod safetensors_file;
 mod write;
 
@@ -11,4 +14,6 @@ pub use atomic::write_atomically;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, TensorView};
 pub use dtype::StoredDtype;
 pub use mapped::MappedFile;
+pub use options::{Download, HubOptions, OnDownload};
+pub use repository::{ModelFolder, RepositoryKind, resolve, resolve_with};
 pub use write::{TensorToWrite, write_safetensors};

@@ -2,3 +2,5 @@
 
 mod atomic;
 mod checkpoint;
+mod repository;
+mod server;
