@@ -81,3 +81,24 @@ fn the_count_of_parameters_is_pefts_line_digit_for_digit() {
         assert_eq!(count.to_string(), line, "{}", case.name);
     }
 }
+
+#[test]
+fn zz_stats() {
+    for case in Case::all() {
+        if case.name == "bert_left_padding" { continue }
+        let outputs = run(&case, Compute::Bf16);
+        let (mut worst_max, mut worst_l2, mut all_d, mut all_e) = ((0.0f32, String::new()), (0.0f32, String::new()), 0.0f64, 0.0f64);
+        for (name, expected) in case.expected() {
+            let a = outputs[&name].to_f32_vec();
+            let (off, scale) = difference(&a, &expected);
+            let d: f64 = a.iter().zip(&expected).map(|(x, y)| ((x - y) as f64).powi(2)).sum();
+            let e: f64 = expected.iter().map(|y| (*y as f64).powi(2)).sum();
+            if name.starts_with("grad") { all_d += d; all_e += e; }
+            let l2 = (d / e).sqrt() as f32;
+            if name.contains("key.bias") { continue }
+            if off / scale > worst_max.0 { worst_max = (off / scale, name.clone()) }
+            if l2 > worst_l2.0 { worst_l2 = (l2, name.clone()) }
+        }
+        println!("{} max/max {:.4} {} | l2 {:.4} {} | all l2 {:.4}", case.name, worst_max.0, worst_max.1, worst_l2.0, worst_l2.1, (all_d/all_e).sqrt());
+    }
+}
