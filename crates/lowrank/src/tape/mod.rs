@@ -46,6 +46,11 @@ impl Var {
         &self.value
     }
 
+    /// The type of the rows and of the operands of what reads them.
+    pub fn compute(&self) -> Compute {
+        if self.value.dtype() == DType::Bf16 { Compute::Bf16 } else { Compute::F32 }
+    }
+
     /// Which sequence each row belongs to.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
@@ -116,14 +121,9 @@ impl Tape {
         self
     }
 
-    /// The type of the rows.
+    /// The type of the rows that embeddings make; other operations keep the type of their input.
     pub fn compute(&self) -> Compute {
         self.compute
-    }
-
-    /// The rows' type as a tensor's.
-    pub fn dtype(&self) -> DType {
-        self.compute.into()
     }
 
     /// How many operations are recorded.

@@ -25,8 +25,8 @@ pub fn cross_entropy(tape: &mut Tape, logits: &Var, labels: &[i64], denominator:
     if let Some(label) = labels.iter().find(|label| **label != -100 && !(0..classes as i64).contains(*label)) {
         return Err(Error::Usage(format!("label {label} is not one of {classes} classes")));
     }
-    let compute = tape.compute();
-    let mut gradient = logits.id().map(|_| Tensor::uninit(logits.value().shape(), tape.dtype()));
+    let compute = logits.compute();
+    let mut gradient = logits.id().map(|_| Tensor::uninit(logits.value().shape(), logits.value().dtype()));
     let loss = with_rows!(compute, T => loss::cross_entropy(
         Rows::dense(logits.value().as_slice::<T>(), rows, classes),
         labels,

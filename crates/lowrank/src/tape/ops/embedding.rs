@@ -43,7 +43,7 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
             return Err(Error::Usage(format!("{name}: id {id} is outside the table of {entries} entries")));
         }
     }
-    let mut y = Tensor::uninit([rows, width], tape.dtype());
+    let mut y = Tensor::uninit([rows, width], DType::from(compute));
     let mut trained = Vec::new();
     for (range, adapter) in layout.segments() {
         let mut tables = Vec::new();

@@ -38,7 +38,7 @@ pub fn layer_norm(
     parameters: &LayerNorm<'_>,
 ) -> Result<Var> {
     let (rows, width) = x.value().rows_and_width();
-    let (compute, dtype, layout) = (tape.compute(), tape.dtype(), x.layout());
+    let (compute, dtype, layout) = (x.compute(), x.value().dtype(), x.layout());
     let site = tape.dropout_site(dropout);
     let parts = parts(parameters, layout)?;
     let trained = tape.is_recording()

@@ -39,7 +39,7 @@ pub struct Branch<'a> {
 /// Hu et al., LoRA (arXiv 2106.09685), equation 3; dropout on the adapter's input as in PEFT, one mask a layer.
 pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> {
     let (rows, inputs) = x.value().rows_and_width();
-    let compute = tape.compute();
+    let compute = x.compute();
     let mut width = 0;
     let (mut bases, mut parts, mut sites) = (Vec::new(), Vec::new(), Vec::new());
     for (index, branch) in branches.iter().enumerate() {
@@ -62,7 +62,7 @@ pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> 
     }
     let stacks = stack(parts, &sites);
 
-    let mut y = Tensor::uninit([rows, width], tape.dtype());
+    let mut y = Tensor::uninit([rows, width], x.value().dtype());
     let down: Vec<Tensor> = with_rows!(compute, T => {
         for base in &bases {
             let bias = base.bias.as_ref().map(Leaf::vector);
