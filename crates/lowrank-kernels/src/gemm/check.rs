@@ -34,7 +34,9 @@ pub(super) fn check_kernel<K: Tile, T: Element>(kernel: K) {
         let left = values::<T>(rows * stride, 1);
         let right = values::<K::Panel>(depth * width, 2);
         let bias = values::<f32>(width, 3);
-        let panels = Panels::new(K::LAYOUT, depth, width, |d, w| right[d * width + w]);
+        let panels = Panels::new(K::LAYOUT, depth, width, |w, d, into| {
+            (d..).zip(into).for_each(|(d, into)| *into = right[d * width + w]);
+        });
         let before = values::<T>(rows * out_stride, 4);
         for accumulate in [false, true] {
             let bias = Some(&bias[..]).filter(|_| !accumulate);

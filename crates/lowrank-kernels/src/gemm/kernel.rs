@@ -1,5 +1,7 @@
 //! Which kernel a weight is prepared for.
 
+use half::bf16;
+
 use super::portable::Portable;
 use super::weight::Source;
 use crate::element::{Compute, Element};
@@ -10,7 +12,6 @@ use crate::tier::Tier;
 use {
     super::packed::Packed,
     super::{amx, avx2, avx512},
-    half::bf16,
 };
 
 /// A weight in the form of one of the kernels.
@@ -52,31 +53,33 @@ macro_rules! each {
 impl Kernel {
     /// Prepares `source [outputs, inputs]` for the tier's fastest kernel.
     pub fn new(tier: Tier, compute: Compute, source: Source<'_>, outputs: usize, inputs: usize) -> Self {
-        let value = |i| match compute {
-            Compute::F32 => source.get(i),
-            Compute::Bf16 => half::bf16::round(source.get(i)).widen(),
+        let read = |start, into: &mut [f32]| {
+            source.read(start, into);
+            if compute == Compute::Bf16 {
+                into.iter_mut().for_each(|value| *value = bf16::round(*value).widen());
+            }
         };
         #[cfg(target_arch = "x86_64")]
         {
             let (accelerated, halves) = (tier >= Tier::Avx512, compute == Compute::Bf16);
             if let Some(kernel) = amx::Amx::detect().filter(|_| tier == Tier::Amx && halves) {
-                return Self::Amx(Packed::new(kernel, outputs, inputs, value));
+                return Self::Amx(Packed::new(kernel, outputs, inputs, read));
             }
             if let Some(kernel) = avx512::Pairs::detect().filter(|_| accelerated && halves) {
-                return Self::Avx512Pairs(Packed::new(kernel, outputs, inputs, value));
+                return Self::Avx512Pairs(Packed::new(kernel, outputs, inputs, read));
             }
             if let Some(kernel) = avx512::Wide::detect().filter(|_| accelerated && halves) {
-                return Self::Avx512Halves(Packed::new(kernel, outputs, inputs, value));
+                return Self::Avx512Halves(Packed::new(kernel, outputs, inputs, read));
             }
             if let Some(kernel) = avx512::Wide::detect().filter(|_| accelerated) {
-                return Self::Avx512(Packed::new(kernel, outputs, inputs, value));
+                return Self::Avx512(Packed::new(kernel, outputs, inputs, read));
             }
             if let Some(kernel) = avx2::Avx2::detect() {
-                return Self::Avx2(Packed::new(kernel, outputs, inputs, value));
+                return Self::Avx2(Packed::new(kernel, outputs, inputs, read));
             }
         }
         let _ = tier;
-        Self::Portable(Portable::new(outputs, inputs, value))
+        Self::Portable(Portable::new(outputs, inputs, read))
     }
 
     /// Bytes of the weight at present.

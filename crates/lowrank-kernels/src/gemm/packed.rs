@@ -1,7 +1,7 @@
 //! A micro-kernel and the weight in the form that it reads.
 
 use super::driver::multiply;
-use super::panels::Directions;
+use super::panels::{Directions, PACK_DEPTH};
 use super::tile::Tile;
 use crate::element::Element;
 use crate::rows::{Rows, RowsMut};
@@ -14,9 +14,14 @@ pub(super) struct Packed<K: Tile> {
 }
 
 impl<K: Tile> Packed<K> {
-    /// Packs the weight, element i of whose row-major form is `get(i)`.
-    pub fn new(kernel: K, outputs: usize, inputs: usize, get: impl Fn(usize) -> f32 + Sync) -> Self {
-        let panels = Directions::new(K::LAYOUT, outputs, inputs, |i| K::Panel::round(get(i)));
+    /// Packs the weight; `read(i, into)` copies the elements from i on of its row-major form.
+    pub fn new(kernel: K, outputs: usize, inputs: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let panels = Directions::new(K::LAYOUT, outputs, inputs, |i, into: &mut [K::Panel]| {
+            let mut wide = [0.0; PACK_DEPTH];
+            let wide = &mut wide[..into.len()];
+            read(i, wide);
+            into.iter_mut().zip(wide).for_each(|(into, &mut value)| *into = K::Panel::round(value));
+        });
         Self { kernel, panels }
     }
 

@@ -1,5 +1,7 @@
 //! Frozen products through the `gemm` crate: one row-major f32 copy of the weight serves both directions.
 
+use rayon::prelude::*;
+
 use super::matmul::{Matrix, MatrixMut, matmul};
 use super::rows::{cast_mut, widened};
 use super::scratch::with_floats;
@@ -18,9 +20,13 @@ pub(super) struct Portable {
 }
 
 impl Portable {
-    /// Keeps the values `get(i)` of the row-major weight.
-    pub fn new(outputs: usize, inputs: usize, get: impl Fn(usize) -> f32) -> Self {
-        Self { values: (0..outputs * inputs).map(get).collect(), outputs, inputs }
+    /// Keeps the weight; `read(i, into)` copies the elements from i on of its row-major form.
+    pub fn new(outputs: usize, inputs: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let mut values = vec![0.0; outputs * inputs];
+        if inputs > 0 {
+            values.par_chunks_mut(inputs).enumerate().for_each(|(n, row)| read(n * inputs, row));
+        }
+        Self { values, outputs, inputs }
     }
 
     pub fn bytes(&self) -> usize {

@@ -1,5 +1,6 @@
 //! A frozen weight: a constant matrix, brought once into the form that the tier's kernels read.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::kernel::Kernel;
@@ -27,13 +28,15 @@ impl Source<'_> {
         }
     }
 
-    /// Value `i` in f32, exactly.
-    #[inline(always)]
-    pub(super) fn get(&self, i: usize) -> f32 {
+    /// Copies the values from `start` on, in f32, exactly.
+    pub(super) fn read(&self, start: usize, into: &mut [f32]) {
+        let end = start + into.len();
         match self {
-            Self::F32(values) => values[i],
-            Self::Bf16(values) => values[i].widen(),
-            Self::F16(values) => values[i].to_f32(),
+            Self::F32(values) => into.copy_from_slice(&values[start..end]),
+            Self::Bf16(values) => {
+                into.iter_mut().zip(&values[start..end]).for_each(|(into, value)| *into = value.widen());
+            }
+            Self::F16(values) => values[start..end].convert_to_f32_slice(into),
         }
     }
 }
