@@ -10,5 +10,6 @@ pub mod nearest;
 pub mod nn;
 pub mod tape;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};
