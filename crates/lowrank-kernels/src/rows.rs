@@ -130,6 +130,20 @@ impl<'a, T> RowsMut<'a, T> {
         RowsMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
     }
 
+    /// The rows before `row`, and the others.
+    ///
+    /// # Panics
+    /// If there are fewer rows.
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        assert!(row <= self.rows, "a cut at row {row} of {}", self.rows);
+        let at = (row * self.stride).min(self.data.len());
+        let (head, tail) = self.data.split_at_mut(at);
+        (
+            Self { data: head, rows: row, cols: self.cols, stride: self.stride },
+            Self { data: tail, rows: self.rows - row, cols: self.cols, stride: self.stride },
+        )
+    }
+
     /// Cuts the matrix into blocks of `size` rows (the last may be shorter), to be given to several threads.
     pub fn into_blocks(self, size: usize) -> Vec<RowsMut<'a, T>> {
         assert!(size > 0);

@@ -1,14 +1,14 @@
 //! Adapter folders: `adapter_config.json` and `adapter_model.safetensors` under PEFT's keys.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, for_each_leaf_mut, plan, put};
 use super::config::LoraConfig;
 use super::peft_config;
 use super::targets::{is_suffix, is_within};
-use crate::hub::{ADAPTER_FILE, Checkpoint, StoredDtype, TensorToWrite, TensorView, write_safetensors};
-use crate::models::{self, ModelInfo};
+use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
+use crate::models::ModelInfo;
 use crate::nn::{Module, for_each_linear_mut, for_each_parameter_mut};
 use crate::tape::{AdapterId, Leaf, Lora};
 use crate::tensor::{DType, Tensor};
@@ -28,8 +28,8 @@ pub fn peft_key(name: &str, plan: &Plan) -> String {
 }
 
 /// Every tensor of an adapter under its key in the file.
-pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> BTreeMap<String, Tensor> {
-    let mut tensors = BTreeMap::new();
+pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tensors {
+    let mut tensors = Tensors::new();
     for_each_leaf_mut(model, adapter, |name, leaf| {
         tensors.insert(peft_key(name, plan), leaf.value().to_dtype(DType::F32));
     });
@@ -49,22 +49,9 @@ pub fn save(
     folder: &Path,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    write_tensors(&tensors(model, adapter, plan), &folder.join(ADAPTER_FILE))?;
+    write_tensors(&folder.join(ADAPTER_FILE), &tensors(model, adapter, plan))?;
     let saved = names_for_peft(&plan.modules_to_save, plan);
     peft_config::write(folder, &peft_config::to_json(config, &plan.linears, &saved, base_model))
-}
-
-fn write_tensors(tensors: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
-    let views: Vec<TensorToWrite<'_>> = tensors
-        .iter()
-        .map(|(name, tensor)| TensorToWrite {
-            name,
-            dtype: StoredDtype::F32,
-            shape: tensor.shape().dims().to_vec(),
-            bytes: tensor.bytes(),
-        })
-        .collect();
-    write_safetensors(path, &views, &[("format", "pt")])
 }
 
 /// PEFT wraps every module whose name ends with an entry, even one inside another that it wrapped, and then cannot
@@ -167,6 +154,13 @@ impl AdapterFile {
         }
     }
 
+    /// Other keys of the file that stand for the tensor at `key`: the copies that PEFT writes.
+    pub fn aliases(&self, key: &str) -> Vec<String> {
+        let path = key.strip_prefix(PREFIX).unwrap_or(key);
+        let copies = copies_of(path, &["modules_to_save.default", "modules_to_save"]);
+        copies.filter(|copy| self.checkpoint.get(copy).is_some()).collect()
+    }
+
     fn pair(
         &self,
         path: &str,
@@ -184,20 +178,12 @@ impl AdapterFile {
         Ok(Lora { adapter, a, b, scaling: self.config.scaling(), dropout: self.config.lora_dropout })
     }
 
-    /// PEFT also writes a second copy of a saved module's tensor, and the one that it replaced: with the adapter's
-    /// name for a module of modules, without it for a layer.
+    /// Checks the copies that PEFT also writes, and takes them off the list.
     fn account_for_copies(&self, path: &str, shape: &[usize], unused: &mut BTreeSet<String>) -> Result<()> {
-        let parts: Vec<&str> = path.split('.').collect();
-        for cut in 1..parts.len() {
-            let (module, rest) = (parts[..cut].join("."), parts[cut..].join("."));
-            for infix in ["modules_to_save.default", "modules_to_save", "original_module"] {
-                let key = format!("{PREFIX}{module}.{infix}.{rest}");
-                if unused.remove(&key) {
-                    self.tensor(&key, shape)?;
-                }
-            }
-        }
-        Ok(())
+        let kinds = ["modules_to_save.default", "modules_to_save", "original_module"];
+        copies_of(path, &kinds)
+            .filter(|key| unused.remove(key))
+            .try_for_each(|key| self.tensor(&key, shape).map(|_| ()))
     }
 
     fn tensor(&self, key: &str, shape: &[usize]) -> Result<Tensor> {
@@ -207,12 +193,20 @@ impl AdapterFile {
             let reason = format!("its shape is {:?} where the model has {shape:?}", view.shape);
             return Err(self.error(key, &reason));
         }
-        Ok(models::to_tensor(key, &view)?.to_dtype(DType::F32))
+        Ok(to_tensor(key, &view)?.to_dtype(DType::F32))
     }
 
     fn error(&self, key: &str, reason: &str) -> Error {
         Error::tensor(self.folder.join(ADAPTER_FILE), key, reason)
     }
+}
+
+/// The keys under which PEFT writes a saved module's tensor a second time, and the one that it replaced: with the
+/// adapter's name for a module of modules, without it for a layer.
+fn copies_of<'a>(path: &'a str, kinds: &'a [&'a str]) -> impl Iterator<Item = String> + 'a {
+    path.match_indices('.').flat_map(move |(dot, _)| {
+        kinds.iter().map(move |kind| format!("{PREFIX}{}.{kind}{}", &path[..dot], &path[dot..]))
+    })
 }
 
 fn is_present(model: &dyn Module, module: &str) -> bool {

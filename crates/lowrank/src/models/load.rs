@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use super::Model;
 use super::initialise::is_inside;
-use crate::hub::{Checkpoint, StoredDtype, TensorView};
+use crate::hub::{Checkpoint, TensorView, to_tensor};
 use crate::nn::for_each_parameter_mut;
 use crate::tape::{Leaf, Parameter};
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// What loading left out.
@@ -112,23 +112,4 @@ fn set(parameter: &mut Parameter, key: &str, view: &TensorView<'_>) -> Result<()
     // Vectors are small and are read as f32 in every pass.
     let value = if parameter.shape().rank() == 1 { value.to_dtype(DType::F32) } else { value };
     parameter.set_base(Leaf::frozen(value))
-}
-
-/// A floating tensor of a file, in place where it is aligned.
-///
-/// # Errors
-/// If it has more than four dimensions, or another type than f32, bf16 and f16.
-pub(crate) fn to_tensor(key: &str, view: &TensorView<'_>) -> Result<Tensor> {
-    let dtype = match view.dtype {
-        StoredDtype::F32 => DType::F32,
-        StoredDtype::BF16 => DType::Bf16,
-        StoredDtype::F16 => DType::F16,
-        other => {
-            let reason = format!("its type is {other:?}; f32, bf16 and f16 can be loaded");
-            return Err(Error::tensor(view.file, key, reason));
-        }
-    };
-    let shape = Shape::from_slice(view.shape)
-        .ok_or_else(|| Error::tensor(view.file, key, "it has more than four dimensions"))?;
-    Ok(Tensor::from_mapped(shape, dtype, view.mapping, view.range.clone()))
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 pub use config::EncoderConfig;
 pub use initialise::{initialise, initialise_head};
-pub(crate) use load::to_tensor;
 pub use load::{LoadReport, load};
 
 use crate::Result;
@@ -38,6 +37,8 @@ pub struct ModelInfo {
     pub architecture: &'static str,
     /// The path of the bare model: the prefix that a bare checkpoint's keys lack.
     pub base_prefix: &'static str,
+    /// The last layer of the head: its outputs are the logits.
+    pub output: &'static str,
     /// The modules of the head, which is new for each task.
     pub head: &'static [&'static str],
     /// The layers that LoRA adapts where the user names none.
@@ -56,6 +57,8 @@ pub struct ModelInfo {
     pub max_length: usize,
     /// The padding token.
     pub pad_token_id: u32,
+    /// Whether positions count the tokens that are not padding, rather than columns.
+    pub positions_skip_padding: bool,
     /// The standard deviation of freshly drawn weights.
     pub initializer_range: f32,
 }
@@ -70,6 +73,7 @@ impl ModelInfo {
         Self {
             architecture,
             base_prefix,
+            output: if base_prefix == "bert" { "classifier" } else { "classifier.out_proj" },
             head: &["classifier"],
             default_targets: &["query", "value"],
             embeddings: &["word_embeddings", "position_embeddings", "token_type_embeddings"],
@@ -79,6 +83,7 @@ impl ModelInfo {
             type_vocab_size: config.type_vocab_size,
             max_length: config.max_length(),
             pad_token_id: config.pad_token_id,
+            positions_skip_padding: config.first_position() > 0,
             initializer_range: config.initializer_range,
         }
     }

@@ -1,7 +1,7 @@
 //! The tree of layers, declared once for each type of layer.
 
 use super::{Embedding, LayerNorm, Linear};
-use crate::tape::Parameter;
+use crate::tape::{Leaf, Parameter};
 
 /// A layer, or a whole model: a tree of named children with parameters at its leaves.
 ///
@@ -114,6 +114,29 @@ pub fn for_each_linear_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut Lin
         }
     }
     module.visit_mut("", &mut Each(f));
+}
+
+/// Calls `f` with the name and the tensor of everything that is trained: low-rank pairs, values that an adapter
+/// brought along, and the base model's own in full training.
+pub fn for_each_trained_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut Leaf)) {
+    struct Trained<F>(F);
+    impl<F: FnMut(&str, &mut Leaf)> VisitorMut for Trained<F> {
+        fn linear(&mut self, path: &str, linear: &mut Linear) {
+            for lora in linear.lora.iter_mut().filter(|lora| lora.a.is_trainable()) {
+                (self.0)(&join(path, "lora_A.weight"), &mut lora.a);
+                (self.0)(&join(path, "lora_B.weight"), &mut lora.b);
+            }
+            self.parameter(&join(path, "weight"), &mut linear.weight);
+            if let Some(bias) = &mut linear.bias {
+                self.parameter(&join(path, "bias"), bias);
+            }
+        }
+
+        fn parameter(&mut self, path: &str, parameter: &mut Parameter) {
+            parameter.leaves_mut().filter(|leaf| leaf.is_trainable()).for_each(|leaf| (self.0)(path, leaf));
+        }
+    }
+    module.visit_mut("", &mut Trained(f));
 }
 
 /// Gives every parameter the name that its place in the model has. A model's constructor ends with this.

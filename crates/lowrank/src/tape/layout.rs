@@ -84,6 +84,11 @@ impl Layout {
         &self.offsets
     }
 
+    /// Each sequence's index in the whole batch.
+    pub fn examples(&self) -> &[u32] {
+        &self.examples
+    }
+
     /// Each row's example and token, for dropout.
     pub fn row_ids(&self) -> &[RowId] {
         &self.row_ids

@@ -12,7 +12,8 @@ mod parameter;
 use std::sync::Arc;
 
 use lowrank_kernels::dropout::{Dropout, DropoutKey};
-use lowrank_kernels::{Compute, rows_are_finite};
+use lowrank_kernels::attention::AttentionDropout;
+use lowrank_kernels::{Compute, elementwise};
 
 pub use gradients::Gradients;
 use gradients::Activations;
@@ -154,7 +155,7 @@ impl Tape {
         layout: &Arc<Layout>,
         backward: Option<Box<dyn Backward>>,
     ) -> Result<Var> {
-        if self.checked && !rows_are_finite_tensor(&value) {
+        if self.checked && !is_finite(&value) {
             return Err(Error::NotFinite { step: 0, tensor: name(), advice: String::new() });
         }
         let id = backward.map(|operation| {
@@ -198,6 +199,11 @@ impl DropoutSite {
         Dropout { probability: self.probability, key: self.key, rows: &layout.row_ids()[rows] }
     }
 
+    /// The kernel's view for the attention within the sequences of `layout`.
+    pub(crate) fn attention<'a>(&self, layout: &'a Layout) -> AttentionDropout<'a> {
+        AttentionDropout { probability: self.probability, key: self.key, examples: layout.examples() }
+    }
+
     /// The kernel's view for all rows of `layout`.
     pub(crate) fn all<'a>(&self, layout: &'a Layout) -> Dropout<'a> {
         self.on(layout, 0..layout.rows())
@@ -206,13 +212,9 @@ impl DropoutSite {
 
 /// Whether every element of a floating tensor is finite.
 pub fn is_finite(tensor: &Tensor) -> bool {
-    rows_are_finite_tensor(tensor)
-}
-
-fn rows_are_finite_tensor(tensor: &Tensor) -> bool {
     match tensor.dtype() {
-        DType::F32 => rows_are_finite(tensor.as_slice::<f32>()),
-        DType::Bf16 => rows_are_finite(tensor.as_slice::<half::bf16>()),
+        DType::F32 => elementwise::is_finite(tensor.as_slice::<f32>()),
+        DType::Bf16 => elementwise::is_finite(tensor.as_slice::<half::bf16>()),
         _ => true,
     }
 }

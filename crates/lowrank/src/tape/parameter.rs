@@ -1,6 +1,5 @@
 //! Parameters: the leaves of the tape.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +7,7 @@ use half::{bf16, f16};
 use lowrank_kernels::Compute;
 use lowrank_kernels::gemm::{Source, Weight};
 
-use super::layout::{AdapterId, Layout};
+use super::layout::AdapterId;
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 
@@ -206,19 +205,6 @@ impl Parameter {
         adapter.and_then(|id| self.replacement(id)).or(self.base.as_ref()).ok_or_else(|| {
             Error::Usage(format!("{} has no value: load the weights or an adapter that has it", self.name))
         })
-    }
-
-    /// The value of each run of rows, neighbours with the same value joined.
-    pub(crate) fn runs(&self, layout: &Layout) -> Result<Vec<(Range<usize>, &Leaf)>> {
-        let mut runs: Vec<(Range<usize>, &Leaf)> = Vec::new();
-        for (rows, adapter) in layout.segments() {
-            let leaf = self.active(adapter)?;
-            match runs.last_mut() {
-                Some((range, last)) if last.id == leaf.id => range.end = rows.end,
-                _ => runs.push((rows, leaf)),
-            }
-        }
-        Ok(runs)
     }
 
     fn check(&self, leaf: &Leaf) -> Result<()> {

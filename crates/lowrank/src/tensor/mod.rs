@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use lowrank_kernels::memory::{Buffer, MappedFile};
-use lowrank_kernels::{Compute, convert};
+use lowrank_kernels::Compute;
+use lowrank_kernels::elementwise::convert;
 
 pub use dtype::{DType, Stored};
 pub use shape::Shape;

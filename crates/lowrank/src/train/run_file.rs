@@ -12,8 +12,9 @@ mod values;
 use std::path::{Path, PathBuf};
 
 pub use builder::RunFileBuilder;
-use lowrank_kernels::{Compute, Tier};
+use lowrank_kernels::Compute;
 
+use super::classifier::default_compute;
 use super::schedule::{Schedule, ScheduleKind};
 use crate::Result;
 use crate::adapter::LoraConfig;
@@ -199,8 +200,7 @@ impl RunFile {
 
     /// What is computed in: `compute`, else `dtype`, else the machine's own.
     pub fn compute(&self) -> Compute {
-        let best = if Tier::active().prefers_bf16() { Compute::Bf16 } else { Compute::F32 };
-        self.train.compute.or(self.train.dtype).unwrap_or(best)
+        self.train.compute.or(self.train.dtype).unwrap_or_else(default_compute)
     }
 
     /// The learning rates of a run of this many optimiser steps.

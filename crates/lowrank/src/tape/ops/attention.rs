@@ -48,8 +48,8 @@ pub fn attention(tape: &mut Tape, qkv: &Var, attention: Attention) -> Result<Var
     with_rows!(compute, T => attention::forward(
         Rows::dense(qkv.value().as_slice::<T>(), rows, width),
         layout.offsets(),
-        &shape,
-        site.map(|site| site.all(layout)).as_ref(),
+        shape,
+        site.map(|site| site.attention(layout)).as_ref(),
         RowsMut::dense(out.make_mut::<T>(), rows, heads * head_dim),
         logsumexp.make_mut::<f32>(),
     ));
@@ -82,8 +82,8 @@ impl Backward for AttentionBackward {
             Rows::dense(dout.as_slice::<T>(), rows, width / 3),
             self.logsumexp.as_slice::<f32>(),
             self.layout.offsets(),
-            &self.shape,
-            self.site.map(|site| site.all(&self.layout)).as_ref(),
+            self.shape,
+            self.site.map(|site| site.attention(&self.layout)).as_ref(),
             RowsMut::dense(dqkv.make_mut::<T>(), rows, width),
         ));
         activations.add(self.input, dqkv);

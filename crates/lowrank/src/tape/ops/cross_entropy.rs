@@ -1,6 +1,6 @@
 //! Cross-entropy over classes.
 
-use lowrank_kernels::{Compute, Rows, RowsMut, loss};
+use lowrank_kernels::{Rows, RowsMut, loss};
 
 use super::with_rows;
 use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};

@@ -53,7 +53,7 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
                 let (leaf, ids, rows) = (leaf.clone(), ids.to_vec(), range.clone());
                 trained.push(Trained { leaf, ids, rows, padding_id: *padding_id });
             }
-            tables.push((kernel_table(leaf.value()), ids));
+            tables.push(embedding::Lookup { table: kernel_table(leaf.value()), ids });
         }
         with_rows!(compute, T => {
             let out = &mut y.make_mut::<T>()[range.start * width..range.end * width];

@@ -1,6 +1,7 @@
 //! The first row of each sequence.
 
-use lowrank_kernels::{Compute, Rows, RowsMut, gather_rows, scatter_rows};
+use lowrank_kernels::row_ops::{gather_rows, scatter_rows};
+use lowrank_kernels::{Compute, Rows, RowsMut};
 
 use super::with_rows;
 use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};

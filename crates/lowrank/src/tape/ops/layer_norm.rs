@@ -146,7 +146,7 @@ impl Backward for LayerNormBackward {
             let (dgamma, dbeta) = parameters.unwrap_or_default();
             for (leaf, gradient) in [(weight, dgamma), (bias, dbeta)] {
                 if leaf.is_trainable() {
-                    lowrank_kernels::add_assign(gradients.accumulator(leaf), &gradient);
+                    lowrank_kernels::elementwise::add_assign(gradients.accumulator(leaf), &gradient);
                 }
             }
         }

@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lowrank_kernels::gemm::{Weight, weight_gradient};
-use lowrank_kernels::{Compute, Element, Rows, RowsMut, column_sums, low_rank};
+use lowrank_kernels::row_ops::column_sums;
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, low_rank};
 
 use super::with_rows;
 use crate::tape::{
@@ -259,7 +260,7 @@ impl Stack {
                 let da = da.as_slice::<f32>();
                 for (part, ranks) in self.ranks().filter(|(part, _)| part.lora.a.is_trainable()) {
                     let own = &da[ranks.start * inputs..ranks.end * inputs];
-                    lowrank_kernels::add_assign(gradients.accumulator(&part.lora.a), own);
+                    lowrank_kernels::elementwise::add_assign(gradients.accumulator(&part.lora.a), own);
                 }
             }
         }

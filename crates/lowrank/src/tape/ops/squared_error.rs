@@ -1,6 +1,6 @@
 //! Mean squared error.
 
-use lowrank_kernels::{Compute, loss};
+use lowrank_kernels::loss;
 
 use super::cross_entropy::LossBackward;
 use super::with_rows;

@@ -1,0 +1,131 @@
+//! Attention, forward.
+
+use super::{
+    AttentionDropout, AttentionShape, HASH_KEYS, HeadMask, QUERY_BLOCK, SharedRows, Task, check,
+    for_each_task, transpose_head, widen_head,
+};
+use crate::element::Element;
+use crate::math;
+use crate::rows::{Rows, RowsMut};
+use crate::scratch;
+use crate::simd::{Level, Vector};
+use crate::tile::{Panel, Strided, multiply};
+
+/// Softmax without the division: `row` becomes `exp(row - maximum)`; returns the maximum and the sum.
+#[inline(always)]
+fn exponentials<L: Level>(row: &mut [f32], len: usize) -> (f32, f32) {
+    let mut maxima = [f32::NEG_INFINITY; 8];
+    row[len..].fill(f32::NEG_INFINITY);
+    for chunk in row.chunks_exact(8) {
+        for lane in 0..8 {
+            maxima[lane] = if chunk[lane] > maxima[lane] { chunk[lane] } else { maxima[lane] };
+        }
+    }
+    let maximum = maxima.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    for x in &mut *row {
+        *x = math::exp::<L>(*x - maximum);
+    }
+    let mut sum = L::V::splat(0.0);
+    for chunk in row.chunks_exact(L::V::LANES) {
+        sum = sum.add(L::V::load(chunk));
+    }
+    (maximum, sum.sum())
+}
+
+multiversion! {
+    /// One (sequence, head). `logsumexp` gets the task's logarithms, unless it is empty.
+    fn head[L, T: Element](
+        qkv: Rows<T>, task: Task, shape: AttentionShape, mask: Option<HeadMask>, working: &mut [f32],
+        out: &SharedRows<T>, logsumexp: &mut [f32],
+    ) {
+        let (len, dim) = (task.len, shape.head_dim);
+        let width = shape.heads * dim;
+        let (keys, padded) = (len.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
+        let column = task.head * dim;
+        let (q, working) = working.split_at_mut(len * padded);
+        let (v, working) = working.split_at_mut(len * padded);
+        let (transposed, working) = working.split_at_mut(dim * keys);
+        let (scores, working) = working.split_at_mut(QUERY_BLOCK * keys);
+        let (result, factors) = working.split_at_mut(QUERY_BLOCK * padded);
+        // `v` holds k until it is transposed.
+        widen_head(qkv, task, column, dim, shape.scale, padded, q);
+        widen_head(qkv, task, width + column, dim, 1.0, padded, v);
+        transpose_head(v, len, dim, padded, keys, transposed);
+        widen_head(qkv, task, 2 * width + column, dim, 1.0, padded, v);
+        for first in (0..len).step_by(QUERY_BLOCK) {
+            let rows = QUERY_BLOCK.min(len - first);
+            let q = Strided { data: &q[first * padded..], row: padded, col: 1 };
+            let k = Panel { data: &*transposed, stride: keys };
+            multiply::<L, f32, f32>([rows, dim, keys], 1.0, q, k, scores, keys, false);
+            let mut inverse = [0.0; QUERY_BLOCK];
+            for (i, row) in scores.chunks_exact_mut(keys).take(rows).enumerate() {
+                let (maximum, sum) = exponentials::<L>(row, len);
+                inverse[i] = 1.0 / sum;
+                if let Some(logsumexp) = logsumexp.get_mut(first + i) {
+                    *logsumexp = maximum + sum.ln();
+                }
+            }
+            if let Some(mask) = &mask {
+                mask.fill(first, rows, keys, factors);
+                for (score, factor) in scores[..rows * keys].iter_mut().zip(&*factors) {
+                    *score *= factor;
+                }
+            }
+            let p = Strided { data: &*scores, row: keys, col: 1 };
+            let v = Panel { data: &*v, stride: padded };
+            multiply::<L, f32, f32>([rows, len, padded], 1.0, p, v, result, padded, false);
+            for (i, result) in result.chunks_exact(padded).take(rows).enumerate() {
+                // SAFETY: this task alone writes this head's columns of its sequence's rows.
+                let out = unsafe { out.part(task.start + first + i, column, dim) };
+                for (out, result) in out.iter_mut().zip(result) {
+                    *out = T::round(result * inverse[i]);
+                }
+            }
+        }
+    }
+}
+
+/// `out = dropout(softmax(scale·q·kᵀ))·v` for every sequence and head.
+///
+/// `logsumexp` receives what [`super::backward`] needs, in an order of its own; empty, nothing is saved.
+///
+/// # Shapes
+/// `qkv`: `[tokens, 3·heads·head_dim]` (q, k, v side by side, head `h` at `h·head_dim` in each); `offsets`:
+/// `[sequences + 1]`, from 0 to `tokens`; `out`: `[tokens, heads·head_dim]`; `logsumexp`: `[tokens·heads]` or empty.
+pub fn forward<T: Element>(
+    qkv: Rows<T>,
+    offsets: &[usize],
+    shape: AttentionShape,
+    dropout: Option<&AttentionDropout>,
+    mut out: RowsMut<T>,
+    logsumexp: &mut [f32],
+) {
+    check(qkv.rows(), qkv.cols(), offsets, shape, dropout);
+    assert_eq!((out.rows(), out.cols()), (qkv.rows(), shape.heads * shape.head_dim));
+    let save = !logsumexp.is_empty();
+    assert!(!save || logsumexp.len() == qkv.rows() * shape.heads);
+    let hash = dropout.map(|dropout| (dropout.hash(), dropout.examples));
+    let mut saved = RowsMut::dense(logsumexp, if save { qkv.rows() * shape.heads } else { 0 }, 1);
+    let saved = SharedRows::new(&mut saved);
+    let out = SharedRows::new(&mut out);
+    for_each_task(offsets, shape, &|task: Task| {
+        let mask = hash.map(|(hash, examples)| HeadMask {
+            hash,
+            example: examples[task.sequence],
+            head: task.head as u32,
+        });
+        let (keys, padded) =
+            (task.len.next_multiple_of(HASH_KEYS), shape.head_dim.next_multiple_of(HASH_KEYS));
+        let factors = if mask.is_some() { QUERY_BLOCK * keys } else { 0 };
+        let need = 2 * task.len * padded + shape.head_dim * keys + QUERY_BLOCK * (keys + padded) + factors;
+        scratch::with(need, |working| {
+            let logsumexp = if save {
+                // SAFETY: each task has its own range: sequences one after another, in each its heads.
+                unsafe { saved.range(task.start * shape.heads + task.head * task.len, task.len) }
+            } else {
+                &mut []
+            };
+            head(qkv, task, shape, mask, working, &out, logsumexp);
+        });
+    });
+}

@@ -1,0 +1,184 @@
+//! Dropout whose masks are recomputed instead of stored.
+//!
+//! Whether an element is dropped is a function of (seed, step, site, example in the whole batch, token, feature):
+//! forward and backward, any number of threads and any split of the batch see the same mask. Philox4x32 with seven
+//! rounds hashes the element's coordinates as its counter, under a key made from seed and step with ten rounds. One
+//! block of four words decides eight elements (16 bits each: a probability is met to within 2⁻¹⁷).
+
+use crate::element::Element;
+use crate::parallel::for_each_row_block;
+use crate::random::{FAST_ROUNDS, ROUNDS, philox4x32, philox4x32_lanes, words};
+use crate::rows::{Rows, RowsMut};
+
+/// Counters hashed together; one hash of a chunk decides `8 * LANES` features.
+const LANES: usize = 16;
+/// Features that one call of the hash decides. Ranges that start at a multiple waste nothing.
+pub const CHUNK: usize = 8 * LANES;
+
+/// What a mask depends on beside the element's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DropoutKey {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Optimiser step.
+    pub step: u64,
+    /// Which dropout of the model.
+    pub site: u32,
+}
+
+/// The name of a row, the same however the batch is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowId {
+    /// Index of the sequence in the whole batch (over all accumulated parts).
+    pub example: u32,
+    /// Index of the token in its sequence.
+    pub token: u32,
+}
+
+/// A dropout of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout<'a> {
+    /// Probability that an element becomes zero, in `[0, 1]`.
+    pub probability: f32,
+    /// What the mask depends on.
+    pub key: DropoutKey,
+    /// The names of the rows.
+    pub rows: &'a [RowId],
+}
+
+/// The hash of one site at one step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hash {
+    key: [u32; 2],
+    site: u32,
+    /// Elements whose 16 bits are below are dropped.
+    threshold: u32,
+    /// Factor of the elements that stay.
+    scale: f32,
+}
+
+impl Hash {
+    pub(crate) fn new(key: DropoutKey, probability: f32) -> Self {
+        assert!((0.0..=1.0).contains(&probability), "a dropout probability of {probability}");
+        let [low, high] = words(key.step);
+        let block = philox4x32::<ROUNDS>([low, high, 0, 0], words(key.seed));
+        Self {
+            key: [block[0], block[1]],
+            site: key.site,
+            threshold: (probability * 65_536.0).round() as u32,
+            scale: if probability < 1.0 { 1.0 / (1.0 - probability) } else { 0.0 },
+        }
+    }
+
+    #[inline(always)]
+    fn multiplier(&self, bits: u32) -> f32 {
+        if bits < self.threshold { 0.0 } else { self.scale }
+    }
+
+    /// The multipliers (0 or the scale) of the eight groups of lanes of one chunk.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, first: u32, row: u32, example: u32, out: &mut [f32; CHUNK]) {
+        let counter = std::array::from_fn(|lane| first.wrapping_add(lane as u32));
+        let blocks = philox4x32_lanes::<FAST_ROUNDS, LANES>(
+            [counter, [row; LANES], [example; LANES], [self.site; LANES]],
+            self.key,
+        );
+        for (word, out) in blocks.iter().zip(out.chunks_exact_mut(2 * LANES)) {
+            for lane in 0..LANES {
+                out[lane] = self.multiplier(word[lane] & 0xffff);
+                out[LANES + lane] = self.multiplier(word[lane] >> 16);
+            }
+        }
+    }
+
+    /// Puts the multipliers of the features `start..` of a row into `out`.
+    #[inline(always)]
+    pub(crate) fn fill(&self, row: RowId, start: usize, out: &mut [f32]) {
+        let mut filled = 0;
+        let mut chunk = [0.0; CHUNK];
+        while filled < out.len() {
+            let feature = start + filled;
+            let (index, skip) = (feature / CHUNK, feature % CHUNK);
+            self.chunk((index * LANES) as u32, row.token, row.example, &mut chunk);
+            let len = (CHUNK - skip).min(out.len() - filled);
+            out[filled..filled + len].copy_from_slice(&chunk[skip..skip + len]);
+            filled += len;
+        }
+    }
+}
+
+impl Dropout<'_> {
+    pub(crate) fn hash(&self) -> Hash {
+        Hash::new(self.key, self.probability)
+    }
+
+    /// Puts the multipliers (0 or `1 / (1 - probability)`) of the features `start..` of row `row` into `out`.
+    pub fn fill_multipliers(&self, row: usize, start: usize, out: &mut [f32]) {
+        fill(&self.hash(), self.rows[row], start, out);
+    }
+
+    pub(crate) fn check(&self, rows: usize) {
+        assert_eq!(self.rows.len(), rows, "a dropout of {} rows on {rows}", self.rows.len());
+    }
+}
+
+multiversion! {
+    fn fill[L](hash: &Hash, row: RowId, start: usize, out: &mut [f32]) {
+        hash.fill(row, start, out);
+    }
+}
+
+multiversion! {
+    /// One row, out of place.
+    fn apply_row[L, T: Element](x: &[T], hash: &Hash, row: RowId, y: &mut [T]) {
+        let mut chunk = [0.0; CHUNK];
+        for (index, (x, y)) in x.chunks(CHUNK).zip(y.chunks_mut(CHUNK)).enumerate() {
+            hash.chunk((index * LANES) as u32, row.token, row.example, &mut chunk);
+            for ((x, y), factor) in x.iter().zip(y).zip(&chunk) {
+                *y = T::round(x.widen() * factor);
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn apply_row_in_place[L, T: Element](hash: &Hash, row: RowId, x: &mut [T]) {
+        let mut chunk = [0.0; CHUNK];
+        for (index, x) in x.chunks_mut(CHUNK).enumerate() {
+            hash.chunk((index * LANES) as u32, row.token, row.example, &mut chunk);
+            for (x, factor) in x.iter_mut().zip(&chunk) {
+                *x = T::round(x.widen() * factor);
+            }
+        }
+    }
+}
+
+/// `y = dropout(x)`. Backward is the same function on gradients.
+///
+/// # Shapes
+/// `x` and `y`: `[rows, cols]`; `dropout` names as many rows.
+pub fn apply<T: Element>(x: Rows<T>, dropout: &Dropout, y: RowsMut<T>) {
+    dropout.check(x.rows());
+    assert_eq!((x.rows(), x.cols()), (y.rows(), y.cols()));
+    let hash = dropout.hash();
+    for_each_row_block(x.rows(), 4 * x.cols(), y, |range, mut y| {
+        for (i, row) in range.enumerate() {
+            apply_row(x.row(row), &hash, dropout.rows[row], y.row(i));
+        }
+    });
+}
+
+/// `x = dropout(x)`.
+///
+/// # Shapes
+/// `x`: `[rows, cols]`; `dropout` names as many rows.
+pub fn apply_in_place<T: Element>(x: RowsMut<T>, dropout: &Dropout) {
+    dropout.check(x.rows());
+    let hash = dropout.hash();
+    let (rows, cols) = (x.rows(), x.cols());
+    for_each_row_block(rows, 4 * cols, x, |range, mut x| {
+        for (i, row) in range.enumerate() {
+            apply_row_in_place(&hash, dropout.rows[row], x.row(i));
+        }
+    });
+}

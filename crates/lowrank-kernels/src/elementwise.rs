@@ -1,0 +1,94 @@
+//! Sums and conversions of slices.
+
+use half::bf16;
+
+use crate::element::Element;
+use crate::parallel::{PerRow, for_each_row_block};
+
+multiversion! {
+    fn add_block[L, T: Element](x: &[T], y: &[T], out: &mut [T]) {
+        for ((x, y), out) in x.iter().zip(y).zip(out) {
+            *out = T::round(x.widen() + y.widen());
+        }
+    }
+}
+
+multiversion! {
+    fn add_assign_block[L, T: Element](x: &mut [T], y: &[T]) {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x = T::round(x.widen() + y.widen());
+        }
+    }
+}
+
+multiversion! {
+    fn convert_block[L, S: Element, T: Element](x: &[S], y: &mut [T]) {
+        for (x, y) in x.iter().zip(y) {
+            *y = T::round(x.widen());
+        }
+    }
+}
+
+multiversion! {
+    /// In integers: whether any exponent is all ones.
+    fn finite_block[L, T: Element](x: &[T]) -> bool {
+        x.chunks(4096).all(|chunk| {
+            let mut worst = 0;
+            for x in chunk {
+                worst = worst.max(x.widen().to_bits() & 0x7f80_0000);
+            }
+            worst < 0x7f80_0000
+        })
+    }
+}
+
+/// `out = x + y`.
+///
+/// # Shapes
+/// Equal lengths.
+pub fn add<T: Element>(x: &[T], y: &[T], out: &mut [T]) {
+    assert_eq!((x.len(), x.len()), (y.len(), out.len()));
+    for_each_row_block(x.len(), 1, PerRow::one(out), |range, out| {
+        add_block(&x[range.clone()], &y[range], out.data);
+    });
+}
+
+/// `x += y`.
+///
+/// # Shapes
+/// Equal lengths.
+pub fn add_assign<T: Element>(x: &mut [T], y: &[T]) {
+    assert_eq!(x.len(), y.len());
+    for_each_row_block(y.len(), 1, PerRow::one(x), |range, x| add_assign_block(x.data, &y[range]));
+}
+
+/// `y = x`, widened or rounded to nearest even.
+///
+/// # Shapes
+/// Equal lengths.
+pub fn convert<S: Element, T: Element>(x: &[S], y: &mut [T]) {
+    assert_eq!(x.len(), y.len());
+    for_each_row_block(x.len(), 1, PerRow::one(y), |range, y| convert_block(&x[range], y.data));
+}
+
+/// bf16 to f32, exactly.
+pub fn widen(x: &[bf16], y: &mut [f32]) {
+    convert(x, y);
+}
+
+/// f32 to bf16, to nearest even.
+pub fn round(x: &[f32], y: &mut [bf16]) {
+    convert(x, y);
+}
+
+/// Whether no element is infinite or NaN.
+pub fn is_finite<T: Element>(x: &[T]) -> bool {
+    let found = std::sync::atomic::AtomicBool::new(false);
+    for_each_row_block(x.len(), 1, (), |range, ()| {
+        use std::sync::atomic::Ordering::Relaxed;
+        if !found.load(Relaxed) && !finite_block(&x[range]) {
+            found.store(true, Relaxed);
+        }
+    });
+    !found.into_inner()
+}

@@ -1,0 +1,92 @@
+//! Frozen products through the `gemm` crate: one row-major f32 copy of the weight serves both directions.
+
+use half::bf16;
+
+use super::matmul::{Matrix, MatrixMut, matmul};
+use super::rows::{cast_mut, widened};
+use super::scratch::with_floats;
+use super::weight::Source;
+use crate::element::{Compute, Element};
+use crate::rows::{Rows, RowsMut};
+
+/// Rows that are widened, multiplied and rounded together.
+const ROW_BLOCK: usize = 512;
+
+#[derive(Debug)]
+pub(super) struct Portable {
+    /// `[outputs, inputs]`; under bf16 the widened values of the rounded weight.
+    values: Vec<f32>,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl Portable {
+    pub(super) fn new(compute: Compute, source: Source<'_>, outputs: usize, inputs: usize) -> Self {
+        let value = |i| match compute {
+            Compute::F32 => source.get(i),
+            Compute::Bf16 => bf16::round(source.get(i)).widen(),
+        };
+        Self { values: (0..outputs * inputs).map(value).collect(), outputs, inputs }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.values[..])
+    }
+
+    pub(super) fn forward<T: Element>(&self, x: Rows<'_, T>, bias: Option<&[f32]>, y: RowsMut<'_, T>) {
+        let weight = Matrix::dense(&self.values, self.outputs, self.inputs).transposed();
+        multiply(x, weight, bias, false, y);
+    }
+
+    pub(super) fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
+        multiply(dy, Matrix::dense(&self.values, self.outputs, self.inputs), None, accumulate, dx);
+    }
+}
+
+/// `out = [out +] x·weight [+ bias]`, block by block of rows.
+fn multiply<T: Element>(
+    x: Rows<'_, T>,
+    weight: Matrix<'_>,
+    bias: Option<&[f32]>,
+    accumulate: bool,
+    out: RowsMut<'_, T>,
+) {
+    let width = out.cols();
+    let mut start = 0;
+    for mut out in out.into_blocks(ROW_BLOCK) {
+        let rows = out.rows();
+        let block = x.slice(start, start + rows);
+        start += rows;
+        widened(block, |block| {
+            if let Some(mut out) = cast_mut::<T, f32>(&mut out) {
+                prepare(bias, accumulate, &mut out);
+                let beta = if accumulate || bias.is_some() { 1.0 } else { 0.0 };
+                return matmul(1.0, block, weight, beta, (&mut out).into(), true);
+            }
+            with_floats(rows * width, |sums| {
+                for (i, sums) in sums.chunks_exact_mut(width.max(1)).enumerate() {
+                    match bias {
+                        Some(bias) => sums.copy_from_slice(bias),
+                        None if accumulate => {
+                            sums.iter_mut().zip(out.row(i)).for_each(|(sum, y)| *sum = y.widen());
+                        }
+                        None => sums.fill(0.0),
+                    }
+                }
+                matmul(1.0, block, weight, 1.0, MatrixMut::dense(sums, rows, width), true);
+                for (i, sums) in sums.chunks_exact(width.max(1)).enumerate() {
+                    out.row(i).iter_mut().zip(sums).for_each(|(y, &sum)| *y = T::round(sum));
+                }
+            });
+        });
+    }
+}
+
+/// Lays the bias into `out` as what the product is added to.
+fn prepare(bias: Option<&[f32]>, accumulate: bool, out: &mut RowsMut<'_, f32>) {
+    if let (Some(bias), false) = (bias, accumulate) {
+        for i in 0..out.rows() {
+            out.row(i).copy_from_slice(bias);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A frozen weight: a constant matrix, brought once into the form that the tier's kernels read.
+
+use half::{bf16, f16};
+
+use super::portable::Portable;
+use crate::element::{Compute, Element};
+use crate::rows::{Rows, RowsMut};
+use crate::tier::Tier;
+
+/// The values of a weight as a checkpoint stores them, row-major `[outputs, inputs]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// 32-bit values.
+    F32(&'a [f32]),
+    /// bfloat16 values.
+    Bf16(&'a [bf16]),
+    /// IEEE half-precision values.
+    F16(&'a [f16]),
+}
+
+impl Source<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+            Self::F16(values) => values.len(),
+        }
+    }
+
+    /// Value `i` in f32, exactly.
+    #[inline(always)]
+    pub(super) fn get(&self, i: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[i],
+            Self::Bf16(values) => values[i].widen(),
+            Self::F16(values) => values[i].to_f32(),
+        }
+    }
+}
+
+/// A constant matrix `W [outputs N, inputs K]` that is only ever multiplied with.
+///
+/// Under [`Compute::F32`] its values are those of the source, exactly; under [`Compute::Bf16`] they are rounded
+/// to bf16. Products are accumulated in f32 and rounded to the rows' type once. A row of a product depends on
+/// that row alone, not on the other rows of the batch or on the number of threads.
+#[derive(Debug)]
+pub struct Weight {
+    outputs: usize,
+    inputs: usize,
+    compute: Compute,
+    kernel: Kernel,
+}
+
+#[derive(Debug)]
+enum Kernel {
+    Portable(Portable),
+}
+
+impl Weight {
+    /// Prepares a weight for the tier of this process.
+    ///
+    /// # Panics
+    /// If `source` does not hold `outputs · inputs` values.
+    pub fn new(compute: Compute, source: Source<'_>, outputs: usize, inputs: usize) -> Self {
+        Self::with_tier(Tier::active(), compute, source, outputs, inputs)
+    }
+
+    /// Prepares a weight for a tier.
+    ///
+    /// # Panics
+    /// If `source` does not hold `outputs · inputs` values, or the machine does not have the tier.
+    pub fn with_tier(
+        tier: Tier,
+        compute: Compute,
+        source: Source<'_>,
+        outputs: usize,
+        inputs: usize,
+    ) -> Self {
+        assert!(tier.is_available(), "this machine does not have the tier {tier}");
+        assert_eq!(
+            Some(source.len()),
+            outputs.checked_mul(inputs),
+            "the weight is not {outputs} x {inputs} values"
+        );
+        let kernel = Kernel::Portable(Portable::new(compute, source, outputs, inputs));
+        Self { outputs, inputs, compute, kernel }
+    }
+
+    /// N: the width of `y`.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// K: the width of `x`.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// The type of the rows and of the operands.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// Bytes of memory that the weight occupies at present.
+    pub fn bytes(&self) -> usize {
+        match &self.kernel {
+            Kernel::Portable(kernel) => kernel.bytes(),
+        }
+    }
+
+    /// `y = x·Wᵀ + bias`; what `y` held is not read.
+    ///
+    /// # Shapes
+    /// `x [M, K]`, `bias [N]`, `y [M, N]`.
+    ///
+    /// # Panics
+    /// If the shapes or the rows' type do not fit the weight.
+    pub fn forward<T: Element>(&self, x: Rows<'_, T>, bias: Option<&[f32]>, y: RowsMut<'_, T>) {
+        assert_eq!(T::COMPUTE, self.compute, "the rows are not of the weight's compute type");
+        assert_eq!(x.cols(), self.inputs, "x has another width than the weight has inputs");
+        assert_eq!(y.cols(), self.outputs, "y has another width than the weight has outputs");
+        assert_eq!(x.rows(), y.rows(), "x and y have different numbers of rows");
+        assert!(bias.is_none_or(|bias| bias.len() == self.outputs), "bias is not as long as y is wide");
+        match &self.kernel {
+            Kernel::Portable(kernel) => kernel.forward(x, bias, y),
+        }
+    }
+
+    /// `dx = dy·W`, or `dx += dy·W` with `accumulate`; without it, what `dx` held is not read.
+    ///
+    /// # Shapes
+    /// `dy [M, N]`, `dx [M, K]`.
+    ///
+    /// # Panics
+    /// If the shapes or the rows' type do not fit the weight.
+    pub fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
+        assert_eq!(T::COMPUTE, self.compute, "the rows are not of the weight's compute type");
+        assert_eq!(dy.cols(), self.outputs, "dy has another width than the weight has outputs");
+        assert_eq!(dx.cols(), self.inputs, "dx has another width than the weight has inputs");
+        assert_eq!(dy.rows(), dx.rows(), "dy and dx have different numbers of rows");
+        match &self.kernel {
+            Kernel::Portable(kernel) => kernel.backward(dy, dx, accumulate),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Rows over threads: every kernel's loop is one of these.
+//!
+//! Row kernels (each output row depends on its own inputs) may be cut anywhere; sums over rows are cut into blocks
+//! of [`ROW_BLOCK`] whose sums are added in index order. Neither result depends on the number of threads. Work
+//! that costs less than waking a thread stays on the caller's.
+//!
+//! # Denormal numbers
+//! Vanishing gradients and softmax tails become denormal numbers, on which x86 arithmetic is up to a hundred times
+//! slower. Every kernel therefore runs with flush-to-zero and denormals-are-zero set (`MXCSR` bits 15 and 6): set
+//! when a worker starts, and on the thread that calls a kernel before its first block. The bits stay set on that
+//! thread. Numbers below 1.2e-38 then count as zero there, as they do on most accelerators.
+
+use std::ops::Range;
+
+use crate::memory::Buffer;
+use crate::rows::RowsMut;
+
+/// Rows in a block of a sum over rows.
+pub const ROW_BLOCK: usize = 64;
+
+/// Element operations (about a quarter of a nanosecond each) that are not worth a second thread.
+const SERIAL_COST: usize = 1 << 17;
+/// Element operations in the smallest task given to a thread.
+const TASK_COST: usize = 1 << 15;
+
+/// Why the threads could not be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadsAlreadyStarted;
+
+impl std::fmt::Display for ThreadsAlreadyStarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "the worker threads are already running; their number is set once, before the first kernel",
+        )
+    }
+}
+
+impl std::error::Error for ThreadsAlreadyStarted {}
+
+/// Starts `n` worker threads for this process; 0 is one per processor.
+///
+/// # Errors
+/// If they are running already.
+pub fn init_threads(n: usize) -> Result<(), ThreadsAlreadyStarted> {
+    flush_denormals();
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(n)
+        .thread_name(|index| format!("lowrank-{index}"))
+        .start_handler(|_| flush_denormals())
+        .build_global()
+        .map_err(|_| ThreadsAlreadyStarted)
+}
+
+/// Number of worker threads.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Makes arithmetic of this thread treat denormal numbers as zero; see the module's text.
+#[inline]
+pub fn flush_denormals() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        const FLUSH_TO_ZERO_AND_DENORMALS_ARE_ZERO: u32 = 1 << 15 | 1 << 6;
+        let mut control = 0_u32;
+        // SAFETY: `stmxcsr` stores four bytes at the given address, which is a live u32.
+        unsafe {
+            std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut control, options(nostack, preserves_flags));
+        }
+        if control & FLUSH_TO_ZERO_AND_DENORMALS_ARE_ZERO != FLUSH_TO_ZERO_AND_DENORMALS_ARE_ZERO {
+            control |= FLUSH_TO_ZERO_AND_DENORMALS_ARE_ZERO;
+            // SAFETY: only the two denormal bits change; rounding and exception masks, which compiled code relies
+            // on, stay as they are.
+            unsafe {
+                std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags));
+            }
+        }
+    }
+}
+
+/// Outputs that can be cut between two rows and given to two threads.
+pub trait SplitRows: Sized + Send {
+    /// The outputs of the rows before `row`, and of the others.
+    fn split_rows(self, row: usize) -> (Self, Self);
+}
+
+/// A slice that holds `per_row` elements for each row.
+#[derive(Debug)]
+pub struct PerRow<'a, T> {
+    /// The elements, row by row.
+    pub data: &'a mut [T],
+    /// How many belong to a row.
+    pub per_row: usize,
+}
+
+impl<'a, T> PerRow<'a, T> {
+    /// One element for each row.
+    pub fn one(data: &'a mut [T]) -> Self {
+        Self { data, per_row: 1 }
+    }
+}
+
+impl<T: Send> SplitRows for PerRow<'_, T> {
+    fn split_rows(self, row: usize) -> (Self, Self) {
+        let (head, tail) = self.data.split_at_mut(row * self.per_row);
+        (Self { data: head, per_row: self.per_row }, Self { data: tail, per_row: self.per_row })
+    }
+}
+
+impl<T: Send> SplitRows for RowsMut<'_, T> {
+    fn split_rows(self, row: usize) -> (Self, Self) {
+        self.split_at(row)
+    }
+}
+
+impl SplitRows for () {
+    fn split_rows(self, _: usize) -> (Self, Self) {
+        ((), ())
+    }
+}
+
+impl<S: SplitRows> SplitRows for Option<S> {
+    fn split_rows(self, row: usize) -> (Self, Self) {
+        self.map_or((None, None), |outputs| {
+            let (head, tail) = outputs.split_rows(row);
+            (Some(head), Some(tail))
+        })
+    }
+}
+
+macro_rules! split_tuple {
+    ($($name:ident $index:tt),*) => {
+        impl<$($name: SplitRows),*> SplitRows for ($($name,)*) {
+            fn split_rows(self, row: usize) -> (Self, Self) {
+                let parts = ($(self.$index.split_rows(row),)*);
+                (($(parts.$index.0,)*), ($(parts.$index.1,)*))
+            }
+        }
+    };
+}
+split_tuple!(A 0, B 1);
+split_tuple!(A 0, B 1, C 2);
+split_tuple!(A 0, B 1, C 2, D 3);
+
+/// Calls `work` on ranges that cover `0..rows`, with the part of `outputs` that belongs to each.
+///
+/// `cost_per_row` is in element operations; it decides how finely the rows are cut, never the result, as long as
+/// `work` treats each row by itself.
+pub fn for_each_row_block<S: SplitRows>(
+    rows: usize,
+    cost_per_row: usize,
+    outputs: S,
+    work: impl Fn(Range<usize>, S) + Sync,
+) {
+    if rows == 0 {
+        return;
+    }
+    flush_denormals();
+    let cost_per_row = cost_per_row.max(1);
+    if rows.saturating_mul(cost_per_row) <= SERIAL_COST || threads() == 1 {
+        return work(0..rows, outputs);
+    }
+    let smallest = (TASK_COST / cost_per_row).max(1);
+    divide(0..rows, outputs, smallest.max(rows.div_ceil(8 * threads())), &work);
+}
+
+fn divide<S: SplitRows>(
+    rows: Range<usize>,
+    outputs: S,
+    most: usize,
+    work: &(impl Fn(Range<usize>, S) + Sync),
+) {
+    if rows.len() <= most {
+        flush_denormals();
+        return work(rows, outputs);
+    }
+    let mut half = rows.len() / 2;
+    if half > ROW_BLOCK {
+        half = half.next_multiple_of(ROW_BLOCK);
+    }
+    let (head, tail) = outputs.split_rows(half);
+    let middle = rows.start + half;
+    rayon::join(
+        || divide(rows.start..middle, head, most, work),
+        || divide(middle..rows.end, tail, most, work),
+    );
+}
+
+/// Adds to `total` the sums over rows that `work` puts into a zeroed slice for each block of [`ROW_BLOCK`] rows,
+/// in index order. `outputs` are the row outputs that `work` writes on its way.
+pub fn sum_row_blocks<S: SplitRows>(
+    rows: usize,
+    cost_per_row: usize,
+    total: &mut [f32],
+    outputs: S,
+    work: impl Fn(Range<usize>, S, &mut [f32]) + Sync,
+) {
+    let width = total.len();
+    let blocks = rows.div_ceil(ROW_BLOCK);
+    if blocks == 0 || width == 0 {
+        if blocks > 0 {
+            for_each_row_block(rows, cost_per_row, outputs, |range, outputs| work(range, outputs, &mut []));
+        }
+        return;
+    }
+    let mut sums = Buffer::uninit(blocks * width * size_of::<f32>());
+    let sums = sums.as_mut_slice::<f32>();
+    let grouped = Blocks { rows, outputs };
+    let partial = PerRow { data: &mut *sums, per_row: width };
+    for_each_row_block(
+        blocks,
+        cost_per_row.saturating_mul(ROW_BLOCK),
+        (grouped, partial),
+        |range, (mut grouped, partial)| {
+            for (block, sum) in range.zip(partial.data.chunks_exact_mut(width)) {
+                let start = block * ROW_BLOCK;
+                let len = ROW_BLOCK.min(grouped.rows);
+                let (outputs, rest) = grouped.outputs.split_rows(len);
+                grouped = Blocks { rows: grouped.rows - len, outputs: rest };
+                sum.fill(0.0);
+                work(start..start + len, outputs, sum);
+            }
+        },
+    );
+    let sums = &*sums;
+    for_each_row_block(width, blocks, PerRow::one(total), |columns, total| {
+        for sum in sums.chunks_exact(width) {
+            for (total, sum) in total.data.iter_mut().zip(&sum[columns.clone()]) {
+                *total += sum;
+            }
+        }
+    });
+}
+
+/// Row outputs that are cut by blocks of rows.
+struct Blocks<S> {
+    rows: usize,
+    outputs: S,
+}
+
+impl<S: SplitRows> SplitRows for Blocks<S> {
+    fn split_rows(self, block: usize) -> (Self, Self) {
+        let at = (block * ROW_BLOCK).min(self.rows);
+        let (head, tail) = self.outputs.split_rows(at);
+        (Self { rows: at, outputs: head }, Self { rows: self.rows - at, outputs: tail })
+    }
+}

@@ -1,0 +1,137 @@
+//! A tokenised data set, packed.
+
+use rayon::prelude::*;
+
+use super::example::{Example, Examples, Label};
+use super::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// Examples tokenised in parallel at a time; what one of these holds is the only memory beside the packed result.
+const CHUNK: usize = 4096;
+
+/// The token ids of a data set, one after the other, and where each example begins.
+#[derive(Debug, Clone, Default)]
+pub struct TokenizedDataset {
+    ids: Vec<u32>,
+    /// Of each token; empty as long as all are 0.
+    type_ids: Vec<u8>,
+    /// `examples + 1` places in `ids`.
+    bounds: Vec<usize>,
+    labels: Vec<Option<Label>>,
+    lines: Vec<u32>,
+    /// How many examples were longer than the longest allowed and lost their ends.
+    pub truncated: usize,
+    /// How many rows of the file could not be used.
+    pub skipped: usize,
+}
+
+/// One example of a [`TokenizedDataset`].
+#[derive(Debug, Clone, Copy)]
+pub struct TokenizedExample<'a> {
+    /// Its token ids, special tokens included.
+    pub ids: &'a [u32],
+    /// Its token types; empty if all are 0.
+    pub type_ids: &'a [u8],
+    /// Its label.
+    pub label: Option<Label>,
+    /// Its line in the file, counted from 1.
+    pub line: usize,
+}
+
+impl TokenizedDataset {
+    /// Tokenises `examples` on all threads, cutting each to `max_length` tokens.
+    ///
+    /// # Errors
+    /// The tokeniser refuses a text, or `max_length` leaves no room for any.
+    pub fn new(tokenizer: &Tokenizer, examples: &Examples, max_length: usize) -> Result<Self> {
+        let mut dataset = Self { bounds: vec![0], skipped: examples.skipped, ..Self::default() };
+        for chunk in examples.rows.chunks(CHUNK) {
+            let encodings: Vec<_> = chunk
+                .par_iter()
+                .map(|example| tokenizer.encode(&example.text, example.text_pair.as_deref(), max_length))
+                .collect::<Result<_>>()?;
+            for (example, encoding) in chunk.iter().zip(encodings) {
+                dataset.push(example, &encoding.ids, &encoding.type_ids)?;
+                dataset.truncated += usize::from(encoding.truncated);
+            }
+        }
+        dataset.ids.shrink_to_fit();
+        Ok(dataset)
+    }
+
+    /// A data set of ready token ids, for programs that tokenise by themselves.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if an example has no tokens.
+    pub fn from_ids<'a>(examples: impl IntoIterator<Item = (&'a [u32], Option<Label>)>) -> Result<Self> {
+        let mut dataset = Self { bounds: vec![0], ..Self::default() };
+        for (index, (ids, label)) in examples.into_iter().enumerate() {
+            let example = Example { text: String::new(), text_pair: None, label, line: index + 1 };
+            dataset.push(&example, ids, &[])?;
+        }
+        Ok(dataset)
+    }
+
+    fn push(&mut self, example: &Example, ids: &[u32], type_ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::Usage(format!("the example of line {} has no tokens", example.line)));
+        }
+        if type_ids.iter().any(|&id| id != 0) {
+            self.type_ids.resize(self.ids.len(), 0);
+            self.type_ids.extend(type_ids.iter().map(|&id| u8::try_from(id).unwrap_or(u8::MAX)));
+        } else if !self.type_ids.is_empty() {
+            self.type_ids.resize(self.ids.len() + ids.len(), 0);
+        }
+        self.ids.extend_from_slice(ids);
+        self.bounds.push(self.ids.len());
+        self.labels.push(example.label);
+        self.lines.push(u32::try_from(example.line).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    /// How many examples there are.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// How many tokens all examples have together.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The largest token id, to be compared with the model's vocabulary.
+    pub fn largest_id(&self) -> Option<u32> {
+        self.ids.iter().copied().max()
+    }
+
+    /// The length of the longest example.
+    pub fn longest(&self) -> usize {
+        self.bounds.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    }
+
+    /// The example at `index`, if there is one.
+    pub fn get(&self, index: usize) -> Option<TokenizedExample<'_>> {
+        let range = *self.bounds.get(index)?..*self.bounds.get(index + 1)?;
+        Some(TokenizedExample {
+            ids: &self.ids[range.clone()],
+            type_ids: self.type_ids.get(range).unwrap_or(&[]),
+            label: self.labels[index],
+            line: self.lines[index] as usize,
+        })
+    }
+
+    /// The examples in file order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = TokenizedExample<'_>> {
+        self.bounds.windows(2).enumerate().map(|(index, pair)| TokenizedExample {
+            ids: &self.ids[pair[0]..pair[1]],
+            type_ids: self.type_ids.get(pair[0]..pair[1]).unwrap_or(&[]),
+            label: self.labels[index],
+            line: self.lines[index] as usize,
+        })
+    }
+}

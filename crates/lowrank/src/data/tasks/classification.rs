@@ -1,0 +1,109 @@
+//! Text classification and regression on a table of one's own.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::glue::example;
+use super::labels::{LabelSet, Target, canonical};
+use super::table::{self, Format, Layout, Need, Role};
+use super::{Columns, Task, TaskInfo, TaskOptions};
+use crate::data::example::Examples;
+use crate::{Error, Result};
+
+/// The task's name in a run file.
+pub(super) const NAME: &str = "text-classification";
+
+/// Texts or pairs of texts with labels, in JSON lines, CSV or TSV with a header.
+pub(super) struct TextClassification {
+    info: TaskInfo,
+    target: Target,
+    layout: Layout,
+}
+
+impl TextClassification {
+    /// With the label set of the options, else that of their training file.
+    pub fn new(options: &TaskOptions<'_>) -> Result<Self> {
+        let layout = layout(&options.columns);
+        let target = match (&options.labels, options.training_file) {
+            _ if options.regression => Target::Score,
+            (Some(labels), _) if !labels.is_empty() => Target::Classes(LabelSet::new(labels.clone())),
+            (_, Some(path)) => discover(path, &layout)?,
+            _ => return Err(Error::Usage(format!("{NAME} needs a label set or a file to learn it from"))),
+        };
+        let metrics: &[&str] = match &target {
+            Target::Score => &["pearson", "spearmanr"],
+            Target::Classes(set) if set.names.len() == 2 => &["accuracy", "f1"],
+            Target::Classes(_) => &["accuracy"],
+        };
+        Ok(Self { info: super::info(NAME, &target, metrics), target, layout })
+    }
+
+    fn read_rows(&self, path: &Path, layout: &Layout, limit: usize, labelled: bool) -> Result<Examples> {
+        let mut examples = Examples::default();
+        table::read(path, format(path)?, layout, limit, &mut |row| {
+            examples.rows.push(example(path, row, labelled.then_some(&self.target))?);
+            Ok(())
+        })?;
+        Ok(examples)
+    }
+}
+
+impl Task for TextClassification {
+    fn info(&self) -> &TaskInfo {
+        &self.info
+    }
+
+    fn read(&self, path: &Path, limit: usize) -> Result<Examples> {
+        self.read_rows(path, &self.layout, limit, true)
+    }
+
+    fn read_unlabelled(&self, path: &Path, limit: usize) -> Result<Examples> {
+        self.read_rows(path, &super::unlabelled(&self.layout), limit, false)
+    }
+}
+
+/// The label set of a file: numbers in their order, other labels sorted; numbers with a fraction make regression.
+fn discover(path: &Path, layout: &Layout) -> Result<Target> {
+    let mut labels = BTreeSet::new();
+    table::read(path, format(path)?, layout, 0, &mut |row| {
+        let label = canonical(row.label.as_deref().unwrap_or_default());
+        if label.is_empty() {
+            return Err(Error::row(path, row.line, "its label is empty"));
+        }
+        labels.insert(label);
+        Ok(())
+    })?;
+    let number = |label: &String| label.parse::<f64>().ok().filter(|number| number.is_finite());
+    let integers: Option<Vec<i64>> = labels.iter().map(|label| label.parse().ok()).collect();
+    if integers.is_none() && labels.iter().all(|label| number(label).is_some()) {
+        return Ok(Target::Score);
+    }
+    let mut names: Vec<String> = labels.into_iter().collect();
+    if integers.is_some() {
+        names.sort_by_key(|label| label.parse::<i64>().unwrap_or(i64::MAX));
+    }
+    match names.as_slice() {
+        [only] => Err(Error::file(path, format!("every label is {only:?}: there is nothing to tell apart"))),
+        _ => Ok(Target::Classes(LabelSet::new(names))),
+    }
+}
+
+fn layout(columns: &Columns) -> Layout {
+    let role = |what, chosen: &Option<String>, usual: &[&str], need| match chosen {
+        Some(name) if !name.is_empty() => Role { what, names: vec![name.clone()], need: Need::Required },
+        Some(_) if need == Need::Optional => Role { what, names: Vec::new(), need: Need::Ignored },
+        _ => Role { what, names: usual.iter().map(|&name| name.to_owned()).collect(), need },
+    };
+    Layout {
+        text: role("text", &columns.text, &["text", "sentence", "sentence1"], Need::Required),
+        pair: role("text_pair", &columns.text_pair, &["text_pair", "sentence2"], Need::Optional),
+        label: role("label", &columns.label, &["label", "labels"], Need::Required),
+        headerless: None,
+    }
+}
+
+fn format(path: &Path) -> Result<Format> {
+    Format::of(path).ok_or_else(|| {
+        Error::file(path, "its name does not tell what it holds: .jsonl, .csv or .tsv is needed")
+    })
+}

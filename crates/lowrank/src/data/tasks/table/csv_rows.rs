@@ -1,0 +1,60 @@
+//! CSV with a header, quoted as RFC 4180 says.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use csv::ByteRecord;
+
+use super::{Layout, Visit};
+use crate::{Error, Result};
+
+pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<()> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+    let mut counter = LineCounter { bytes, at: 0, line: 1 };
+    let mut record = ByteRecord::new();
+    let mut next = |record: &mut ByteRecord| -> Result<Option<usize>> {
+        let more = reader.read_byte_record(record).map_err(|error| Error::file(path, error.to_string()))?;
+        Ok(more.then(|| counter.line_of(record.position().map_or(0, csv::Position::byte))))
+    };
+    let Some(line) = next(&mut record)? else { return Ok(()) };
+    let places = layout.places(path, &text(path, line, &record)?)?;
+    while let Some(line) = next(&mut record)? {
+        let fields = text(path, line, &record)?;
+        if fields.len() != places.columns {
+            return Err(places.ragged(path, line, fields.len()));
+        }
+        if !visit(places.row(line, |place| Cow::Borrowed(fields[place])))? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn text<'r>(path: &Path, line: usize, record: &'r ByteRecord) -> Result<Vec<&'r str>> {
+    record
+        .iter()
+        .map(|field| std::str::from_utf8(field).map_err(|_| Error::row(path, line, "a column is not UTF-8")))
+        .collect()
+}
+
+/// Lines counted up to a record's first byte: the reader's own count leaves out the line end before the record,
+/// which it has not yet passed.
+struct LineCounter<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    line: usize,
+}
+
+impl LineCounter<'_> {
+    fn line_of(&mut self, byte: u64) -> usize {
+        let start = usize::try_from(byte).unwrap_or(usize::MAX).min(self.bytes.len());
+        let blank = self.bytes[start..].iter().take_while(|&&b| b == b'\r' || b == b'\n').count();
+        let end = start + blank;
+        self.line += self.bytes[self.at.min(end)..end].iter().filter(|&&b| b == b'\n').count();
+        self.at = end;
+        self.line
+    }
+}

@@ -1,0 +1,110 @@
+//! JSON lines: one object a line.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::lines::Lines;
+use super::{Layout, Need, Role, Row, Visit, missing};
+use crate::{Error, Result};
+
+pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<()> {
+    let mut lines = Lines::open(path)?;
+    while let Some((line, text)) = lines.next()? {
+        if text.trim().is_empty() {
+            continue;
+        }
+        let value: Value = serde_json::from_str(text).map_err(|error| {
+            Error::row(path, line, format!("not JSON, of which a line holds one object: {error}"))
+        })?;
+        let Value::Object(object) = value else {
+            return Err(Error::row(
+                path,
+                line,
+                format!("a line must be a JSON object, not {}", kind(&value)),
+            ));
+        };
+        let row = Row {
+            line,
+            text: required(path, line, &layout.text, text_of(path, line, &layout.text, &object)?, &object)?,
+            pair: text_of(path, line, &layout.pair, &object)?,
+            label: label_of(path, line, &layout.label, &object)?,
+        };
+        if !visit(row)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The value of a role's column; null is none.
+fn value<'a>(
+    path: &Path,
+    line: usize,
+    role: &Role,
+    object: &'a Map<String, Value>,
+) -> Result<Option<(&'a str, &'a Value)>> {
+    if role.need == Need::Ignored {
+        return Ok(None);
+    }
+    let found = role.names.iter().find_map(|name| object.get_key_value(name));
+    let found = found.map(|(name, value)| (name.as_str(), value)).filter(|(_, value)| !value.is_null());
+    if role.need == Need::Required { required(path, line, role, found, object).map(Some) } else { Ok(found) }
+}
+
+fn text_of<'a>(
+    path: &Path,
+    line: usize,
+    role: &Role,
+    object: &'a Map<String, Value>,
+) -> Result<Option<Cow<'a, str>>> {
+    match value(path, line, role, object)? {
+        None => Ok(None),
+        Some((_, Value::String(text))) => Ok(Some(Cow::Borrowed(text))),
+        Some((name, other)) => Err(wrong(path, line, name, "a text", other)),
+    }
+}
+
+fn label_of<'a>(
+    path: &Path,
+    line: usize,
+    role: &Role,
+    object: &'a Map<String, Value>,
+) -> Result<Option<Cow<'a, str>>> {
+    match value(path, line, role, object)? {
+        None => Ok(None),
+        Some((_, Value::String(text))) => Ok(Some(Cow::Borrowed(text))),
+        Some((_, Value::Number(number))) => Ok(Some(Cow::Owned(number.to_string()))),
+        Some((_, Value::Bool(value))) => Ok(Some(Cow::Owned(value.to_string()))),
+        Some((name, other)) => Err(wrong(path, line, name, "a text or a number", other)),
+    }
+}
+
+fn required<T>(
+    path: &Path,
+    line: usize,
+    role: &Role,
+    found: Option<T>,
+    object: &Map<String, Value>,
+) -> Result<T> {
+    found.ok_or_else(|| {
+        let keys: Vec<&str> = object.keys().map(String::as_str).collect();
+        missing(role, path, line, &keys)
+    })
+}
+
+fn wrong(path: &Path, line: usize, name: &str, wanted: &str, value: &Value) -> Error {
+    Error::row(path, line, format!("{name:?} must be {wanted}, not {}", kind(value)))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,201 @@
+//! A model's weights on disk: one safetensors file, or shards and their index.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::dtype::StoredDtype;
+use lowrank_kernels::memory::MappedFile;
+use super::safetensors_file::SafetensorsFile;
+use crate::{Error, Result};
+
+/// The weights of a model in one file.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The index of a model's weights in several files.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The weights of an adapter.
+pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
+
+/// The tensors of a model folder or of one safetensors file, mapped and checked.
+///
+/// Opening reads the headers only. What they say of places, lengths and shapes has been compared with the files
+/// before it returns, so a view can be trusted.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<SafetensorsFile>,
+    /// Key to the file that holds it.
+    keys: BTreeMap<String, usize>,
+}
+
+/// One stored tensor.
+#[derive(Debug, Clone)]
+pub struct TensorView<'a> {
+    /// The type of its elements.
+    pub dtype: StoredDtype,
+    /// Its shape, outermost first; empty for a scalar.
+    pub shape: &'a [usize],
+    /// Its elements, row-major and little-endian; **not** aligned to their size.
+    pub bytes: &'a [u8],
+    /// The mapping that `bytes` lies in; keep it to keep them.
+    pub mapping: &'a Arc<MappedFile>,
+    /// The place of `bytes` in `mapping`.
+    pub range: Range<usize>,
+    /// The file.
+    pub file: &'a Path,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens the weights of a model folder: `model.safetensors`, or the shards that
+    /// `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// No weights in the folder; a file that is truncated or whose header is wrong; an index that names a file
+    /// outside the folder, a missing file, or a tensor that its file does not hold; a tensor in two shards.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let (single, index) = (folder.join(MODEL_FILE), folder.join(INDEX_FILE));
+        if single.is_file() {
+            Self::open_file(single)
+        } else if index.is_file() {
+            Self::open_shards(folder, &index)
+        } else {
+            Err(without_weights(
+                folder,
+                "model.safetensors or model.safetensors.index.json",
+                "pytorch_model.bin",
+            ))
+        }
+    }
+
+    /// Opens the weights of an adapter folder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_adapter(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let file = folder.join(ADAPTER_FILE);
+        if file.is_file() {
+            Self::open_file(file)
+        } else {
+            Err(without_weights(folder, ADAPTER_FILE, "adapter_model.bin"))
+        }
+    }
+
+    /// Opens one safetensors file.
+    ///
+    /// # Errors
+    /// It cannot be read, is truncated, or its header is wrong.
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = SafetensorsFile::open(path)?;
+        let keys = file.entries.keys().map(|key| (key.clone(), 0)).collect();
+        Ok(Self { path: path.to_path_buf(), files: vec![file], keys })
+    }
+
+    fn open_shards(folder: &Path, index_path: &Path) -> Result<Self> {
+        let text = fs::read(index_path).map_err(Error::io(index_path))?;
+        let index: Index = serde_json::from_slice(&text)
+            .map_err(|error| Error::file(index_path, format!("not an index of shards: {error}")))?;
+        if index.weight_map.is_empty() {
+            return Err(Error::file(index_path, "its weight_map is empty: there are no weights to load"));
+        }
+        let mut names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut files = Vec::with_capacity(names.len());
+        let mut keys = BTreeMap::new();
+        for (number, name) in names.iter().enumerate() {
+            let file = SafetensorsFile::open(&shard(folder, index_path, name)?)?;
+            for key in file.entries.keys() {
+                if let Some(earlier) = keys.insert(key.clone(), number) {
+                    let reason =
+                        format!("it is also in {}: each tensor belongs in one shard", names[earlier]);
+                    return Err(Error::tensor(&file.path, key, reason));
+                }
+            }
+            files.push(file);
+        }
+        for (key, name) in &index.weight_map {
+            let holder = keys.get(key).map(|&number| names[number]);
+            if holder != Some(name) {
+                let reason = match holder {
+                    Some(holder) => format!("the index says {name}, but {holder} holds it"),
+                    None => format!("the index says {name}, which does not hold it"),
+                };
+                return Err(Error::tensor(index_path, key, reason));
+            }
+        }
+        Ok(Self { path: folder.to_path_buf(), files, keys })
+    }
+
+    /// The folder, or the file if one was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The keys of all tensors, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
+    /// The tensor of this key.
+    pub fn get(&self, key: &str) -> Option<TensorView<'_>> {
+        let file = self.files.get(*self.keys.get(key)?)?;
+        let entry = file.entries.get(key)?;
+        Some(TensorView {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            bytes: file.mapping.get(entry.range.clone())?,
+            mapping: &file.mapping,
+            range: entry.range.clone(),
+            file: &file.path,
+        })
+    }
+
+    /// The files' own notes, such as `format`; of several shards the first one's.
+    pub fn metadata(&self) -> Option<&BTreeMap<String, String>> {
+        self.files.first().map(|file| &file.metadata)
+    }
+}
+
+/// The place of a shard, which must be inside the folder.
+fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf> {
+    let relative = Path::new(name);
+    let inside = !name.is_empty() && relative.components().all(|part| matches!(part, Component::Normal(_)));
+    if !inside {
+        return Err(Error::file(
+            index,
+            format!("it names the shard {name:?}, which is not in the model's folder"),
+        ));
+    }
+    let path = folder.join(relative);
+    if !path.is_file() {
+        return Err(Error::file(index, format!("it names the shard {name:?}, which is missing")));
+    }
+    Ok(path)
+}
+
+/// Why a folder has no `wanted`, of which `pickled` is PyTorch's own form.
+fn without_weights(folder: &Path, wanted: &str, pickled: &str) -> Error {
+    let reason = if !folder.is_dir() {
+        "no such folder".to_owned()
+    } else if folder.join(pickled).is_file() || folder.join(format!("{pickled}.index.json")).is_file() {
+        format!(
+            "no {wanted} in this folder, only {pickled}: the weights must be safetensors; save the model again with \
+             a current Transformers or PEFT"
+        )
+    } else {
+        format!("no {wanted} in this folder")
+    };
+    Error::file(folder, reason)
+}

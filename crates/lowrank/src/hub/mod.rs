@@ -1,0 +1,14 @@
+//! Where models and adapters come from: folders, the Hugging Face Hub, and the files in them.
+
+mod atomic;
+mod checkpoint;
+mod dtype;
+mod safetensors_file;
+mod tensors;
+mod write;
+
+pub use atomic::write_atomically;
+pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, TensorView};
+pub use dtype::StoredDtype;
+pub use tensors::{Tensors, to_tensor, write_tensors};
+pub use write::{TensorToWrite, write_safetensors};

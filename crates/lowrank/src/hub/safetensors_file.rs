@@ -1,0 +1,97 @@
+//! One safetensors file, mapped, its header checked before anything is believed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::tensor::Metadata;
+
+use super::dtype::StoredDtype;
+use lowrank_kernels::memory::MappedFile;
+use crate::{Error, Result};
+
+/// The bytes of the header's length, which open the file.
+const PREFIX: usize = 8;
+/// The longest header that the format allows.
+const LONGEST_HEADER: usize = 100_000_000;
+
+/// Where a tensor lies in its file.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub dtype: StoredDtype,
+    pub shape: Vec<usize>,
+    /// Within the whole file; inside it, and as long as `shape` of `dtype` needs.
+    pub range: Range<usize>,
+}
+
+/// A mapped safetensors file and what its header says, checked.
+#[derive(Debug)]
+pub(super) struct SafetensorsFile {
+    pub path: PathBuf,
+    pub mapping: Arc<MappedFile>,
+    pub entries: BTreeMap<String, Entry>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl SafetensorsFile {
+    pub fn open(path: &Path) -> Result<Self> {
+        let mapping = MappedFile::open(path).map_err(Error::io(path))?;
+        let (header, data) = split(&mapping).map_err(|reason| Error::file(path, reason))?;
+        // `Metadata` checks each tensor: offsets in order without a gap or an overlap, and of the length that its
+        // shape and type ask for. That the last one ends where the file ends is checked here.
+        let header: Metadata = serde_json::from_str(header)
+            .map_err(|error| Error::file(path, format!("not a safetensors file: {}", reason(&error))))?;
+        if header.data_len() != data.len() {
+            return Err(Error::file(
+                path,
+                format!(
+                    "the header describes {} bytes of tensors but {} follow it: the file is damaged or incomplete",
+                    header.data_len(),
+                    data.len()
+                ),
+            ));
+        }
+        let entries = header
+            .tensors()
+            .into_iter()
+            .map(|(key, info)| {
+                let (start, end) = info.data_offsets;
+                let range = data.start + start..data.start + end;
+                (key, Entry { dtype: info.dtype.into(), shape: info.shape.clone(), range })
+            })
+            .collect();
+        let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        Ok(Self { path: path.to_path_buf(), mapping: Arc::new(mapping), entries, metadata })
+    }
+}
+
+/// The header's text and the place of the tensors' bytes.
+fn split(bytes: &[u8]) -> Result<(&str, Range<usize>), String> {
+    let Some((length, rest)) = bytes.split_first_chunk::<PREFIX>() else {
+        return Err(format!(
+            "not a safetensors file: it holds {} bytes, fewer than the {PREFIX} that give the header's length",
+            bytes.len()
+        ));
+    };
+    let length = u64::from_le_bytes(*length);
+    let header = usize::try_from(length).ok().filter(|&length| length <= LONGEST_HEADER);
+    let Some(header) = header.and_then(|length| rest.get(..length)) else {
+        return Err(format!(
+            "not a whole safetensors file: it announces a header of {length} bytes and {} follow",
+            rest.len()
+        ));
+    };
+    let text = std::str::from_utf8(header)
+        .map_err(|error| format!("not a safetensors file: its header is not UTF-8 ({error})"))?;
+    Ok((text, PREFIX + header.len()..bytes.len()))
+}
+
+/// The error's text without serde_json's place in the line where it adds nothing.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())) {
+        Some(text) if !error.is_syntax() && !error.is_eof() => format!("its header is wrong: {text}"),
+        _ => format!("its header is not JSON: {text}"),
+    }
+}

@@ -1,0 +1,177 @@
+//! One optimiser step, and what to say when it goes wrong.
+
+use std::time::{Duration, Instant};
+
+use lowrank_kernels::Compute;
+
+use super::classifier::{Classifier, loss};
+use super::optimizer::AdamW;
+use super::schedule::Schedule;
+use crate::data::Batch;
+use crate::nn::for_each_trained_mut;
+use crate::tape::{AdapterId, Gradients, Tape, is_finite};
+use crate::tensor::DType;
+use crate::{Error, Result};
+
+/// Trains what is trainable in a classifier, step by step.
+///
+/// ```no_run
+/// # use lowrank::train::{AdamW, AdamWConfig, Classifier, Schedule, ScheduleKind, Trainer};
+/// # fn example(mut classifier: Classifier, batch: lowrank::data::Batch) -> lowrank::Result<()> {
+/// let schedule = Schedule {
+///     kind: ScheduleKind::Linear,
+///     warmup_steps: 6,
+///     total_steps: 100,
+///     base_learning_rate: 1e-3,
+/// };
+/// let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, 42);
+/// let adapter = classifier.first_adapter();
+/// let step = trainer.step(&mut classifier, adapter, &[batch])?;
+/// println!("loss {}", step.loss);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Trainer {
+    optimizer: AdamW,
+    schedule: Schedule,
+    seed: u64,
+    gradients: Gradients,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// The mean loss over the step's targets.
+    pub loss: f64,
+    /// The norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// The learning rate that was used.
+    pub learning_rate: f64,
+    /// The tokens that were read.
+    pub tokens: usize,
+    /// The sequences that were read.
+    pub examples: usize,
+    /// The time that it took.
+    pub time: Duration,
+}
+
+impl Trainer {
+    /// A trainer. `seed` is the dropout's.
+    pub fn new(optimizer: AdamW, schedule: Schedule, seed: u64) -> Self {
+        Self { optimizer, schedule, seed, gradients: Gradients::new() }
+    }
+
+    /// The optimiser, for checkpoints.
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    /// The optimiser, to restore one.
+    pub fn optimizer_mut(&mut self) -> &mut AdamW {
+        &mut self.optimizer
+    }
+
+    /// How many steps were taken.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// One step on the micro-batches of one whole batch: equal to the step on the whole.
+    ///
+    /// # Errors
+    /// If something that is trained is not reached by the first backward pass, or a number is not finite: then the
+    /// error names the first tensor that went wrong, and nothing was changed.
+    pub fn step(
+        &mut self,
+        classifier: &mut Classifier,
+        adapter: Option<AdapterId>,
+        batches: &[Batch],
+    ) -> Result<Step> {
+        let start = Instant::now();
+        let targets: usize = batches.iter().map(|batch| batch.labels.len()).sum();
+        let (compute, step) = (classifier.compute(), self.steps());
+        self.gradients.clear();
+        let mut total = 0.0;
+        for batch in batches {
+            let mut tape = Tape::training(compute, self.seed, step);
+            let logits = classifier.forward(&mut tape, batch, adapter)?;
+            let loss = loss(&mut tape, &logits, &batch.labels, targets as f32)?;
+            total += f64::from(loss.value().as_slice::<f32>()[0]);
+            tape.backward(&loss, &mut self.gradients)?;
+        }
+        if step == 0 {
+            self.check_reach(classifier)?;
+        }
+        if !total.is_finite() {
+            return Err(self.diagnose(classifier, adapter, batches, compute));
+        }
+        let learning_rate = self.schedule.at(step);
+        let grad_norm = self.optimizer.step(classifier.model_mut(), &self.gradients, learning_rate);
+        if !grad_norm.is_finite() {
+            return Err(self.diagnose(classifier, adapter, batches, compute));
+        }
+        Ok(Step {
+            loss: total,
+            grad_norm,
+            learning_rate,
+            tokens: batches.iter().map(Batch::tokens).sum(),
+            examples: batches.iter().map(Batch::sequences).sum(),
+            time: start.elapsed(),
+        })
+    }
+
+    /// Every trained tensor must have a gradient, if only of zeros.
+    fn check_reach(&self, classifier: &mut Classifier) -> Result<()> {
+        let mut missed = None;
+        for_each_trained_mut(classifier.model_mut(), |name, leaf| {
+            if missed.is_none() && self.gradients.get(leaf).is_none() {
+                missed = Some(name.to_owned());
+            }
+        });
+        match missed {
+            None => Ok(()),
+            Some(name) => Err(Error::Usage(format!("{name} is to be trained, but no gradient reaches it"))),
+        }
+    }
+
+    /// Finds the first tensor that is not finite: a parameter, then the forward pass in its order, then a gradient.
+    fn diagnose(
+        &self,
+        classifier: &mut Classifier,
+        adapter: Option<AdapterId>,
+        batches: &[Batch],
+        compute: Compute,
+    ) -> Error {
+        let step = self.steps() as usize + 1;
+        let not_finite =
+            |tensor: String| Error::NotFinite { step, tensor, advice: "lower the learning rate".into() };
+        let mut parameter = None;
+        let mut gradient = None;
+        for_each_trained_mut(classifier.model_mut(), |name, leaf| {
+            if parameter.is_none() && !is_finite(leaf.value()) {
+                parameter = Some(name.to_owned());
+            }
+            let finite = self.gradients.get(leaf).is_none_or(|g| g.iter().all(|x| x.is_finite()));
+            if gradient.is_none() && !finite {
+                gradient = Some(format!("the gradient of {name}"));
+            }
+        });
+        if let Some(name) = parameter {
+            return not_finite(name);
+        }
+        for batch in batches {
+            let mut tape = Tape::training(compute, self.seed, self.steps()).checked();
+            let logits = classifier.forward(&mut tape, batch, adapter);
+            let result = logits.and_then(|logits| loss(&mut tape, &logits, &batch.labels, 1.0));
+            if let Err(Error::NotFinite { tensor, .. }) = result {
+                return not_finite(tensor);
+            }
+        }
+        not_finite(gradient.unwrap_or_else(|| "the loss".to_owned()))
+    }
+}
+
+/// The logits' type does not matter to a caller: they are numbers.
+pub(super) fn to_numbers(logits: &crate::tape::Var) -> Vec<f32> {
+    logits.value().to_dtype(DType::F32).as_slice::<f32>().to_vec()
+}

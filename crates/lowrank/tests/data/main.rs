@@ -1,0 +1,27 @@
+//! From files to batches.
+
+use std::path::PathBuf;
+
+mod batches;
+mod metrics;
+mod tasks;
+mod tokenizer;
+
+/// The golden fixtures, or one of them.
+fn fixtures(name: &str) -> Option<PathBuf> {
+    present(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/fixtures").join(name))
+}
+
+/// A file of the public data beside the repository: `../shared`, or wherever `LOWRANK_SHARED` says.
+fn shared(name: &str) -> Option<PathBuf> {
+    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    present(std::env::var_os("LOWRANK_SHARED").map_or_else(beside, PathBuf::from).join(name))
+}
+
+fn present(path: PathBuf) -> Option<PathBuf> {
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: there is no {}", path.display());
+    None
+}

@@ -1,0 +1,4 @@
+//! Files of weights, and the repositories they come from.
+
+mod atomic;
+mod checkpoint;
