@@ -112,15 +112,21 @@ impl AdapterFile {
             .and_then(|view| view.shape.first().copied())
     }
 
+    /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or
+    /// not, and those that it has not are left out.
+    pub fn config_for(&self, model: &dyn Module) -> LoraConfig {
+        let mut config = self.config.clone();
+        config.modules_to_save.retain(|name| name != "score" && name != "classifier" || is_present(model, name));
+        config
+    }
+
     /// Puts the adapter on a model, frozen. Every tensor of the file binds, and every layer that the configuration
     /// means gets its pair.
     ///
     /// # Errors
     /// Names the first tensor that binds to nothing, has another shape, or is missing.
     pub fn attach(&self, model: &mut dyn Module, info: &ModelInfo, adapter: AdapterId) -> Result<Plan> {
-        let mut config = self.config.clone();
-        // PEFT names every head that it knows, whether the model has it or not.
-        config.modules_to_save.retain(|name| name != "score" && name != "classifier" || is_present(model, name));
+        let config = self.config_for(&*model);
         let plan = plan(&*model, info, &config)?;
         let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
         let mut result = Ok(());

@@ -215,7 +215,6 @@ impl SplitMix {
     }
 
     /// A number below `bound`. Its bias is under one in 2³² for any data set that fits here.
-    #[allow(clippy::cast_possible_truncation)]
     fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }

@@ -144,7 +144,6 @@ impl Tokenizer {
     }
 }
 
-#[allow(clippy::needless_pass_by_value)]
 fn refused(error: tokenizers::Error) -> Error {
     Error::Usage(format!("the tokeniser refused a text: {error}"))
 }

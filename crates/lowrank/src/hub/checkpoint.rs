@@ -103,19 +103,18 @@ impl Checkpoint {
     }
 
     fn open_shards(folder: &Path, index_path: &Path) -> Result<Self> {
-        let text = fs::read(index_path).map_err(Error::io(index_path))?;
-        let index: Index = serde_json::from_slice(&text)
-            .map_err(|error| Error::file(index_path, format!("not an index of shards: {error}")))?;
-        if index.weight_map.is_empty() {
-            return Err(Error::file(index_path, "its weight_map is empty: there are no weights to load"));
-        }
-        let mut names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
-        names.sort_unstable();
-        names.dedup();
+        let names = shard_names(index_path)?;
         let mut files = Vec::with_capacity(names.len());
         let mut keys = BTreeMap::new();
         for (number, name) in names.iter().enumerate() {
-            let file = SafetensorsFile::open(&shard(folder, index_path, name)?)?;
+            let path = folder.join(name);
+            if !path.is_file() {
+                return Err(Error::file(
+                    index_path,
+                    format!("it names the shard {name:?}, which is missing"),
+                ));
+            }
+            let file = SafetensorsFile::open(&path)?;
             for key in file.entries.keys() {
                 if let Some(earlier) = keys.insert(key.clone(), number) {
                     let reason =
@@ -125,8 +124,8 @@ impl Checkpoint {
             }
             files.push(file);
         }
-        for (key, name) in &index.weight_map {
-            let holder = keys.get(key).map(|&number| names[number]);
+        for (key, name) in &read_index(index_path)?.weight_map {
+            let holder = keys.get(key).map(|&number| &names[number]);
             if holder != Some(name) {
                 let reason = match holder {
                     Some(holder) => format!("the index says {name}, but {holder} holds it"),
@@ -168,21 +167,31 @@ impl Checkpoint {
     }
 }
 
-/// The place of a shard, which must be inside the folder.
-fn shard(folder: &Path, index: &Path, name: &str) -> Result<PathBuf> {
-    let relative = Path::new(name);
-    let inside = !name.is_empty() && relative.components().all(|part| matches!(part, Component::Normal(_)));
-    if !inside {
-        return Err(Error::file(
-            index,
-            format!("it names the shard {name:?}, which is not in the model's folder"),
-        ));
+/// The shards that an index names, each once, all of them inside its folder.
+pub(super) fn shard_names(index: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = read_index(index)?.weight_map.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in &names {
+        let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        if name.is_empty() || !inside {
+            return Err(Error::file(
+                index,
+                format!("it names the shard {name:?}, which is not in its folder"),
+            ));
+        }
     }
-    let path = folder.join(relative);
-    if !path.is_file() {
-        return Err(Error::file(index, format!("it names the shard {name:?}, which is missing")));
+    Ok(names)
+}
+
+fn read_index(path: &Path) -> Result<Index> {
+    let text = fs::read(path).map_err(Error::io(path))?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|error| Error::file(path, format!("not an index of shards: {error}")))?;
+    if index.weight_map.is_empty() {
+        return Err(Error::file(path, "its weight_map is empty: there are no weights to load"));
     }
-    Ok(path)
+    Ok(index)
 }
 
 /// Why a folder has no `wanted`, of which `pickled` is PyTorch's own form.

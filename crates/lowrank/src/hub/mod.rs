@@ -3,6 +3,9 @@
 mod atomic;
 mod checkpoint;
 mod dtype;
+mod options;
+mod remote;
+mod repository;
 mod safetensors_file;
 mod tensors;
 mod write;
@@ -10,5 +13,7 @@ mod write;
 pub use atomic::write_atomically;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, TensorView};
 pub use dtype::StoredDtype;
+pub use options::{Download, HubOptions, OnDownload};
+pub use repository::{ModelFolder, RepositoryKind, resolve, resolve_with};
 pub use tensors::{Tensors, to_tensor, write_tensors};
 pub use write::{TensorToWrite, write_safetensors};

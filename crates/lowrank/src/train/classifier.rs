@@ -53,7 +53,7 @@ impl Classifier {
     /// If a file is missing or malformed, a tensor does not fit, or the adapter does not bind.
     pub fn load(model: &str, adapter: Option<&str>, options: LoadOptions) -> Result<Self> {
         let adapter = adapter.map(|name| Ok::<_, Error>((name, open_adapter(name)?))).transpose()?;
-        let folder = hub::resolve(model, RepositoryKind::Model)?;
+        let folder = hub::resolve(model, RepositoryKind::Model)?.path;
         let config = models::read_config(&folder)?;
         let from_adapter = adapter.as_ref().and_then(|(_, file)| file.num_labels());
         let num_labels = options.num_labels.or(from_adapter).unwrap_or(config.labels.len());
@@ -199,5 +199,5 @@ pub fn loss(tape: &mut Tape, logits: &Var, labels: &Labels, denominator: f32) ->
 }
 
 fn open_adapter(name: &str) -> Result<AdapterFile> {
-    AdapterFile::open(&hub::resolve(name, RepositoryKind::Adapter)?)
+    AdapterFile::open(&hub::resolve(name, RepositoryKind::Adapter)?.path)
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::classifier::Classifier;
-use crate::data::{BatchPlan, Batches, Labels, Position, TaskInfo, TokenizedDataset, metrics};
+use crate::data::{BatchPlan, Batches, Labels, Metrics, Position, TaskInfo, TokenizedDataset};
 use crate::tape::{AdapterId, Tape};
 use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// Metrics by their names; `loss` is among them.
-pub type Metrics = BTreeMap<String, f64>;
+pub type Scores = BTreeMap<String, f64>;
 
 /// Sequences that are read at a time.
 const BATCH_SIZE: usize = 64;
@@ -43,16 +43,13 @@ pub fn evaluate(
     adapter: Option<AdapterId>,
     dataset: &TokenizedDataset,
     task: &TaskInfo,
-) -> Result<Metrics> {
-    let mut scores = metrics::Accumulator::new(task);
-    let mut loss = 0.0;
+) -> Result<Scores> {
+    let mut metrics = Metrics::new(task);
     all_logits(classifier, adapter, dataset, |labels, logits| {
-        loss += summed_loss(labels, logits)?;
-        scores.add(labels, logits)
+        metrics.add_loss(summed_loss(labels, logits)? / labels.len() as f64, labels.len());
+        metrics.add(logits, labels)
     })?;
-    let mut metrics: Metrics = scores.finish().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    metrics.insert("loss".to_owned(), loss / dataset.len() as f64);
-    Ok(metrics)
+    Ok(metrics.compute().into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 /// Cross-entropy or squared error, in f64, from logits that are numbers already.

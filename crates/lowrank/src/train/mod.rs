@@ -11,7 +11,7 @@ pub mod snapshot;
 mod trainer;
 
 pub use classifier::{Attached, Classifier, LoadOptions, default_compute, loss};
-pub use evaluate::{Metrics, all_logits, evaluate};
+pub use evaluate::{Scores, all_logits, evaluate};
 pub use forward::forward;
 pub use optimizer::{AdamW, AdamWConfig, Moments};
 pub use padded::read_batch;

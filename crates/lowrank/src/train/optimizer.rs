@@ -12,15 +12,15 @@ use crate::tensor::{DType, Tensor};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
     /// The decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// The decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// What is added to the root of the second moment.
-    pub epsilon: f32,
+    pub epsilon: f64,
     /// Decoupled weight decay, on every trained tensor.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// The largest norm of all gradients together; 0: any.
-    pub max_grad_norm: f32,
+    pub max_grad_norm: f64,
 }
 
 impl Default for AdamWConfig {
@@ -80,12 +80,12 @@ impl AdamW {
         if !norm.is_finite() {
             return norm;
         }
-        let limit = f64::from(self.config.max_grad_norm);
+        let limit = self.config.max_grad_norm;
         let clip = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
         self.steps += 1;
         let AdamWConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
         let settings = optimizer::AdamW {
-            learning_rate: learning_rate as f32,
+            learning_rate,
             beta1,
             beta2,
             epsilon,
@@ -102,7 +102,7 @@ impl AdamW {
             }
             if let Some(moments) = self.moments.get_mut(name) {
                 let (exp_avg, exp_avg_sq) = (moments.exp_avg.make_mut(), moments.exp_avg_sq.make_mut());
-                optimizer::adamw_step(leaf.value_mut(), gradient, exp_avg, exp_avg_sq, &settings);
+                optimizer::adamw_step(leaf.value_mut(), gradient, exp_avg, exp_avg_sq, settings);
             }
         });
         norm

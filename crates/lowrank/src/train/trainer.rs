@@ -105,7 +105,7 @@ impl Trainer {
         if !total.is_finite() {
             return Err(self.diagnose(classifier, adapter, batches, compute));
         }
-        let learning_rate = self.schedule.at(step);
+        let learning_rate = self.schedule.at(step as usize);
         let grad_norm = self.optimizer.step(classifier.model_mut(), &self.gradients, learning_rate);
         if !grad_norm.is_finite() {
             return Err(self.diagnose(classifier, adapter, batches, compute));

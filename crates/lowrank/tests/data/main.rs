@@ -1,5 +1,8 @@
 //! From files to batches.
 
+// The helpers of tests too may stop the test.
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 
 mod batches;

@@ -45,7 +45,6 @@ fn metrics_are_those_of_scikit_learn_and_scipy() {
         }
     }
     for case in &golden.regression {
-        #[allow(clippy::cast_possible_truncation)]
         let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<_>>();
         let (p, e) = (narrow(&case.predictions), narrow(&case.labels));
         // The scores are single precision: what is far from zero loses digits.

@@ -31,7 +31,10 @@ fn read(task: &str, content: impl AsRef<[u8]>) -> Result<Examples> {
     glue(task).read(&folder.write("data.tsv", content), 0)
 }
 
-fn row(examples: &Examples, index: usize) -> (&str, Option<&str>, Option<Label>) {
+/// The text, its pair and the label.
+type Texts<'a> = (&'a str, Option<&'a str>, Option<Label>);
+
+fn row(examples: &Examples, index: usize) -> Texts<'_> {
     let Example { text, text_pair, label, .. } = &examples.rows[index];
     (text, text_pair.as_deref(), *label)
 }
@@ -39,7 +42,7 @@ fn row(examples: &Examples, index: usize) -> (&str, Option<&str>, Option<Label>)
 #[test]
 fn each_task_of_glue_reads_its_published_columns() {
     let class = |class| Some(Label::Class(class));
-    let cases: [(&str, &str, (&str, Option<&str>, Option<Label>)); 11] = [
+    let cases: [(&str, &str, Texts<'_>); 11] = [
         ("sst2", "sentence\tlabel\nit \"works \t1\n", ("it \"works ", None, class(1))),
         ("cola", "gj04\t0\t*\tThem is.\n", ("Them is.", None, class(0))),
         ("cola", "index\tsentence\tlabel\n0\tHe is.\tacceptable\n", ("He is.", None, class(1))),

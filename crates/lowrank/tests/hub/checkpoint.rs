@@ -241,9 +241,9 @@ fn an_index_that_lies_is_refused() {
     let absolute = format!(r#"{{"a":{:?}}}"#, secret.display().to_string());
     let cases = [
         (r#"{"a":"three.safetensors"}"#, "which is missing"),
-        (r#"{"a":"../one.safetensors"}"#, "not in the model's folder"),
-        (&absolute, "not in the model's folder"),
-        (r#"{"a":""}"#, "not in the model's folder"),
+        (r#"{"a":"../one.safetensors"}"#, "not in its folder"),
+        (&absolute, "not in its folder"),
+        (r#"{"a":""}"#, "not in its folder"),
         (r#"{"a":"one.safetensors","c":"two.safetensors"}"#, "does not hold it"),
         (r#"{"a":"two.safetensors","b":"one.safetensors"}"#, "holds it"),
         ("{}", "weight_map is empty"),

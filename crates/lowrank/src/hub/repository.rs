@@ -1,0 +1,81 @@
+//! A model or an adapter by name: a folder, or a repository of the Hugging Face Hub.
+
+use std::path::{Path, PathBuf};
+
+use super::options::HubOptions;
+use super::remote::Remote;
+use crate::{Error, Result};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepositoryKind {
+    /// A model: `config.json`, weights and, where it has one, its tokeniser.
+    Model,
+    /// An adapter: `adapter_config.json` and `adapter_model.safetensors`.
+    Adapter,
+}
+
+/// A model's or an adapter's folder on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFolder {
+    /// The name it was asked for by, as it is written into an adapter's configuration.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it came from the Hub.
+    pub from_hub: bool,
+}
+
+/// The folder that `name` means: itself, or the downloaded repository of this id.
+///
+/// Asks the Hub as the environment says ([`HubOptions::from_env`]).
+///
+/// # Errors
+/// As [`resolve_with`].
+pub fn resolve(name: &str, kind: RepositoryKind) -> Result<ModelFolder> {
+    resolve_with(name, kind, &HubOptions::from_env())
+}
+
+/// The folder that `name` means, asking the Hub in this way.
+///
+/// A repository is looked up each time, as Python's `huggingface_hub` does, and what the cache has of its newest
+/// commit is not fetched again. Where the Hub cannot be reached a complete copy in the cache will do.
+///
+/// # Errors
+/// [`Error::File`] if `name` is neither a folder nor an id; [`Error::Hub`] if the repository does not exist, may not
+/// be read, lacks a file, or cannot be reached and is not in the cache.
+pub fn resolve_with(name: &str, kind: RepositoryKind, options: &HubOptions) -> Result<ModelFolder> {
+    let path = Path::new(name);
+    if path.is_dir() {
+        return Ok(ModelFolder { name: name.to_owned(), path: path.to_path_buf(), from_hub: false });
+    }
+    if path.is_file() {
+        return Err(Error::file(path, "it is a file; the folder that holds it is needed"));
+    }
+    if !is_id(name) {
+        return Err(Error::file(
+            path,
+            "no such folder, and not the id of a Hub repository (NAME or OWNER/NAME)",
+        ));
+    }
+    let path = Remote::new(name, kind, options)?.fetch()?;
+    Ok(ModelFolder { name: name.to_owned(), path, from_hub: true })
+}
+
+/// Whether the Hub could have a repository of this name.
+///
+/// # Source
+/// `huggingface_hub.utils.validate_repo_id`.
+fn is_id(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && !part.starts_with(['-', '.'])
+            && !part.ends_with(['-', '.'])
+    };
+    name.len() <= 96
+        && name.split('/').count() <= 2
+        && name.split('/').all(part)
+        && !name.contains("--")
+        && !name.contains("..")
+}

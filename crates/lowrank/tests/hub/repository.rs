@@ -1,0 +1,301 @@
+use std::fs;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use lowrank::hub::RepositoryKind::{Adapter, Model};
+use lowrank::hub::{Checkpoint, HubOptions, StoredDtype, TensorToWrite, resolve_with, write_safetensors};
+use tempfile::TempDir;
+
+use crate::server::{Manners, Server};
+
+const ID: &str = "owner/tiny.model";
+
+fn options(server: &Server, cache: &TempDir) -> HubOptions {
+    HubOptions {
+        endpoint: server.endpoint.clone(),
+        cache: cache.path().join("hub"),
+        token: None,
+        offline: false,
+        on_download: None,
+    }
+}
+
+fn weights(key: &str, elements: usize) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let bytes: Vec<u8> = (0..elements * 4).map(|i| (i % 251) as u8).collect();
+    let tensor = TensorToWrite { name: key, dtype: StoredDtype::F32, shape: &[elements], bytes: &bytes };
+    write_safetensors(&path, &[tensor], &[("format", "pt")]).unwrap();
+    fs::read(path).unwrap()
+}
+
+fn model(manners: Manners) -> Server {
+    let files: [(&str, &[u8]); 5] = [
+        ("config.json", b"{\"model_type\":\"bert\"}"),
+        ("model.safetensors", &weights("a", 5000)),
+        ("pytorch_model.bin", b"not wanted"),
+        ("README.md", b"not wanted"),
+        ("vocab.txt", b"[PAD]\n"),
+    ];
+    Server::start(ID, &files, manners)
+}
+
+fn failure(name: &str, kind: lowrank::hub::RepositoryKind, options: &HubOptions) -> String {
+    let text = resolve_with(name, kind, options).unwrap_err().to_string();
+    assert!(text.contains(name) && !text.contains('\n'), "one sentence that names it: {text}");
+    text
+}
+
+#[test]
+fn a_folder_is_itself() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let folder = TempDir::new().unwrap();
+    let name = folder.path().to_str().unwrap();
+    let resolved = resolve_with(name, Model, &options(&server, &cache)).unwrap();
+    assert_eq!((resolved.path.as_path(), resolved.from_hub), (folder.path(), false));
+    for name in ["./nowhere", "/nowhere", "a/b/c", "owner/..", "-x", "a--b", "no spaces", "tiny?x", ""] {
+        let text = failure(name, Model, &options(&server, &cache));
+        assert!(text.contains("no such folder"), "{text}");
+    }
+    let file = folder.path().join("file");
+    fs::write(&file, b"x").unwrap();
+    assert!(failure(file.to_str().unwrap(), Model, &options(&server, &cache)).contains("it is a file"));
+    assert!(server.requests().is_empty(), "nobody was asked");
+}
+
+#[test]
+fn a_model_is_downloaded_once_and_then_read_offline() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&seen);
+    let on_download = move |d: lowrank::hub::Download<'_>| {
+        record.lock().unwrap().push((d.file.to_owned(), d.done_bytes, d.all_bytes));
+    };
+    let mut options = HubOptions { on_download: Some(Arc::new(on_download)), ..options(&server, &cache) };
+    let folder = resolve_with(ID, Model, &options).unwrap();
+    assert!(folder.from_hub && folder.name == ID);
+    assert_eq!(Checkpoint::open(&folder.path).unwrap().get("a").unwrap().shape, [5000]);
+    assert!(folder.path.join("vocab.txt").is_file());
+    assert!(!folder.path.join("pytorch_model.bin").exists());
+    let requests = server.requests();
+    assert!(requests.iter().all(|request| request.starts_with("GET ") && !request.contains("Bearer")));
+    assert!(!requests.iter().any(|request| request.contains("README")));
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    let (_, done, all) = seen.iter().rfind(|(file, ..)| file == "model.safetensors").unwrap();
+    assert!(done == all && *all > 20_000);
+
+    // The places of Python's cache.
+    let python = cache.path().join("hub/models--owner--tiny.model");
+    assert_eq!(fs::read_to_string(python.join("refs/main")).unwrap(), "c0ffee00");
+    assert_eq!(folder.path, python.join("snapshots/c0ffee00"));
+
+    assert_eq!(resolve_with(ID, Model, &options).unwrap(), folder);
+    assert_eq!(
+        server.requests(),
+        ["GET /api/models/owner/tiny.model/revision/main"],
+        "only what is new is asked"
+    );
+
+    options.offline = true;
+    assert_eq!(resolve_with(ID, Model, &options).unwrap(), folder);
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn a_new_commit_is_fetched() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let options = options(&server, &cache);
+    let old = resolve_with(ID, Model, &options).unwrap();
+    server.commit("decaf000", "config.json", b"{\"model_type\":\"roberta\"}");
+    let new = resolve_with(ID, Model, &options).unwrap();
+    assert_ne!(new.path, old.path);
+    assert!(fs::read_to_string(new.path.join("config.json")).unwrap().contains("roberta"));
+    assert!(fs::read_to_string(old.path.join("config.json")).unwrap().contains("bert"));
+    let offline = HubOptions { offline: true, ..options };
+    assert_eq!(resolve_with(ID, Model, &offline).unwrap(), new);
+}
+
+#[test]
+fn offline_without_a_copy_says_so() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let text = failure(ID, Model, &HubOptions { offline: true, ..options(&server, &cache) });
+    assert!(text.contains("HF_HUB_OFFLINE") && text.contains("not in the cache"), "{text}");
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn an_incomplete_copy_will_not_do_offline() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let options = options(&server, &cache);
+    let folder = resolve_with(ID, Model, &options).unwrap().path;
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    failure(ID, Model, &HubOptions { offline: true, ..options.clone() });
+    // A link whose file was removed is fetched again.
+    fs::remove_file(fs::canonicalize(folder.join("vocab.txt")).unwrap()).unwrap();
+    let again = resolve_with(ID, Model, &options).unwrap().path;
+    assert!(again.join("vocab.txt").is_file());
+    Checkpoint::open(again).unwrap();
+}
+
+#[test]
+fn without_a_network_a_complete_copy_will_do() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let mut options = options(&server, &cache);
+    let folder = resolve_with(ID, Model, &options).unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    options.endpoint = format!("http://{closed}");
+    assert_eq!(resolve_with(ID, Model, &options).unwrap(), folder);
+    let text = failure("owner/other", Model, &options);
+    assert!(text.contains("cannot be reached") && text.contains(&options.endpoint), "{text}");
+}
+
+#[test]
+fn a_token_is_sent_and_asked_for() {
+    let server = model(Manners { token: Some("hf_secret"), ..Manners::default() });
+    let cache = TempDir::new().unwrap();
+    let mut options = options(&server, &cache);
+    let text = failure(ID, Model, &options);
+    assert!(text.contains("401") && text.contains("HF_TOKEN"), "{text}");
+    options.token = Some("hf_wrong".to_owned());
+    let text = failure(ID, Model, &options);
+    assert!(text.contains("401") && text.contains("token") && !text.contains("hf_wrong"), "{text}");
+    server.requests();
+    options.token = Some("hf_secret".to_owned());
+    resolve_with(ID, Model, &options).unwrap();
+    assert!(server.requests().iter().all(|request| request.contains("Bearer hf_secret")));
+    assert!(!format!("{options:?}").contains("hf_secret"));
+}
+
+#[test]
+fn a_repository_that_is_not_there_is_an_error() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let text = failure("owner/other", Model, &options(&server, &cache));
+    assert!(text.contains("no such repository"), "{text}");
+    let server = model(Manners { answers: Some(503), ..Manners::default() });
+    let text = failure(ID, Model, &options(&server, &cache));
+    assert!(text.contains("503"), "{text}");
+}
+
+#[test]
+fn a_server_that_lists_no_files_is_asked_for_each() {
+    let (server, cache) =
+        (model(Manners { hides_listing: true, ..Manners::default() }), TempDir::new().unwrap());
+    let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
+    assert!(folder.path.join("vocab.txt").is_file());
+    Checkpoint::open(folder.path).unwrap();
+    let text = failure("owner/other", Model, &options(&server, &cache));
+    assert!(text.contains("no such repository"), "{text}");
+}
+
+#[test]
+fn large_files_elsewhere_are_followed() {
+    let (server, cache) = (model(Manners { redirects: true, ..Manners::default() }), TempDir::new().unwrap());
+    let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
+    Checkpoint::open(folder.path).unwrap();
+    assert!(server.requests().iter().any(|request| request.contains("/elsewhere/model.safetensors")));
+}
+
+#[test]
+fn a_download_that_breaks_off_goes_on_where_it_was() {
+    let (server, cache) = (model(Manners { breaks: 2, ..Manners::default() }), TempDir::new().unwrap());
+    let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
+    assert_eq!(fs::read(folder.path.join("model.safetensors")).unwrap(), weights("a", 5000));
+    let ranges: Vec<_> =
+        server.requests().into_iter().filter(|request| request.contains("model.safetensors")).collect();
+    assert_eq!(ranges.iter().filter(|request| request.ends_with("bytes=0-")).count(), 1, "{ranges:?}");
+
+    // A part that was whole when its writer was killed.
+    let blob = fs::canonicalize(folder.path.join("model.safetensors")).unwrap();
+    let part = blob.with_extension("part");
+    fs::rename(&blob, &part).unwrap();
+    let again = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
+    Checkpoint::open(again.path).unwrap();
+    assert!(blob.is_file() && !part.exists());
+}
+
+#[test]
+fn shards_are_fetched_by_their_index() {
+    let index = br#"{"weight_map":{"a":"one.safetensors","b":"deep/two.safetensors"}}"#;
+    let (one, two) = (weights("a", 3), weights("b", 4));
+    let mut files: Vec<(&str, &[u8])> = vec![
+        ("config.json", b"{}"),
+        ("model.safetensors.index.json", index),
+        ("one.safetensors", &one),
+        ("deep/two.safetensors", &two),
+        ("tokenizer.json", b"{}"),
+    ];
+    let (server, cache) = (Server::start(ID, &files, Manners::default()), TempDir::new().unwrap());
+    let mut online = options(&server, &cache);
+    let folder = resolve_with(ID, Model, &online).unwrap();
+    assert_eq!(Checkpoint::open(&folder.path).unwrap().names().len(), 2);
+    online.offline = true;
+    assert_eq!(resolve_with(ID, Model, &online).unwrap(), folder);
+
+    files.remove(2);
+    let (server, cache) = (Server::start(ID, &files, Manners::default()), TempDir::new().unwrap());
+    let text = failure(ID, Model, &options(&server, &cache));
+    assert!(text.contains("no one.safetensors"), "{text}");
+
+    files[1].1 = br#"{"weight_map":{"a":"../../../../one.safetensors"}}"#;
+    let (server, cache) = (Server::start(ID, &files, Manners::default()), TempDir::new().unwrap());
+    let text = failure(ID, Model, &options(&server, &cache));
+    assert!(text.contains("not in its folder"), "{text}");
+}
+
+#[test]
+fn repositories_of_another_kind_are_told_apart() {
+    let adapter: [(&str, &[u8]); 2] =
+        [("adapter_config.json", b"{}"), ("adapter_model.safetensors", &weights("a", 3))];
+    let (server, cache) = (Server::start(ID, &adapter, Manners::default()), TempDir::new().unwrap());
+    let mut online = options(&server, &cache);
+    let folder = resolve_with(ID, Adapter, &online).unwrap();
+    Checkpoint::open_adapter(&folder.path).unwrap();
+    let text = failure(ID, Model, &online);
+    assert!(text.contains("it is an adapter, not a model"), "{text}");
+    online.offline = true;
+    assert_eq!(resolve_with(ID, Adapter, &online).unwrap(), folder);
+    failure(ID, Model, &online);
+
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let text = failure(ID, Adapter, &options(&server, &cache));
+    assert!(text.contains("it is a model, not an adapter"), "{text}");
+
+    let pickled: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("pytorch_model.bin", b"x")];
+    let (server, cache) = (Server::start(ID, &pickled, Manners::default()), TempDir::new().unwrap());
+    let text = failure(ID, Model, &options(&server, &cache));
+    assert!(text.contains("pytorch_model.bin, which is not read"), "{text}");
+}
+
+#[test]
+fn the_environment_is_that_of_huggingface_hub() {
+    let from = |pairs: &[(&str, &str)]| {
+        let pairs: Vec<_> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        HubOptions::from_variables(move |name| pairs.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+    };
+    let plain = from(&[("HOME", "/home/u")]);
+    assert_eq!(plain.endpoint, "https://huggingface.co");
+    assert_eq!(plain.cache.to_str(), Some("/home/u/.cache/huggingface/hub"));
+    assert_eq!((plain.token, plain.offline), (None, false));
+    assert_eq!(from(&[("XDG_CACHE_HOME", "/c")]).cache.to_str(), Some("/c/huggingface/hub"));
+    assert_eq!(from(&[("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/c")]).cache.to_str(), Some("/h/hub"));
+    assert_eq!(from(&[("HF_HOME", "~/h"), ("HOME", "/home/u")]).cache.to_str(), Some("/home/u/h/hub"));
+    assert_eq!(from(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/d")]).cache.to_str(), Some("/d"));
+    assert_eq!(from(&[("HF_ENDPOINT", "http://mirror:1/")]).endpoint, "http://mirror:1");
+    for (name, value, offline) in [
+        ("HF_HUB_OFFLINE", "1", true),
+        ("TRANSFORMERS_OFFLINE", "True", true),
+        ("HF_HUB_OFFLINE", "0", false),
+        ("HF_HUB_OFFLINE", "", false),
+    ] {
+        assert_eq!(from(&[(name, value)]).offline, offline, "{name}={value}");
+    }
+
+    let home = TempDir::new().unwrap();
+    fs::write(home.path().join("token"), "hf_file\n").unwrap();
+    fs::write(home.path().join("other"), "hf_other\n").unwrap();
+    let (path, other) = (home.path().to_str().unwrap(), home.path().join("other"));
+    assert_eq!(from(&[("HF_HOME", path)]).token.as_deref(), Some("hf_file"));
+    assert_eq!(from(&[("HF_HOME", path), ("HF_TOKEN", " hf_env ")]).token.as_deref(), Some("hf_env"));
+    let by_path = from(&[("HF_HOME", path), ("HF_TOKEN_PATH", other.to_str().unwrap())]);
+    assert_eq!(by_path.token.as_deref(), Some("hf_other"));
+}
