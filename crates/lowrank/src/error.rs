@@ -64,6 +64,14 @@ pub enum Error {
         /// Names that exist and look like it, the nearest first.
         nearest: Vec<String>,
     },
+    /// A run file holds a setting that is wrong.
+    #[error("{}: {source}", path.display())]
+    RunFile {
+        /// The run file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
     /// Shapes, types or places that do not go together: a mistake in the calling program.
     #[error("{0}")]
     Usage(String),
@@ -118,6 +126,31 @@ impl Error {
     /// An [`Error::Setting`].
     pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Setting { key: key.into(), reason: reason.into() }
+    }
+
+    /// The same error, with the run file that caused it; an error that names a file already stays as it is.
+    #[must_use]
+    pub fn in_run_file(self, path: impl AsRef<Path>) -> Self {
+        match self {
+            Self::Setting { .. } | Self::UnknownName { .. } => {
+                Self::RunFile { path: path.as_ref().to_path_buf(), source: Box::new(self) }
+            }
+            other => other,
+        }
+    }
+
+    /// The same error, its setting's name completed with the section of the run file that holds it.
+    #[must_use]
+    pub fn in_section(self, section: &str) -> Self {
+        match self {
+            Self::Setting { key, reason } => Self::Setting { key: format!("{section}.{key}"), reason },
+            other => other,
+        }
+    }
+
+    /// Whether the user asked for something wrong, rather than the work failed.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Setting { .. } | Self::UnknownName { .. } | Self::RunFile { .. })
     }
 
     /// An [`Error::UnknownName`] that offers the candidates nearest to `name`.

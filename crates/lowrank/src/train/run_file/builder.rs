@@ -1,0 +1,132 @@
+//! From the text of a run file, and settings that override it, to a run.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::values::{Values, defaults};
+use super::{RunFile, Source, sections};
+use crate::{Error, Result};
+
+/// A run file that is still being written: a text, and settings that override it.
+///
+/// ```
+/// use lowrank::train::RunFileBuilder;
+///
+/// let mut builder = RunFileBuilder::new();
+/// builder.set("model=roberta-base")?.set("task=sst2")?.set("output=runs/sst2")?;
+/// builder.set("data.train=train.tsv")?.set("train.learning_rate=1e-3")?;
+/// let run = builder.build()?;
+/// assert_eq!(run.train.learning_rate, 1e-3);
+/// # Ok::<(), lowrank::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct RunFileBuilder {
+    values: Values,
+    overridden: BTreeSet<String>,
+    path: Option<PathBuf>,
+    source: Source,
+}
+
+impl RunFileBuilder {
+    /// A run of which nothing is known; its paths are relative to the working folder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads a run file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not TOML, or holds an unknown key.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Error::row(path, line, "it is not UTF-8")
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut builder = Self::from_toml(&text, folder).map_err(|error| error.in_run_file(path))?;
+        builder.path = Some(path.to_path_buf());
+        Ok(builder)
+    }
+
+    /// Reads the text of a run file, its paths relative to `folder`.
+    ///
+    /// # Errors
+    /// If it is not TOML, or holds an unknown key.
+    pub fn from_toml(text: &str, folder: impl AsRef<Path>) -> Result<Self> {
+        let table: Table = text.parse().map_err(|error| syntax(text, &error))?;
+        let source = Source { folder: folder.as_ref().to_path_buf(), text: Some(text.to_owned()) };
+        Ok(Self { values: Values::new(table)?, source, ..Self::default() })
+    }
+
+    /// Overrides one key, written as in `train.max_steps=100`. The value is TOML, or a bare string; where a list
+    /// belongs, a bare string is one of names with commas between.
+    ///
+    /// # Errors
+    /// If there is no such key, or no `=`.
+    pub fn set(&mut self, assignment: &str) -> Result<&mut Self> {
+        let Some((key, raw)) = assignment.split_once('=') else {
+            return Err(Error::setting(assignment, "no value is given; write it as train.max_steps=100"));
+        };
+        let (key, raw) = (key.trim(), raw.trim());
+        let parsed = format!("value = {raw}").parse::<Table>().ok();
+        let parsed = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
+        self.override_with(key, parsed.unwrap_or_else(|| bare(key, raw)))
+    }
+
+    /// Overrides one key with a string, whatever the string looks like.
+    ///
+    /// # Errors
+    /// If there is no such key.
+    pub fn set_text(&mut self, key: &str, text: impl Into<String>) -> Result<&mut Self> {
+        self.override_with(key, Value::String(text.into()))
+    }
+
+    fn override_with(&mut self, key: &str, value: Value) -> Result<&mut Self> {
+        self.values.insert(key, value)?;
+        self.overridden.insert(key.to_owned());
+        Ok(self)
+    }
+
+    /// The run, checked.
+    ///
+    /// # Errors
+    /// If a required key is missing, a value is of the wrong type or out of range, or something is asked for that
+    /// this program does not do yet.
+    pub fn build(&self) -> Result<RunFile> {
+        let run = sections::read(&self.values, self.source.clone()).and_then(|run| {
+            run.check()?;
+            Ok(run)
+        });
+        run.map_err(|error| match (&self.path, &error) {
+            (Some(_), Error::Setting { key, .. }) if self.overridden.contains(key) => error,
+            (Some(path), _) => error.in_run_file(path),
+            (None, _) => error,
+        })
+    }
+}
+
+/// A value that is not TOML: a string, or names where the key takes a list.
+fn bare(key: &str, raw: &str) -> Value {
+    let default = defaults();
+    let default = key.split_once('.').and_then(|(section, name)| default.get(section)?.get(name).cloned());
+    let is_pattern = raw == "all-linear" || raw.contains(|c: char| r"*+?()[]{}|\^$".contains(c));
+    if !matches!(default, Some(Value::Array(_))) || is_pattern {
+        return Value::String(raw.to_owned());
+    }
+    let names = raw.split(',').map(str::trim).filter(|name| !name.is_empty());
+    Value::Array(names.map(|name| Value::String(name.to_owned())).collect())
+}
+
+fn syntax(text: &str, error: &toml::de::Error) -> Error {
+    let before = &text[..error.span().map_or(0, |span| text.floor_char_boundary(span.start))];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let message = error.message().trim().replace('\n', ", ");
+    Error::setting(format!("line {line}, column {column}"), format!("not TOML: {message}"))
+}

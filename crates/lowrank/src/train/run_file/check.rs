@@ -1,0 +1,113 @@
+//! Ranges of a run's values, however the run was made.
+
+use super::{KeepBest, RunFile, Warmup};
+use crate::data::tasks;
+use crate::{Error, Result};
+
+/// Tasks that run files know and this program does not do yet.
+const LATER_TASKS: [&str; 12] = [
+    "token-classification",
+    "squad",
+    "squad_v2",
+    "cifar10",
+    "mnist",
+    "image-folder",
+    "text2text",
+    "summarization",
+    "translation",
+    "text",
+    "prompt-completion",
+    "messages",
+];
+
+/// The names of the metrics.
+const METRICS: [&str; 12] = [
+    "accuracy",
+    "f1",
+    "matthews_correlation",
+    "pearson",
+    "spearmanr",
+    "exact_match",
+    "perplexity",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "bleu",
+    "loss",
+];
+
+/// `[CLS] token [SEP]`: a shorter example has no text.
+const SHORTEST_LENGTH: usize = 3;
+
+impl RunFile {
+    /// Checks that every value is in its range. Reading does this; a program that changes fields does it again.
+    ///
+    /// # Errors
+    /// Names the first key whose value is out of range, or asks for something that this program does not do yet.
+    pub fn check(&self) -> Result<()> {
+        self.check_task()?;
+        if self.init_adapter.is_some() {
+            return Err(Error::setting("init_adapter", "it is not supported yet; leave it out"));
+        }
+        at_least("data.max_length", self.data.max_length, SHORTEST_LENGTH)?;
+        self.lora.check().map_err(|error| error.in_section("lora"))?;
+        self.check_train()
+    }
+
+    fn check_task(&self) -> Result<()> {
+        let task = self.task.as_str();
+        if tasks::NAMES.contains(&task) {
+            return Ok(());
+        }
+        if LATER_TASKS.contains(&task) {
+            let names = tasks::NAMES.join(", ");
+            return Err(Error::setting("task", format!("{task:?} is not supported yet; {names} are")));
+        }
+        Err(Error::unknown("task", task, tasks::NAMES))
+    }
+
+    fn check_train(&self) -> Result<()> {
+        let train = &self.train;
+        if train.max_steps == 0 {
+            at_least("train.epochs", train.epochs, 1)?;
+        }
+        at_least("train.batch_size", train.batch_size, 1)?;
+        at_least("train.gradient_accumulation", train.gradient_accumulation, 1)?;
+        at_least("train.log_every", train.log_every, 1)?;
+        let rate = train.learning_rate;
+        if !(rate.is_finite() && rate > 0.0) {
+            return Err(Error::setting("train.learning_rate", format!("it is {rate}; it must be above 0")));
+        }
+        for (key, value) in
+            [("train.weight_decay", train.weight_decay), ("train.max_grad_norm", train.max_grad_norm)]
+        {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::setting(key, format!("it is {value}; it must not be below 0")));
+            }
+        }
+        match train.warmup {
+            Warmup::Ratio(ratio) if !(0.0..=1.0).contains(&ratio) => {
+                Err(Error::setting("train.warmup_ratio", format!("it is {ratio}; it must be from 0 to 1")))
+            }
+            _ => self.check_keep_best(),
+        }
+    }
+
+    fn check_keep_best(&self) -> Result<()> {
+        match &self.train.keep_best {
+            KeepBest::Metric(name) if !METRICS.contains(&name.as_str()) => Err(Error::unknown(
+                "metric in train.keep_best",
+                name,
+                METRICS.into_iter().chain(["auto", "last"]),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn at_least(key: &str, value: usize, least: usize) -> Result<()> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(Error::setting(key, format!("it is {value}; it must be at least {least}")))
+}

@@ -1,0 +1,110 @@
+//! `[lora]` to PEFT's configuration, and back.
+
+use toml::{Table, Value};
+
+use super::values::{Values, wrong};
+use crate::adapter::{Bias, Init, LoraConfig, Targets};
+use crate::{Error, Result};
+
+/// Values of `init_lora_weights` that PEFT has and this program does not have yet.
+const LATER_INITS: [&str; 7] = ["pissa", "olora", "eva", "corda", "loftq", "orthogonal", "lora_ga"];
+
+pub(super) fn read(values: &Values) -> Result<LoraConfig> {
+    Ok(LoraConfig {
+        r: values.count("lora.r")?,
+        lora_alpha: Some(values.number("lora.lora_alpha")?),
+        lora_dropout: values.number("lora.lora_dropout")? as f32,
+        target_modules: targets(values, "lora.target_modules")?,
+        exclude_modules: targets(values, "lora.exclude_modules")?,
+        bias: bias(values)?,
+        modules_to_save: values.list("lora.modules_to_save")?,
+        use_rslora: values.flag("lora.use_rslora")?,
+        init_lora_weights: init(values)?,
+        train_layer_norms: values.flag("lora.train_layer_norms")?,
+        train_embeddings: values.flag("lora.train_embeddings")?,
+    })
+}
+
+fn targets(values: &Values, key: &str) -> Result<Option<Targets>> {
+    match values.get(key) {
+        Some(Value::String(text)) => Ok(match text.as_str() {
+            "" => None,
+            "all-linear" => Some(Targets::AllLinear),
+            pattern => Some(Targets::Pattern(pattern.to_owned())),
+        }),
+        Some(Value::Array(_)) => {
+            let names = values.list(key)?;
+            Ok((!names.is_empty()).then_some(Targets::Names(names)))
+        }
+        Some(other) => Err(wrong(key, other, "a list of names, a regular expression, or \"all-linear\"")),
+        None => Ok(None),
+    }
+}
+
+fn bias(values: &Values) -> Result<Bias> {
+    const WORDS: [(&str, Bias); 3] =
+        [("none", Bias::None), ("all", Bias::All), ("lora_only", Bias::LoraOnly)];
+    let bias = values.choice("lora.bias", &WORDS)?;
+    match (values.flag("lora.train_biases")?, bias) {
+        (true, Bias::LoraOnly) => {
+            let reason = "true means all biases, but lora.bias is \"lora_only\"; give one of the two";
+            Err(Error::setting("lora.train_biases", reason))
+        }
+        (true, _) => Ok(Bias::All),
+        (false, bias) => Ok(bias),
+    }
+}
+
+fn init(values: &Values) -> Result<Init> {
+    let key = "lora.init_lora_weights";
+    let later = |word: &str| {
+        Err(Error::setting(key, format!("{word} is not supported yet; true and \"gaussian\" are")))
+    };
+    match values.get(key) {
+        None | Some(Value::Boolean(true)) => Ok(Init::Default),
+        Some(Value::Boolean(false)) => later("false"),
+        Some(Value::String(word)) if word == "gaussian" => Ok(Init::Gaussian),
+        Some(Value::String(word)) if LATER_INITS.iter().any(|known| word.starts_with(known)) => {
+            later(&format!("{word:?}"))
+        }
+        Some(Value::String(word)) => {
+            Err(Error::setting(key, format!("{word:?} is not one of true, \"gaussian\"")))
+        }
+        Some(other) => Err(wrong(key, other, "true or \"gaussian\"")),
+    }
+}
+
+/// Writes a configuration into the table of `[lora]`. A distribution of a program's own has no word: it is called
+/// `custom`, which no run file can ask for.
+pub(super) fn write(config: &LoraConfig, table: &mut Table) {
+    let mut set = |key: &str, value: Value| table.insert(key.to_owned(), value);
+    set("r", Value::Integer(config.r as i64));
+    set("lora_alpha", Value::Float(config.lora_alpha.unwrap_or(config.r as f64)));
+    set("lora_dropout", Value::Float(config.lora_dropout.to_string().parse().unwrap_or_default()));
+    set("target_modules", targets_value(config.target_modules.as_ref()));
+    set("exclude_modules", targets_value(config.exclude_modules.as_ref()));
+    set("bias", Value::String(config.bias.as_str().to_owned()));
+    set("modules_to_save", strings(&config.modules_to_save));
+    set("use_rslora", Value::Boolean(config.use_rslora));
+    let init = match config.init_lora_weights {
+        Init::Default => Value::Boolean(true),
+        Init::Gaussian => Value::String("gaussian".to_owned()),
+        Init::Custom { .. } => Value::String("custom".to_owned()),
+    };
+    set("init_lora_weights", init);
+    set("train_layer_norms", Value::Boolean(config.train_layer_norms));
+    set("train_embeddings", Value::Boolean(config.train_embeddings));
+}
+
+fn targets_value(targets: Option<&Targets>) -> Value {
+    match targets {
+        None => Value::Array(Vec::new()),
+        Some(Targets::Names(names)) => strings(names),
+        Some(Targets::Pattern(pattern)) => Value::String(pattern.clone()),
+        Some(Targets::AllLinear) => Value::String("all-linear".to_owned()),
+    }
+}
+
+fn strings(items: &[String]) -> Value {
+    Value::Array(items.iter().cloned().map(Value::String).collect())
+}

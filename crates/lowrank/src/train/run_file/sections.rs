@@ -1,0 +1,184 @@
+//! From values to the sections of a run.
+
+use std::path::{Path, PathBuf};
+
+use lowrank_kernels::Compute;
+use toml::Value;
+
+use super::values::{COLUMNS, Values, describe, wrong};
+use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
+use crate::data::Columns;
+use crate::nearest::nearest;
+use crate::train::schedule::ScheduleKind;
+use crate::{Error, Result};
+
+pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
+    only_supported(values)?;
+    let init_adapter = values.text("init_adapter")?;
+    Ok(RunFile {
+        model: values.required("model")?.to_owned(),
+        task: values.required("task")?.to_owned(),
+        output: source.folder.join(values.required("output")?),
+        init_adapter: (!init_adapter.is_empty()).then(|| init_adapter.to_owned()),
+        method: values.choice("method", &Method::NAMES)?,
+        data: data(values, &source.folder)?,
+        lora: lora::read(values)?,
+        lora_is_given: values.gives("lora"),
+        train: train(values)?,
+        source,
+    })
+}
+
+fn data(values: &Values, folder: &Path) -> Result<DataSection> {
+    Ok(DataSection {
+        train: path(values.required("data.train")?, "data.train", folder)?,
+        validation: match values.text("data.validation")? {
+            "" => None,
+            text => Some(path(text, "data.validation", folder)?),
+        },
+        columns: columns(values)?,
+        max_length: values.count("data.max_length")?,
+        limit: values.count("data.limit")?,
+        strict: values.flag("data.strict")?,
+    })
+}
+
+/// A file or folder. Forms of data that there will be later are told from misspelt paths.
+fn path(text: &str, key: &str, folder: &Path) -> Result<PathBuf> {
+    let path = folder.join(text);
+    if path.extension().is_some_and(|extension| extension == "parquet") {
+        return Err(Error::setting(
+            key,
+            format!("{text:?}: parquet is not supported yet; jsonl, csv and tsv are"),
+        ));
+    }
+    let like_an_id = text.split('/').count() == 2 && path.extension().is_none() && !text.starts_with('.');
+    if like_an_id && !path.exists() {
+        let reason = format!("{text:?} is no file or folder, and data sets of the Hub are not supported yet");
+        return Err(Error::setting(key, reason));
+    }
+    Ok(path)
+}
+
+fn columns(values: &Values) -> Result<Columns> {
+    let key = "data.columns";
+    let mut columns = Columns::default();
+    let table = match values.get(key) {
+        None => return Ok(columns),
+        Some(Value::Table(table)) => table,
+        Some(other) => {
+            return Err(wrong(key, other, "a table such as {text = \"review\", label = \"stars\"}"));
+        }
+    };
+    for (name, value) in table {
+        let full = format!("{key}.{name}");
+        let column = match name.as_str() {
+            "text" => &mut columns.text,
+            "text_pair" => &mut columns.text_pair,
+            "label" => &mut columns.label,
+            _ => {
+                let near = nearest(name, COLUMNS).iter().map(|column| format!("{key}.{column}")).collect();
+                return Err(Error::UnknownName { what: "key", name: full, nearest: near });
+            }
+        };
+        match value {
+            Value::String(text) => *column = Some(text.clone()),
+            other => return Err(wrong(&full, other, "the name of a column")),
+        }
+    }
+    Ok(columns)
+}
+
+fn train(values: &Values) -> Result<TrainSection> {
+    Ok(TrainSection {
+        epochs: values.count("train.epochs")?,
+        max_steps: values.count("train.max_steps")?,
+        batch_size: values.count("train.batch_size")?,
+        gradient_accumulation: values.count("train.gradient_accumulation")?,
+        learning_rate: values.number("train.learning_rate")?,
+        weight_decay: values.number("train.weight_decay")?,
+        lr_schedule: values.choice("train.lr_schedule", &ScheduleKind::NAMES)?,
+        warmup: warmup(values)?,
+        max_grad_norm: values.number("train.max_grad_norm")?,
+        compute: compute(values, "train.compute")?,
+        shuffle: values.flag("train.shuffle")?,
+        seed: values.count("train.seed")? as u64,
+        dtype: compute(values, "train.dtype")?,
+        eval_every: eval_every(values)?,
+        save_every: values.count("train.save_every")?,
+        save_total_limit: values.count("train.save_total_limit")?,
+        log_every: values.count("train.log_every")?,
+        keep_best: match values.text("train.keep_best")? {
+            "auto" => KeepBest::Auto,
+            "last" => KeepBest::Last,
+            name => KeepBest::Metric(name.to_owned()),
+        },
+        patience: values.count("train.patience")?,
+    })
+}
+
+/// Steps where they are given, else the ratio; both at once contradict each other.
+fn warmup(values: &Values) -> Result<Warmup> {
+    let (ratio, steps) = ("train.warmup_ratio", "train.warmup_steps");
+    let (share, count) = (values.number(ratio)?, values.count(steps)?);
+    match (values.gives(ratio) && share != 0.0, values.gives(steps)) {
+        (true, true) if count > 0 => {
+            let reason = format!("it is {count}, and {ratio} is {share}; give one of the two");
+            Err(Error::setting(steps, reason))
+        }
+        (false, true) => Ok(Warmup::Steps(count)),
+        _ => Ok(Warmup::Ratio(share)),
+    }
+}
+
+fn compute(values: &Values, key: &str) -> Result<Option<Compute>> {
+    if values.get(key).and_then(Value::as_str) == Some("int8") {
+        return Err(Error::setting(key, "\"int8\" is not supported yet; auto, f32 and bf16 are"));
+    }
+    values.choice(key, &[("auto", None), ("f32", Some(Compute::F32)), ("bf16", Some(Compute::Bf16))])
+}
+
+fn eval_every(values: &Values) -> Result<EvalEvery> {
+    let key = "train.eval_every";
+    match values.get(key) {
+        Some(Value::Integer(0)) => Err(Error::setting(key, "it is 0; it must be \"epoch\", or steps from 1")),
+        Some(Value::Integer(_)) => Ok(EvalEvery::Steps(values.count(key)?)),
+        Some(Value::String(word)) if word == "epoch" => Ok(EvalEvery::Epoch),
+        None => Ok(EvalEvery::Epoch),
+        Some(other) => {
+            let found = describe(other);
+            Err(Error::setting(key, format!("it is {found}; it must be \"epoch\", or a number of steps")))
+        }
+    }
+}
+
+/// Refuses what the format knows and this program does not do yet, so that nothing is ignored without a word.
+fn only_supported(values: &Values) -> Result<()> {
+    let later = |key: &str, what: String, right: &str| {
+        Err(Error::setting(key, format!("{what} is not supported yet; {right}")))
+    };
+    for (key, known, only) in [("load_in", "int8", "auto"), ("head", "norm-dropout-linear", "default")] {
+        match values.text(key)? {
+            word if word == only => {}
+            word if word == known => {
+                return later(key, format!("{word:?}"), &format!("leave it at {only:?}"));
+            }
+            word => return Err(Error::setting(key, format!("{word:?} is not {only:?}"))),
+        }
+    }
+    for (key, owner) in
+        [("head_dropout", "head = \"norm-dropout-linear\""), ("data.stride", "the squad tasks")]
+    {
+        if values.gives(key) {
+            return later(key, format!("it belongs to {owner}, which"), "leave it out");
+        }
+    }
+    let ratio = values.number("train.loraplus_lr_ratio")?;
+    if ratio != 1.0 {
+        return later("train.loraplus_lr_ratio", format!("{ratio}"), "leave it at 1.0");
+    }
+    if values.flag("train.gradient_checkpointing")? {
+        return later("train.gradient_checkpointing", "true".to_owned(), "leave it at false");
+    }
+    Ok(())
+}
