@@ -11,12 +11,12 @@ mod parameter;
 
 use std::sync::Arc;
 
-use lowrank_kernels::dropout::{Dropout, DropoutKey};
 use lowrank_kernels::attention::AttentionDropout;
+use lowrank_kernels::dropout::{Dropout, DropoutKey};
 use lowrank_kernels::{Compute, elementwise};
 
-pub use gradients::Gradients;
 use gradients::Activations;
+pub use gradients::Gradients;
 pub use layout::{AdapterId, Layout};
 pub use parameter::{Leaf, LeafId, Lora, Parameter};
 

@@ -39,7 +39,8 @@ pub fn read_batch(path: &Path, info: &ModelInfo) -> Result<Batch> {
     };
     for row in 0..rows {
         if mask.as_ref().is_some_and(|mask| columns > 0 && mask[row * columns] == 0) {
-            let reason = format!("it hides the first token of row {row}, which the head reads; pad on the right");
+            let reason =
+                format!("it hides the first token of row {row}, which the head reads; pad on the right");
             return Err(Error::tensor(path, "attention_mask", reason));
         }
         let mut skipped = 0;

@@ -22,7 +22,8 @@ pub fn cross_entropy(tape: &mut Tape, logits: &Var, labels: &[i64], denominator:
     if labels.len() != rows {
         return Err(Error::Usage(format!("{} labels for {rows} rows of logits", labels.len())));
     }
-    if let Some(label) = labels.iter().find(|label| **label != -100 && !(0..classes as i64).contains(*label)) {
+    if let Some(label) = labels.iter().find(|label| **label != -100 && !(0..classes as i64).contains(*label))
+    {
         return Err(Error::Usage(format!("label {label} is not one of {classes} classes")));
     }
     let compute = logits.compute();
@@ -33,9 +34,10 @@ pub fn cross_entropy(tape: &mut Tape, logits: &Var, labels: &[i64], denominator:
         denominator,
         gradient.as_mut().map(|gradient| RowsMut::dense(gradient.make_mut::<T>(), rows, classes)),
     ));
-    let backward = logits.id().zip(gradient).map(|(input, gradient)| {
-        Box::new(LossBackward { input, gradient }) as Box<dyn Backward>
-    });
+    let backward = logits
+        .id()
+        .zip(gradient)
+        .map(|(input, gradient)| Box::new(LossBackward { input, gradient }) as Box<dyn Backward>);
     tape.finish(|| "the loss".into(), Tensor::from_slice([1], &[loss]), logits.layout(), backward)
 }
 

@@ -21,7 +21,8 @@ pub fn dropout(tape: &mut Tape, x: &Var, probability: f32) -> Result<Var> {
     let compute = x.compute();
     let y = apply(x.value(), &site, x.layout(), compute);
     let backward = x.id().map(|input| {
-        Box::new(DropoutBackward { input, site, layout: Arc::clone(x.layout()), compute }) as Box<dyn Backward>
+        Box::new(DropoutBackward { input, site, layout: Arc::clone(x.layout()), compute })
+            as Box<dyn Backward>
     });
     tape.finish(|| "the output of dropout".into(), y, x.layout(), backward)
 }

@@ -127,7 +127,8 @@ impl Backward for LayerNormBackward {
         let (rows, width) = dy.rows_and_width();
         let (x, residual) = self.inputs;
         let mut dsum = Tensor::uninit([rows, width], dy.dtype());
-        let mut dropped = (x.is_some() && self.site.is_some()).then(|| Tensor::uninit([rows, width], dy.dtype()));
+        let mut dropped =
+            (x.is_some() && self.site.is_some()).then(|| Tensor::uninit([rows, width], dy.dtype()));
         for Part { rows: range, weight, bias } in &self.parts {
             let trained = weight.is_trainable() || bias.is_trainable();
             let mut parameters = trained.then(|| (vec![0.0; width], vec![0.0; width]));
