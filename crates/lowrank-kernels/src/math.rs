@@ -35,7 +35,8 @@ pub(crate) fn tanh<L: Level>(x: f32) -> f32 {
     let p = L::madd(p, square, 1.333_144_2e-1);
     let p = L::madd(p, square, -3.333_328e-1);
     let near = L::madd(p * square, x, x);
-    let e = exp::<L>(2.0 * x.abs().min(20.0));
+    // A comparison that keeps NaN, unlike `min`.
+    let e = exp::<L>(2.0 * if x.abs() > 20.0 { 20.0 } else { x.abs() });
     let far = (1.0 - 2.0 / (e + 1.0)).copysign(x);
     if x.abs() < 0.625 { near } else { far }
 }

@@ -169,7 +169,11 @@ fn check_same_bits<T: Element>(tier: Tier) {
         let (y2, dx2) = pool(threads).install(|| results(&weight, &x, &dy, m));
         assert!(y == y2 && dx == dx2, "{tier} {:?}: {threads} threads give other bits", T::COMPUTE);
     }
-    for rows in [1, 2, 5, 15, 16, 17, 40].into_iter().filter(|_| tier != Tier::Portable) {
+    // The gemm crate, which serves other processors, takes small batches in another order.
+    if cfg!(not(target_arch = "x86_64")) {
+        return;
+    }
+    for rows in [1, 2, 5, 15, 16, 17, 40] {
         let (y2, dx2) = results(&weight, &x, &dy, rows);
         assert!(
             y[..rows * n] == y2 && dx[..rows * k] == dx2,

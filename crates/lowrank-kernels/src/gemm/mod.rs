@@ -2,11 +2,28 @@
 //! ([`matmul`](matmul::matmul)), and the gradient of a weight that is trained ([`weight_gradient`]).
 
 pub mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(test)]
+mod check;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod driver;
 pub mod gradient;
+mod kernel;
 pub mod matmul;
+#[cfg(target_arch = "x86_64")]
+mod packed;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod panels;
 mod portable;
 mod rows;
 mod scratch;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod staging;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod tile;
 pub mod weight;
 
 pub use gradient::weight_gradient;

@@ -1,12 +1,11 @@
 //! Frozen products through the `gemm` crate: one row-major f32 copy of the weight serves both directions.
 
-use half::bf16;
+use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut, matmul};
 use super::rows::{cast_mut, widened};
 use super::scratch::with_floats;
-use super::weight::Source;
-use crate::element::{Compute, Element};
+use crate::element::Element;
 use crate::rows::{Rows, RowsMut};
 
 /// Rows that are widened, multiplied and rounded together.
@@ -21,24 +20,25 @@ pub(super) struct Portable {
 }
 
 impl Portable {
-    pub(super) fn new(compute: Compute, source: Source<'_>, outputs: usize, inputs: usize) -> Self {
-        let value = |i| match compute {
-            Compute::F32 => source.get(i),
-            Compute::Bf16 => bf16::round(source.get(i)).widen(),
-        };
-        Self { values: (0..outputs * inputs).map(value).collect(), outputs, inputs }
+    /// Keeps the weight; `read(i, into)` copies the elements from i on of its row-major form.
+    pub fn new(outputs: usize, inputs: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let mut values = vec![0.0; outputs * inputs];
+        if inputs > 0 {
+            values.par_chunks_mut(inputs).enumerate().for_each(|(n, row)| read(n * inputs, row));
+        }
+        Self { values, outputs, inputs }
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         size_of_val(&self.values[..])
     }
 
-    pub(super) fn forward<T: Element>(&self, x: Rows<'_, T>, bias: Option<&[f32]>, y: RowsMut<'_, T>) {
+    pub fn forward<T: Element>(&self, x: Rows<'_, T>, bias: Option<&[f32]>, y: RowsMut<'_, T>) {
         let weight = Matrix::dense(&self.values, self.outputs, self.inputs).transposed();
         multiply(x, weight, bias, false, y);
     }
 
-    pub(super) fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
+    pub fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
         multiply(dy, Matrix::dense(&self.values, self.outputs, self.inputs), None, accumulate, dx);
     }
 }

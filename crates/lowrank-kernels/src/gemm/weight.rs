@@ -1,8 +1,9 @@
 //! A frozen weight: a constant matrix, brought once into the form that the tier's kernels read.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::portable::Portable;
+use super::kernel::Kernel;
 use crate::element::{Compute, Element};
 use crate::rows::{Rows, RowsMut};
 use crate::tier::Tier;
@@ -27,13 +28,15 @@ impl Source<'_> {
         }
     }
 
-    /// Value `i` in f32, exactly.
-    #[inline(always)]
-    pub(super) fn get(&self, i: usize) -> f32 {
+    /// Copies the values from `start` on, in f32, exactly.
+    pub(super) fn read(&self, start: usize, into: &mut [f32]) {
+        let end = start + into.len();
         match self {
-            Self::F32(values) => values[i],
-            Self::Bf16(values) => values[i].widen(),
-            Self::F16(values) => values[i].to_f32(),
+            Self::F32(values) => into.copy_from_slice(&values[start..end]),
+            Self::Bf16(values) => {
+                into.iter_mut().zip(&values[start..end]).for_each(|(into, value)| *into = value.widen());
+            }
+            Self::F16(values) => values[start..end].convert_to_f32_slice(into),
         }
     }
 }
@@ -41,19 +44,14 @@ impl Source<'_> {
 /// A constant matrix `W [outputs N, inputs K]` that is only ever multiplied with.
 ///
 /// Under [`Compute::F32`] its values are those of the source, exactly; under [`Compute::Bf16`] they are rounded
-/// to bf16. Products are accumulated in f32 and rounded to the rows' type once. A row of a product depends on
-/// that row alone, not on the other rows of the batch or on the number of threads.
+/// to bf16. Products are accumulated in f32 and rounded to the rows' type once. Their bits do not depend on the
+/// number of threads, nor, on x86 processors with AVX2 and up, those of a row on the other rows of the batch.
 #[derive(Debug)]
 pub struct Weight {
     outputs: usize,
     inputs: usize,
     compute: Compute,
     kernel: Kernel,
-}
-
-#[derive(Debug)]
-enum Kernel {
-    Portable(Portable),
 }
 
 impl Weight {
@@ -82,7 +80,7 @@ impl Weight {
             outputs.checked_mul(inputs),
             "the weight is not {outputs} x {inputs} values"
         );
-        let kernel = Kernel::Portable(Portable::new(compute, source, outputs, inputs));
+        let kernel = Kernel::new(tier, compute, source, outputs, inputs);
         Self { outputs, inputs, compute, kernel }
     }
 
@@ -103,9 +101,7 @@ impl Weight {
 
     /// Bytes of memory that the weight occupies at present.
     pub fn bytes(&self) -> usize {
-        match &self.kernel {
-            Kernel::Portable(kernel) => kernel.bytes(),
-        }
+        self.kernel.bytes()
     }
 
     /// `y = x·Wᵀ + bias`; what `y` held is not read.
@@ -121,9 +117,7 @@ impl Weight {
         assert_eq!(y.cols(), self.outputs, "y has another width than the weight has outputs");
         assert_eq!(x.rows(), y.rows(), "x and y have different numbers of rows");
         assert!(bias.is_none_or(|bias| bias.len() == self.outputs), "bias is not as long as y is wide");
-        match &self.kernel {
-            Kernel::Portable(kernel) => kernel.forward(x, bias, y),
-        }
+        self.kernel.forward(x, bias, y);
     }
 
     /// `dx = dy·W`, or `dx += dy·W` with `accumulate`; without it, what `dx` held is not read.
@@ -138,8 +132,6 @@ impl Weight {
         assert_eq!(dy.cols(), self.outputs, "dy has another width than the weight has outputs");
         assert_eq!(dx.cols(), self.inputs, "dx has another width than the weight has inputs");
         assert_eq!(dy.rows(), dx.rows(), "dy and dx have different numbers of rows");
-        match &self.kernel {
-            Kernel::Portable(kernel) => kernel.backward(dy, dx, accumulate),
-        }
+        self.kernel.backward(dy, dx, accumulate);
     }
 }

@@ -74,9 +74,10 @@ pub fn attach(
     for_each_parameter_mut(model, |path, parameter| {
         parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(false));
         if result.is_ok() && plan.replaced.iter().any(|name| name == path) {
-            result = parameter.active(None).map(|leaf| leaf.value().clone()).and_then(|value| {
-                parameter.set_replacement(adapter, Leaf::trained(value))
-            });
+            result = parameter
+                .active(None)
+                .map(|leaf| leaf.value().clone())
+                .and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
         }
     });
     result.map(|()| plan)

@@ -116,7 +116,9 @@ impl AdapterFile {
     /// not, and those that it has not are left out.
     pub fn config_for(&self, model: &dyn Module) -> LoraConfig {
         let mut config = self.config.clone();
-        config.modules_to_save.retain(|name| name != "score" && name != "classifier" || is_present(model, name));
+        config
+            .modules_to_save
+            .retain(|name| name != "score" && name != "classifier" || is_present(model, name));
         config
     }
 
@@ -144,9 +146,9 @@ impl AdapterFile {
             }
             let key = peft_key(path, &plan);
             if plan.replaced.iter().any(|name| name == path) {
-                result = self.tensor(&key, parameter.shape().dims()).and_then(|value| {
-                    parameter.set_replacement(adapter, Leaf::frozen(value))
-                });
+                result = self
+                    .tensor(&key, parameter.shape().dims())
+                    .and_then(|value| parameter.set_replacement(adapter, Leaf::frozen(value)));
                 unused.remove(&key);
             }
             if result.is_ok() {

@@ -134,7 +134,8 @@ pub(super) fn write(folder: &Path, text: &str) -> Result<()> {
 pub fn read(folder: &Path) -> Result<LoraConfig> {
     let path = folder.join(CONFIG_FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;
     let map = value.as_object().ok_or_else(|| Error::file(&path, "not a JSON object"))?;
     parse(map).map_err(|reason| Error::file(&path, reason))
 }
@@ -197,7 +198,9 @@ fn names(map: &Map<String, Value>, key: &str) -> Result<Option<Vec<String>>, Str
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(values)) => values
             .iter()
-            .map(|value| value.as_str().map(str::to_owned).ok_or_else(|| format!("{key} holds {value}, no name")))
+            .map(|value| {
+                value.as_str().map(str::to_owned).ok_or_else(|| format!("{key} holds {value}, no name"))
+            })
             .collect::<Result<_, _>>()
             .map(Some),
         Some(other) => Err(format!("{key} is {other}; it must be a list of names")),

@@ -150,9 +150,13 @@ pub(super) fn check_modules_to_save(model: &dyn Module, config: &LoraConfig) -> 
     let mut paths = Vec::new();
     for_each_parameter(model, |path, _| paths.push(path.to_owned()));
     for name in &config.modules_to_save {
-        if !paths.iter().any(|path| path.rsplit_once('.').is_some_and(|(module, _)| is_within(module, name))) {
-            let modules: Vec<String> =
-                paths.iter().filter_map(|path| path.rsplit_once('.')).map(|(module, _)| module.to_owned()).collect();
+        if !paths.iter().any(|path| path.rsplit_once('.').is_some_and(|(module, _)| is_within(module, name)))
+        {
+            let modules: Vec<String> = paths
+                .iter()
+                .filter_map(|path| path.rsplit_once('.'))
+                .map(|(module, _)| module.to_owned())
+                .collect();
             let candidates = last_parts(&modules);
             return Err(Error::unknown("module to save", name, candidates.iter().map(String::as_str)));
         }

@@ -104,6 +104,22 @@ impl TokenizedDataset {
         self.ids.len()
     }
 
+    /// A number that changes with the tokens, segments and labels: FNV-1a over all of them.
+    pub fn fingerprint(&self) -> u64 {
+        let labels = self.labels.iter().map(|label| match label {
+            None => 0,
+            Some(Label::Class(class)) => 1 + (u64::from(*class) << 2),
+            Some(Label::Score(score)) => 2 + (u64::from(score.to_bits()) << 2),
+        });
+        let ids = self.ids.iter().map(|&id| u64::from(id));
+        let types = self.type_ids.iter().map(|&id| u64::from(id));
+        let bounds = self.bounds.iter().map(|&bound| bound as u64);
+        ids.chain(types)
+            .chain(bounds)
+            .chain(labels)
+            .fold(0xcbf2_9ce4_8422_2325, |hash, value| (hash ^ value).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+
     /// The largest token id, to be compared with the model's vocabulary.
     pub fn largest_id(&self) -> Option<u32> {
         self.ids.iter().copied().max()

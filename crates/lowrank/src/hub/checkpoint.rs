@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::dtype::StoredDtype;
-use lowrank_kernels::memory::MappedFile;
 use super::safetensors_file::SafetensorsFile;
 use crate::{Error, Result};
+use lowrank_kernels::memory::MappedFile;
 
 /// The weights of a model in one file.
 pub const MODEL_FILE: &str = "model.safetensors";

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use safetensors::tensor::Metadata;
 
 use super::dtype::StoredDtype;
-use lowrank_kernels::memory::MappedFile;
 use crate::{Error, Result};
+use lowrank_kernels::memory::MappedFile;
 
 /// The bytes of the header's length, which open the file.
 const PREFIX: usize = 8;

@@ -87,8 +87,9 @@ impl EncoderConfig {
             num_hidden_layers: size(map, "num_hidden_layers", None)?,
             num_attention_heads: size(map, "num_attention_heads", None)?,
             intermediate_size: size(map, "intermediate_size", None)?,
-            hidden_act: Activation::from_name(act)
-                .ok_or_else(|| format!("hidden_act {act:?} is not one of gelu, gelu_new, relu, silu, tanh"))?,
+            hidden_act: Activation::from_name(act).ok_or_else(|| {
+                format!("hidden_act {act:?} is not one of gelu, gelu_new, relu, silu, tanh")
+            })?,
             hidden_dropout_prob,
             attention_probs_dropout_prob: fraction(map, "attention_probs_dropout_prob", 0.1)?,
             classifier_dropout: fraction(map, "classifier_dropout", hidden_dropout_prob)?,
@@ -132,7 +133,10 @@ impl EncoderConfig {
             return Err(format!("hidden_size {width} is not a multiple of num_attention_heads {heads}"));
         }
         if self.max_length() == 0 {
-            return Err(format!("max_position_embeddings {} leaves no position", self.max_position_embeddings));
+            return Err(format!(
+                "max_position_embeddings {} leaves no position",
+                self.max_position_embeddings
+            ));
         }
         Ok(())
     }
@@ -145,11 +149,11 @@ fn size(map: &Map<String, Value>, key: &str, default: Option<usize>) -> Result<u
     match (map.get(key), default) {
         (None | Some(Value::Null), Some(default)) => Ok(default),
         (None | Some(Value::Null), None) => Err(format!("it has no {key}")),
-        (Some(value), _) => value
-            .as_u64()
-            .filter(|n| (1..=LARGEST_SIZE).contains(n))
-            .map(|n| n as usize)
-            .ok_or_else(|| format!("{key} is {value}; it must be a whole number from 1 to {LARGEST_SIZE}")),
+        (Some(value), _) => {
+            value.as_u64().filter(|n| (1..=LARGEST_SIZE).contains(n)).map(|n| n as usize).ok_or_else(|| {
+                format!("{key} is {value}; it must be a whole number from 1 to {LARGEST_SIZE}")
+            })
+        }
     }
 }
 

@@ -20,8 +20,16 @@ pub struct LoadReport {
 }
 
 /// Modules of other tasks' heads, as Transformers names them.
-const OTHER_HEADS: [&str; 8] =
-    ["cls", "lm_head", "classifier", "qa_outputs", "score", "pre_classifier", "pooler", "discriminator_predictions"];
+const OTHER_HEADS: [&str; 8] = [
+    "cls",
+    "lm_head",
+    "classifier",
+    "qa_outputs",
+    "score",
+    "pre_classifier",
+    "pooler",
+    "discriminator_predictions",
+];
 
 /// Loads every parameter of `model` from `checkpoint`, in place from the mapped file.
 ///
@@ -99,7 +107,8 @@ fn is_skippable(key: &str, prefix: &str) -> bool {
 
 fn missing(checkpoint: &Checkpoint, key: &str) -> Error {
     let nearest = crate::nearest::nearest(key, checkpoint.names());
-    let hint = nearest.first().map(|name| format!("; the nearest that is there is {name}")).unwrap_or_default();
+    let hint =
+        nearest.first().map(|name| format!("; the nearest that is there is {name}")).unwrap_or_default();
     Error::tensor(checkpoint.path(), key, format!("it is missing{hint}"))
 }
 

@@ -59,9 +59,15 @@ impl Activations {
             None => *slot = Some(gradient),
             Some(sum) => match sum.dtype() {
                 DType::Bf16 => {
-                    lowrank_kernels::elementwise::add_assign(sum.make_mut::<bf16>(), gradient.as_slice::<bf16>());
+                    lowrank_kernels::elementwise::add_assign(
+                        sum.make_mut::<bf16>(),
+                        gradient.as_slice::<bf16>(),
+                    );
                 }
-                _ => lowrank_kernels::elementwise::add_assign(sum.make_mut::<f32>(), gradient.as_slice::<f32>()),
+                _ => lowrank_kernels::elementwise::add_assign(
+                    sum.make_mut::<f32>(),
+                    gradient.as_slice::<f32>(),
+                ),
             },
         }
     }

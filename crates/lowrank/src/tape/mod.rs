@@ -11,12 +11,12 @@ mod parameter;
 
 use std::sync::Arc;
 
-use lowrank_kernels::dropout::{Dropout, DropoutKey};
 use lowrank_kernels::attention::AttentionDropout;
+use lowrank_kernels::dropout::{Dropout, DropoutKey};
 use lowrank_kernels::{Compute, elementwise};
 
-pub use gradients::Gradients;
 use gradients::Activations;
+pub use gradients::Gradients;
 pub use layout::{AdapterId, Layout};
 pub use parameter::{Leaf, LeafId, Lora, Parameter};
 
@@ -44,6 +44,11 @@ impl Var {
     /// The rows.
     pub fn value(&self) -> &Tensor {
         &self.value
+    }
+
+    /// The type of the rows and of the operands of what reads them.
+    pub fn compute(&self) -> Compute {
+        if self.value.dtype() == DType::Bf16 { Compute::Bf16 } else { Compute::F32 }
     }
 
     /// Which sequence each row belongs to.
@@ -116,14 +121,9 @@ impl Tape {
         self
     }
 
-    /// The type of the rows.
+    /// The type of the rows that embeddings make; other operations keep the type of their input.
     pub fn compute(&self) -> Compute {
         self.compute
-    }
-
-    /// The rows' type as a tensor's.
-    pub fn dtype(&self) -> DType {
-        self.compute.into()
     }
 
     /// How many operations are recorded.

@@ -8,9 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use lowrank_kernels::memory::{Buffer, MappedFile};
 use lowrank_kernels::Compute;
 use lowrank_kernels::elementwise::convert;
+use lowrank_kernels::memory::{Buffer, MappedFile};
 
 pub use dtype::{DType, Stored};
 pub use shape::Shape;

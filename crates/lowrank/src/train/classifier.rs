@@ -59,7 +59,10 @@ impl Classifier {
         let num_labels = options.num_labels.or(from_adapter).unwrap_or(config.labels.len());
         if let Some(labels) = from_adapter.filter(|labels| *labels != num_labels) {
             let reason = format!("its head has {labels} outputs where {num_labels} are wanted");
-            return Err(Error::file(adapter.as_ref().map_or(Path::new(""), |(_, file)| file.folder()), reason));
+            return Err(Error::file(
+                adapter.as_ref().map_or(Path::new(""), |(_, file)| file.folder()),
+                reason,
+            ));
         }
         let mut classifier = Self::load_base(&folder, config, num_labels, options.compute)?;
         if let Some((name, file)) = adapter {

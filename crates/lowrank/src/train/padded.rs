@@ -38,6 +38,11 @@ pub fn read_batch(path: &Path, info: &ModelInfo) -> Result<Batch> {
         examples: (0..rows as u32).collect(),
     };
     for row in 0..rows {
+        if mask.as_ref().is_some_and(|mask| columns > 0 && mask[row * columns] == 0) {
+            let reason =
+                format!("it hides the first token of row {row}, which the head reads; pad on the right");
+            return Err(Error::tensor(path, "attention_mask", reason));
+        }
         let mut skipped = 0;
         for column in 0..columns {
             let place = row * columns + column;

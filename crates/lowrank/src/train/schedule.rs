@@ -88,7 +88,11 @@ mod tests {
             let rates = case["learning_rates"].as_array().unwrap();
             for (step, rate) in rates.iter().map(|rate| rate.as_f64().unwrap()).enumerate() {
                 let difference = (schedule.at(step) - rate).abs();
-                assert!(difference <= 1e-12 * rate.abs() + 1e-18, "{case} step {step}: {}", schedule.at(step));
+                assert!(
+                    difference <= 1e-12 * rate.abs() + 1e-18,
+                    "{case} step {step}: {}",
+                    schedule.at(step)
+                );
             }
         }
         assert_eq!(cases.len(), 6);

@@ -10,7 +10,6 @@ use super::schedule::Schedule;
 use crate::data::Batch;
 use crate::nn::for_each_trained_mut;
 use crate::tape::{AdapterId, Gradients, Tape, is_finite};
-use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// Trains what is trainable in a classifier, step by step.
@@ -169,9 +168,4 @@ impl Trainer {
         }
         not_finite(gradient.unwrap_or_else(|| "the loss".to_owned()))
     }
-}
-
-/// The logits' type does not matter to a caller: they are numbers.
-pub(super) fn to_numbers(logits: &crate::tape::Var) -> Vec<f32> {
-    logits.value().to_dtype(DType::F32).as_slice::<f32>().to_vec()
 }

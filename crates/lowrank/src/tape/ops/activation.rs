@@ -16,8 +16,8 @@ use crate::tensor::Tensor;
 /// # Errors
 /// Only on a checked tape, for a result that is not finite.
 pub fn activation(tape: &mut Tape, x: &Var, kind: Activation) -> Result<Var> {
-    let compute = tape.compute();
-    let mut y = Tensor::uninit(x.value().shape(), tape.dtype());
+    let compute = x.compute();
+    let mut y = Tensor::uninit(x.value().shape(), x.value().dtype());
     with_rows!(compute, T => activation::forward(kind, x.value().as_slice::<T>(), y.make_mut::<T>()));
     let backward = x.id().map(|input| {
         Box::new(ActivationBackward { input, x: x.value().clone(), kind, compute }) as Box<dyn Backward>

@@ -41,9 +41,9 @@ pub fn attention(tape: &mut Tape, qkv: &Var, attention: Attention) -> Result<Var
         )));
     }
     let shape = AttentionShape { heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
-    let (compute, site, layout) = (tape.compute(), tape.dropout_site(dropout), qkv.layout());
+    let (compute, site, layout) = (qkv.compute(), tape.dropout_site(dropout), qkv.layout());
     let records = qkv.needs_gradient();
-    let mut out = Tensor::uninit([rows, heads * head_dim], tape.dtype());
+    let mut out = Tensor::uninit([rows, heads * head_dim], qkv.value().dtype());
     let mut logsumexp = Tensor::uninit([if records { rows * heads } else { 0 }], DType::F32);
     with_rows!(compute, T => attention::forward(
         Rows::dense(qkv.value().as_slice::<T>(), rows, width),

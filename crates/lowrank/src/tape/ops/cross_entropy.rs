@@ -22,20 +22,22 @@ pub fn cross_entropy(tape: &mut Tape, logits: &Var, labels: &[i64], denominator:
     if labels.len() != rows {
         return Err(Error::Usage(format!("{} labels for {rows} rows of logits", labels.len())));
     }
-    if let Some(label) = labels.iter().find(|label| **label != -100 && !(0..classes as i64).contains(*label)) {
+    if let Some(label) = labels.iter().find(|label| **label != -100 && !(0..classes as i64).contains(*label))
+    {
         return Err(Error::Usage(format!("label {label} is not one of {classes} classes")));
     }
-    let compute = tape.compute();
-    let mut gradient = logits.id().map(|_| Tensor::uninit(logits.value().shape(), tape.dtype()));
+    let compute = logits.compute();
+    let mut gradient = logits.id().map(|_| Tensor::uninit(logits.value().shape(), logits.value().dtype()));
     let loss = with_rows!(compute, T => loss::cross_entropy(
         Rows::dense(logits.value().as_slice::<T>(), rows, classes),
         labels,
         denominator,
         gradient.as_mut().map(|gradient| RowsMut::dense(gradient.make_mut::<T>(), rows, classes)),
     ));
-    let backward = logits.id().zip(gradient).map(|(input, gradient)| {
-        Box::new(LossBackward { input, gradient }) as Box<dyn Backward>
-    });
+    let backward = logits
+        .id()
+        .zip(gradient)
+        .map(|(input, gradient)| Box::new(LossBackward { input, gradient }) as Box<dyn Backward>);
     tape.finish(|| "the loss".into(), Tensor::from_slice([1], &[loss]), logits.layout(), backward)
 }
 

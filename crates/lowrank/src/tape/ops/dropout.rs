@@ -18,10 +18,11 @@ use crate::tensor::Tensor;
 /// Only on a checked tape, for a result that is not finite.
 pub fn dropout(tape: &mut Tape, x: &Var, probability: f32) -> Result<Var> {
     let Some(site) = tape.dropout_site(probability) else { return Ok(x.clone()) };
-    let compute = tape.compute();
+    let compute = x.compute();
     let y = apply(x.value(), &site, x.layout(), compute);
     let backward = x.id().map(|input| {
-        Box::new(DropoutBackward { input, site, layout: Arc::clone(x.layout()), compute }) as Box<dyn Backward>
+        Box::new(DropoutBackward { input, site, layout: Arc::clone(x.layout()), compute })
+            as Box<dyn Backward>
     });
     tape.finish(|| "the output of dropout".into(), y, x.layout(), backward)
 }

@@ -43,7 +43,7 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
             return Err(Error::Usage(format!("{name}: id {id} is outside the table of {entries} entries")));
         }
     }
-    let mut y = Tensor::uninit([rows, width], tape.dtype());
+    let mut y = Tensor::uninit([rows, width], DType::from(compute));
     let mut trained = Vec::new();
     for (range, adapter) in layout.segments() {
         let mut tables = Vec::new();
@@ -60,8 +60,8 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
             embedding::gather_sum(&tables, RowsMut::dense(out, range.len(), width));
         });
     }
-    let backward = (!trained.is_empty())
-        .then(|| Box::new(EmbeddingBackward { trained, compute }) as Box<dyn Backward>);
+    let backward =
+        (!trained.is_empty()).then(|| Box::new(EmbeddingBackward { trained, compute }) as Box<dyn Backward>);
     tape.finish(|| format!("the output of {}", first.table.name()), y, layout, backward)
 }
 
@@ -92,7 +92,8 @@ impl Backward for EmbeddingBackward {
             let gradient = gradients.accumulator(leaf);
             let mut start = range.start;
             for ids in ids.split_inclusive(|id| Some(*id) == *padding_id) {
-                let kept = ids.len() - usize::from(ids.last().copied() == *padding_id && padding_id.is_some());
+                let kept =
+                    ids.len() - usize::from(ids.last().copied() == *padding_id && padding_id.is_some());
                 with_rows!(self.compute, T => {
                     let dy = Rows::dense(dy.as_slice::<T>(), rows, width).slice(start, start + kept);
                     embedding::scatter_add(&ids[..kept], dy, gradient);

@@ -1,14 +1,15 @@
 //! The first row of each sequence.
 
 use lowrank_kernels::row_ops::{gather_rows, scatter_rows};
-use lowrank_kernels::{Compute, Rows, RowsMut};
+use lowrank_kernels::{Rows, RowsMut};
 
 use super::with_rows;
 use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 
-/// Takes the first token of each sequence: `[CLS]` or `<s>`.
+/// Takes the first token of each sequence, `[CLS]` or `<s>`, as f32: a head has few rows, and what follows decides the
+/// accuracy of every gradient.
 ///
 /// # Shapes
 /// `x`: `[tokens, width]`. The result: `[sequences, width]`, one row for each sequence.
@@ -22,35 +23,35 @@ pub fn first_token(tape: &mut Tape, x: &Var) -> Result<Var> {
         return Err(Error::Usage("a sequence without tokens has no first token".into()));
     }
     let indices: Vec<usize> = layout.offsets()[..layout.sequences()].to_vec();
-    let compute = tape.compute();
-    let mut y = Tensor::uninit([indices.len(), width], tape.dtype());
-    with_rows!(compute, T => gather_rows(
+    let mut y = Tensor::uninit([indices.len(), width], x.value().dtype());
+    with_rows!(x.compute(), T => gather_rows(
         Rows::dense(x.value().as_slice::<T>(), rows, width),
         &indices,
         RowsMut::dense(y.make_mut::<T>(), indices.len(), width),
     ));
     let backward = x.id().map(|input| {
-        Box::new(FirstTokenBackward { input, indices, shape: x.value().shape(), compute }) as Box<dyn Backward>
+        let (shape, dtype) = (x.value().shape(), x.value().dtype());
+        Box::new(FirstTokenBackward { input, indices, shape, dtype }) as Box<dyn Backward>
     });
-    tape.finish(|| "the first tokens".into(), y, &layout.one_row_each(), backward)
+    tape.finish(|| "the first tokens".into(), y.to_dtype(DType::F32), &layout.one_row_each(), backward)
 }
 
 struct FirstTokenBackward {
     input: VarId,
     indices: Vec<usize>,
     shape: Shape,
-    compute: Compute,
+    dtype: DType,
 }
 
 impl Backward for FirstTokenBackward {
     fn backward(self: Box<Self>, dy: Tensor, activations: &mut Activations, _: &mut Gradients) {
         let (rows, width) = (self.shape.rows(), self.shape.width());
-        let mut dx = Tensor::uninit(self.shape, dy.dtype());
-        with_rows!(self.compute, T => scatter_rows(
-            Rows::dense(dy.as_slice::<T>(), self.indices.len(), width),
+        let mut dx = Tensor::uninit(self.shape, DType::F32);
+        scatter_rows(
+            Rows::dense(dy.as_slice::<f32>(), self.indices.len(), width),
             &self.indices,
-            RowsMut::dense(dx.make_mut::<T>(), rows, width),
-        ));
-        activations.add(self.input, dx);
+            RowsMut::dense(dx.make_mut::<f32>(), rows, width),
+        );
+        activations.add(self.input, dx.to_dtype(self.dtype));
     }
 }

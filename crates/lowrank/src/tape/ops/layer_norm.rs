@@ -38,7 +38,7 @@ pub fn layer_norm(
     parameters: &LayerNorm<'_>,
 ) -> Result<Var> {
     let (rows, width) = x.value().rows_and_width();
-    let (compute, dtype, layout) = (tape.compute(), tape.dtype(), x.layout());
+    let (compute, dtype, layout) = (x.compute(), x.value().dtype(), x.layout());
     let site = tape.dropout_site(dropout);
     let parts = parts(parameters, layout)?;
     let trained = tape.is_recording()
@@ -127,7 +127,8 @@ impl Backward for LayerNormBackward {
         let (rows, width) = dy.rows_and_width();
         let (x, residual) = self.inputs;
         let mut dsum = Tensor::uninit([rows, width], dy.dtype());
-        let mut dropped = (x.is_some() && self.site.is_some()).then(|| Tensor::uninit([rows, width], dy.dtype()));
+        let mut dropped =
+            (x.is_some() && self.site.is_some()).then(|| Tensor::uninit([rows, width], dy.dtype()));
         for Part { rows: range, weight, bias } in &self.parts {
             let trained = weight.is_trainable() || bias.is_trainable();
             let mut parameters = trained.then(|| (vec![0.0; width], vec![0.0; width]));

@@ -39,7 +39,7 @@ pub struct Branch<'a> {
 /// Hu et al., LoRA (arXiv 2106.09685), equation 3; dropout on the adapter's input as in PEFT, one mask a layer.
 pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> {
     let (rows, inputs) = x.value().rows_and_width();
-    let compute = tape.compute();
+    let compute = x.compute();
     let mut width = 0;
     let (mut bases, mut parts, mut sites) = (Vec::new(), Vec::new(), Vec::new());
     for (index, branch) in branches.iter().enumerate() {
@@ -56,13 +56,18 @@ pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> 
         bases.extend(resolve_bases(branch, x.layout(), &columns, compute)?);
         for (range, adapter) in x.layout().segments() {
             for lora in branch.lora.iter().filter(|lora| Some(lora.adapter) == adapter) {
-                parts.push(Part { rows: range.clone(), columns: columns.clone(), branch: index, lora: lora.clone() });
+                parts.push(Part {
+                    rows: range.clone(),
+                    columns: columns.clone(),
+                    branch: index,
+                    lora: lora.clone(),
+                });
             }
         }
     }
     let stacks = stack(parts, &sites);
 
-    let mut y = Tensor::uninit([rows, width], tape.dtype());
+    let mut y = Tensor::uninit([rows, width], x.value().dtype());
     let down: Vec<Tensor> = with_rows!(compute, T => {
         for base in &bases {
             let bias = base.bias.as_ref().map(Leaf::vector);
@@ -130,7 +135,13 @@ fn resolve_bases(
             continue;
         }
         let weight = master.weight(compute);
-        bases.push(Base { rows, columns: columns.clone(), weight, master: master.clone(), bias: bias.cloned() });
+        bases.push(Base {
+            rows,
+            columns: columns.clone(),
+            weight,
+            master: master.clone(),
+            bias: bias.cloned(),
+        });
     }
     Ok(bases)
 }
@@ -158,9 +169,9 @@ fn stack(parts: Vec<Part>, sites: &[Option<DropoutSite>]) -> Vec<Stack> {
     for part in parts {
         let site = sites[part.branch].filter(|_| part.lora.dropout > 0.0);
         let site = site.map(|site| DropoutSite { probability: part.lora.dropout, ..site });
-        let shared = groups.iter_mut().find(|(rows, other, _)| {
-            *rows == part.rows && site.is_none() && other.is_none()
-        });
+        let shared = groups
+            .iter_mut()
+            .find(|(rows, other, _)| *rows == part.rows && site.is_none() && other.is_none());
         match shared {
             Some((_, _, group)) => group.push(part),
             None => groups.push((part.rows.clone(), site, vec![part])),
@@ -172,8 +183,11 @@ fn stack(parts: Vec<Part>, sites: &[Option<DropoutSite>]) -> Vec<Stack> {
             let a = match &parts[..] {
                 [only] => only.lora.a.value().clone(),
                 several => {
-                    let stacked: Vec<f32> =
-                        several.iter().flat_map(|part| part.lora.a.value().as_slice::<f32>()).copied().collect();
+                    let stacked: Vec<f32> = several
+                        .iter()
+                        .flat_map(|part| part.lora.a.value().as_slice::<f32>())
+                        .copied()
+                        .collect();
                     let inputs = several[0].lora.a.value().shape().width();
                     Tensor::from_slice([stacked.len() / inputs, inputs], &stacked)
                 }
@@ -273,7 +287,8 @@ impl Stack {
 
 fn block<'a, T: Stored>(tensor: &'a Tensor, rows: &Range<usize>, columns: &Range<usize>) -> Rows<'a, T> {
     let (all, width) = tensor.rows_and_width();
-    Rows::columns(tensor.as_slice::<T>(), all, width, columns.start, columns.len()).slice(rows.start, rows.end)
+    Rows::columns(tensor.as_slice::<T>(), all, width, columns.start, columns.len())
+        .slice(rows.start, rows.end)
 }
 
 fn block_mut<'a, T: Stored>(

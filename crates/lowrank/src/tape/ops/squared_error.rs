@@ -20,16 +20,18 @@ pub fn squared_error(tape: &mut Tape, predictions: &Var, targets: &[f32], denomi
     if targets.len() != elements {
         return Err(Error::Usage(format!("{} targets for {elements} predictions", targets.len())));
     }
-    let compute = tape.compute();
-    let mut gradient = predictions.id().map(|_| Tensor::uninit(predictions.value().shape(), tape.dtype()));
+    let compute = predictions.compute();
+    let mut gradient =
+        predictions.id().map(|_| Tensor::uninit(predictions.value().shape(), predictions.value().dtype()));
     let loss = with_rows!(compute, T => loss::mean_squared_error(
         predictions.value().as_slice::<T>(),
         targets,
         denominator,
         gradient.as_mut().map(|gradient| gradient.make_mut::<T>()),
     ));
-    let backward = predictions.id().zip(gradient).map(|(input, gradient)| {
-        Box::new(LossBackward { input, gradient }) as Box<dyn Backward>
-    });
+    let backward = predictions
+        .id()
+        .zip(gradient)
+        .map(|(input, gradient)| Box::new(LossBackward { input, gradient }) as Box<dyn Backward>);
     tape.finish(|| "the loss".into(), Tensor::from_slice([1], &[loss]), predictions.layout(), backward)
 }

@@ -46,9 +46,6 @@ impl RunFile {
     /// Names the first key whose value is out of range, or asks for something that this program does not do yet.
     pub fn check(&self) -> Result<()> {
         self.check_task()?;
-        if self.init_adapter.is_some() {
-            return Err(Error::setting("init_adapter", "it is not supported yet; leave it out"));
-        }
         at_least("data.max_length", self.data.max_length, SHORTEST_LENGTH)?;
         self.lora.check().map_err(|error| error.in_section("lora"))?;
         self.check_train()

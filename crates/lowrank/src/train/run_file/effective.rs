@@ -1,5 +1,6 @@
 //! A run back to the text of a run file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, absolute};
 
 use lowrank_kernels::Compute;
@@ -49,6 +50,36 @@ impl RunFile {
         }
         // A table of plain values has nothing that TOML could not express.
         toml::to_string(&table).unwrap_or_default()
+    }
+
+    /// The settings that decide the result, by their keys. Where things lie and how often the run tells of itself is
+    /// not among them.
+    pub fn decisive_settings(&self) -> BTreeMap<String, String> {
+        const OTHER: [&str; 7] = [
+            "output",
+            "data.train",
+            "train.log_every",
+            "train.save_every",
+            "train.save_total_limit",
+            "train.compute",
+            "train.dtype",
+        ];
+        let mut settings = BTreeMap::new();
+        let table: Table = toml::from_str(&self.to_toml()).unwrap_or_default();
+        for (key, value) in table {
+            match value {
+                Value::Table(section) => {
+                    settings.extend(
+                        section.into_iter().map(|(name, v)| (format!("{key}.{name}"), v.to_string())),
+                    );
+                }
+                value => {
+                    settings.insert(key, value.to_string());
+                }
+            }
+        }
+        settings.retain(|key, _| !OTHER.contains(&key.as_str()));
+        settings
     }
 
     /// The absolute path of a folder, any other name as it is.

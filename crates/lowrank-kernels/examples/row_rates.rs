@@ -1,0 +1,266 @@
+//! What each row kernel costs on this machine: `cargo run --release --example row_rates -- [threads] [name]`.
+//!
+//! The best of several repetitions, in nanoseconds per element of the rows and in gigabytes per second of the rows
+//! and tables that it must read and write.
+
+use std::time::Instant;
+
+use half::bf16;
+use lowrank_kernels::attention::{self, AttentionDropout, AttentionShape};
+use lowrank_kernels::embedding::{EmbeddingTable, Lookup, gather_sum, scatter_add};
+use lowrank_kernels::optimizer::{AdamW, adamw_step, squared_norm};
+use lowrank_kernels::random::Philox;
+use lowrank_kernels::{
+    Activation, Dropout, DropoutKey, Element, RowId, Rows, RowsMut, activation, dropout, elementwise, loss,
+    low_rank, norm, parallel, row_ops,
+};
+
+const ROWS: usize = 2048;
+const WIDTH: usize = 768;
+const INNER: usize = 3072;
+const KEY: DropoutKey = DropoutKey { seed: 1, step: 1, site: 1 };
+
+struct Meter {
+    filter: String,
+    kind: &'static str,
+}
+
+impl Meter {
+    fn time(&self, name: &str, elements: usize, bytes: usize, mut work: impl FnMut()) {
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let (mut best, start) = (f64::INFINITY, Instant::now());
+        while start.elapsed().as_secs_f64() < 0.25 {
+            let start = Instant::now();
+            work();
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        println!(
+            "{:4} {name:28} {:9.1} us {:7.3} ns/element {:7.2} GB/s",
+            self.kind,
+            best * 1e6,
+            best * 1e9 / elements as f64,
+            bytes as f64 / best / 1e9
+        );
+    }
+}
+
+fn elements<T: Element>(seed: u64, n: usize) -> Vec<T> {
+    let mut generator = Philox::new(seed, 0);
+    (0..n).map(|_| T::round(generator.uniform_f32() - 0.5)).collect()
+}
+
+fn rows<T>(data: &[T], cols: usize) -> Rows<'_, T> {
+    Rows::dense(data, data.len() / cols, cols)
+}
+
+fn rows_mut<T>(data: &mut [T], cols: usize) -> RowsMut<'_, T> {
+    let rows = data.len() / cols;
+    RowsMut::dense(data, rows, cols)
+}
+
+fn normalise<T: Element>(meter: &Meter, ids: &[RowId]) {
+    let (n, e) = (ROWS * WIDTH, size_of::<T>());
+    let drop = Dropout { probability: 0.1, key: KEY, rows: ids };
+    let (x, r) = (elements::<T>(1, n), elements::<T>(2, n));
+    let (mut s, mut y, mut z) = (x.clone(), x.clone(), x.clone());
+    let (gamma, beta) = (elements::<f32>(3, WIDTH), elements::<f32>(4, WIDTH));
+    let (mut mean, mut rstd) = (vec![0.0; ROWS], vec![0.0; ROWS]);
+    let (mut dgamma, mut dbeta) = (vec![0.0; WIDTH], vec![0.0; WIDTH]);
+    meter.time("dropout", n, 2 * n * e, || dropout::apply(rows(&x, WIDTH), &drop, rows_mut(&mut y, WIDTH)));
+    for (name, drop) in [("norm forward", None), ("norm forward, dropout", Some(&drop))] {
+        meter.time(name, n, 4 * n * e, || {
+            norm::layer_norm_forward(
+                rows(&x, WIDTH),
+                Some(rows(&r, WIDTH)),
+                drop,
+                &gamma,
+                &beta,
+                1e-5,
+                Some(rows_mut(&mut s, WIDTH)),
+                rows_mut(&mut y, WIDTH),
+                &mut mean,
+                &mut rstd,
+            );
+        });
+    }
+    for (name, drop) in [("norm backward", None), ("norm backward, dropout", Some(&drop))] {
+        for (suffix, parameters) in [("", false), (", parameters", true)] {
+            meter.time(&format!("{name}{suffix}"), n, (3 + usize::from(drop.is_some())) * n * e, || {
+                norm::layer_norm_backward(
+                    rows(&r, WIDTH),
+                    rows(&s, WIDTH),
+                    &gamma,
+                    &mean,
+                    &rstd,
+                    rows_mut(&mut y, WIDTH),
+                    drop.map(|drop| (rows_mut(&mut z, WIDTH), drop)),
+                    parameters.then_some((&mut dgamma[..], &mut dbeta[..])),
+                );
+            });
+        }
+    }
+}
+
+fn activate<T: Element>(meter: &Meter) {
+    let (n, e) = (ROWS * INNER, size_of::<T>());
+    let (x, dy) = (elements::<T>(1, n), elements::<T>(2, n));
+    let mut y = x.clone();
+    for function in
+        [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu, Activation::Tanh]
+    {
+        meter.time(&format!("{function:?}"), n, 2 * n * e, || activation::forward(function, &x, &mut y));
+        meter.time(&format!("{function:?} backward"), n, 3 * n * e, || {
+            activation::backward(function, &x, &dy, &mut y);
+        });
+    }
+}
+
+fn attend<T: Element>(meter: &Meter) {
+    for (heads, head_dim, len) in [(12, 64, 128), (12, 64, 512), (12, 32, 13), (12, 64, 13), (12, 32, 40)] {
+        let sequences = (ROWS / len).max(1);
+        let (tokens, width) = (sequences * len, heads * head_dim);
+        let offsets: Vec<usize> = (0..=sequences).map(|i| i * len).collect();
+        let examples: Vec<u32> = (0..sequences as u32).collect();
+        let shape = AttentionShape { heads, head_dim, scale: 0.125 };
+        let drop = AttentionDropout { probability: 0.1, key: KEY, examples: &examples };
+        let (qkv, dout) = (elements::<T>(1, tokens * 3 * width), elements::<T>(2, tokens * width));
+        let (mut out, mut dqkv) = (dout.clone(), qkv.clone());
+        let mut logsumexp = vec![0.0; tokens * heads];
+        let (n, e) = (tokens * width, size_of::<T>());
+        for (name, drop) in [("", None), (" dropout", Some(&drop))] {
+            let name = format!("{len}x{head_dim}{name}");
+            meter.time(&format!("attention {name}"), n, 4 * n * e, || {
+                let (qkv, out) = (rows(&qkv, 3 * width), rows_mut(&mut out, width));
+                attention::forward(qkv, &offsets, shape, drop, out, &mut logsumexp);
+            });
+            meter.time(&format!("attention back {name}"), n, 8 * n * e, || {
+                attention::backward(
+                    rows(&qkv, 3 * width),
+                    rows(&out, width),
+                    rows(&dout, width),
+                    &logsumexp,
+                    &offsets,
+                    shape,
+                    drop,
+                    rows_mut(&mut dqkv, 3 * width),
+                );
+            });
+        }
+    }
+}
+
+fn adapt<T: Element>(meter: &Meter, ids: &[RowId]) {
+    let (n, e) = (ROWS * WIDTH, size_of::<T>());
+    let drop = Dropout { probability: 0.1, key: KEY, rows: ids };
+    let x = elements::<T>(1, n);
+    let mut y = elements::<T>(2, n);
+    for r in [8, 16, 64] {
+        let a = elements::<f32>(3, r * WIDTH);
+        let mut u = elements::<f32>(4, ROWS * r);
+        let mut grad = a.clone();
+        for (name, drop) in [("", None), (" dropout", Some(&drop))] {
+            let name = format!("r{r}{name}");
+            meter.time(&format!("down {name}"), n, n * e, || {
+                low_rank::down(rows(&x, WIDTH), &a, drop, rows_mut(&mut u, r));
+            });
+            meter.time(&format!("outer {name}"), n, n * e, || {
+                low_rank::outer(rows(&u, r), rows(&x, WIDTH), drop, 1e-9, &mut grad);
+            });
+            meter.time(&format!("down backward {name}"), n, 2 * n * e, || {
+                low_rank::down_backward(rows(&u, r), &a, drop, rows_mut(&mut y, WIDTH));
+            });
+        }
+        meter.time(&format!("up r{r}"), n, 2 * n * e, || {
+            low_rank::up(rows(&u, r), &a, 1e-9, rows_mut(&mut y, WIDTH));
+        });
+        meter.time(&format!("up backward r{r}"), n, n * e, || {
+            low_rank::up_backward(rows(&x, WIDTH), &a, 1.0, rows_mut(&mut u, r));
+        });
+        meter.time(&format!("outer transposed r{r}"), n, n * e, || {
+            low_rank::outer_transposed(rows(&x, WIDTH), rows(&u, r), 1e-9, &mut grad);
+        });
+    }
+}
+
+fn others<T: Element>(meter: &Meter) {
+    let (n, e) = (ROWS * WIDTH, size_of::<T>());
+    let (x, z) = (elements::<T>(1, n), elements::<T>(2, n));
+    let mut y = x.clone();
+    let wide = elements::<f32>(3, n);
+    let mut grad = vec![0.0; WIDTH];
+    meter.time("add", n, 3 * n * e, || elementwise::add(&x, &z, &mut y));
+    meter.time("convert from f32", n, n * (4 + e), || elementwise::convert(&wide, &mut y));
+    meter.time("is finite", n, n * e, || assert!(elementwise::is_finite(&x)));
+    meter.time("add bias", n, 2 * n * e, || row_ops::add_bias(rows_mut(&mut y, WIDTH), &wide[..WIDTH]));
+    meter.time("column sums", n, n * e, || row_ops::column_sums(rows(&x, WIDTH), &mut grad));
+    let table = elements::<bf16>(4, 30_000 * WIDTH);
+    let mut generator = Philox::new(9, 9);
+    let ids: Vec<u32> = (0..ROWS).map(|_| generator.below(30_000) as u32).collect();
+    let lookups = [Lookup { table: EmbeddingTable::Bf16(&table), ids: &ids }; 3];
+    meter.time("gather sum of 3", n, n * (6 + e), || gather_sum(&lookups, rows_mut(&mut y, WIDTH)));
+    let mut grad = vec![0.0; table.len()];
+    meter.time("scatter add", n, n * (8 + e), || scatter_add(&ids, rows(&x, WIDTH), &mut grad));
+    for classes in [2, 30_000] {
+        let count = n / classes;
+        let labels: Vec<i64> = (0..count).map(|i| (i % classes) as i64).collect();
+        meter.time(&format!("cross entropy {classes}"), count * classes, 2 * count * classes * e, || {
+            let logits = rows(&x[..count * classes], classes);
+            loss::cross_entropy(logits, &labels, 1.0, Some(rows_mut(&mut y[..count * classes], classes)));
+        });
+    }
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let threads = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let filter = arguments.next().unwrap_or_default();
+    if let Err(error) = parallel::init_threads(threads) {
+        eprintln!("{error}");
+    }
+    println!("{} threads, tier {}", parallel::threads(), lowrank_kernels::Tier::active());
+    let ids: Vec<RowId> = (0..ROWS as u32).map(|i| RowId { example: i / 128, token: i % 128 }).collect();
+    rayon::scope(|_| {
+        for kind in ["bf16", "f32"] {
+            let meter = Meter { filter: filter.clone(), kind };
+            let bf16_rows = kind == "bf16";
+            if bf16_rows {
+                normalise::<bf16>(&meter, &ids)
+            } else {
+                normalise::<f32>(&meter, &ids)
+            }
+            if bf16_rows {
+                activate::<bf16>(&meter)
+            } else {
+                activate::<f32>(&meter)
+            }
+            if bf16_rows {
+                attend::<bf16>(&meter)
+            } else {
+                attend::<f32>(&meter)
+            }
+            if bf16_rows {
+                adapt::<bf16>(&meter, &ids)
+            } else {
+                adapt::<f32>(&meter, &ids)
+            }
+            if bf16_rows { others::<bf16>(&meter) } else { others::<f32>(&meter) }
+        }
+        let meter = Meter { filter, kind: "f32" };
+        let n = ROWS * WIDTH;
+        let gradient = elements::<f32>(1, n);
+        let (mut p, mut m, mut v) = (gradient.clone(), vec![0.1; n], vec![0.1; n]);
+        let settings = AdamW {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            step: 3,
+            gradient_scale: 1.0,
+        };
+        meter.time("adamw", n, 28 * n, || adamw_step(&mut p, &gradient, &mut m, &mut v, settings));
+        meter.time("squared norm", n, 4 * n, || assert!(squared_norm(&gradient) > 0.0));
+    });
+}

@@ -1,5 +1,0 @@
-//! AMX.
-/// stub
-pub fn is_available() -> bool {
-    false
-}

@@ -1,0 +1,42 @@
+//! What the kernel needs of a matrix unit.
+
+use crate::element::Element;
+use crate::gemm::tile::Finish;
+
+/// Rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+/// Bytes of a tile's row.
+pub(super) const TILE_BYTES: usize = 64;
+
+/// A thread's hold on eight tiles of 16 rows of 64 bytes, numbered 0 to 7; given back when dropped.
+pub(super) trait Unit: Sized {
+    /// Takes hold of the unit.
+    ///
+    /// # Safety
+    /// The machine has it, and this thread does not hold it already.
+    unsafe fn configure() -> Self;
+
+    /// Fills a tile with zeros.
+    fn zero<const TILE: usize>(&mut self);
+
+    /// Fills a tile from 16 rows of 64 bytes, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// They can be read.
+    unsafe fn load<const TILE: usize>(&mut self, from: *const u8, stride: usize);
+
+    /// Writes a tile to 16 rows of 64 bytes, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// They can be written.
+    unsafe fn store<const TILE: usize>(&mut self, to: *mut u8, stride: usize);
+
+    /// Adds to a tile of 16 x 16 f32 the product of `LEFT`, 16 x 32 bf16, and `RIGHT`, whose row p holds for
+    /// each of 16 columns the elements 2p and 2p + 1.
+    fn dot<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
+
+    /// Writes finished sums to the result.
+    fn finish<T: Element>(finish: Finish<'_, T>) {
+        finish.plain();
+    }
+}

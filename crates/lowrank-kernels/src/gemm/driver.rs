@@ -1,0 +1,157 @@
+//! The loops around a micro-kernel: cuts a product into tasks, and a task into tiles.
+//!
+//! Every element of the result is one chain of sums along the depth, in blocks of [`Tile::DEPTH`], whichever
+//! task or tile it falls into: neither the number of threads nor the other rows can change its bits.
+
+use std::any::TypeId;
+
+use rayon::prelude::*;
+
+use super::panels::Panels;
+use super::scratch::with_floats;
+use super::staging::stage;
+use super::tile::{Block, Finish, Step, TILE_FLOATS, Tile};
+use crate::element::Element;
+use crate::rows::{Rows, RowsMut};
+
+/// Sums of a tile, aligned to a cache line.
+#[repr(align(64))]
+struct TileSums([f32; TILE_FLOATS]);
+
+/// `out = left·panels`, with `bias` added to each row, or to what `out` held with `accumulate`.
+///
+/// # Shapes
+/// `left [M, depth]`, `bias [width]`, `out [M, width]`.
+pub(super) fn multiply<K: Tile, T: Element>(
+    kernel: K,
+    left: Rows<'_, T>,
+    panels: &Panels<K::Panel>,
+    bias: Option<&[f32]>,
+    accumulate: bool,
+    mut out: RowsMut<'_, T>,
+) {
+    let (rows, depth, width) = (left.rows(), panels.depth(), panels.width());
+    assert!(left.cols() == depth && out.rows() == rows && out.cols() == width);
+    assert!(bias.is_none_or(|bias| bias.len() == width && !accumulate));
+    if rows == 0 || width == 0 {
+        return;
+    }
+    let (row_tiles, col_tiles) = (rows.div_ceil(K::ROWS), width.div_ceil(K::COLS));
+    let parallel = super::worth_threads(rows, depth, width);
+    let chunks = rows.div_ceil(K::task_rows(depth));
+    let mut groups = width.div_ceil(K::task_cols(depth));
+    if parallel {
+        // Enough tasks that no thread waits long for the last one.
+        groups = groups.max((3 * rayon::current_num_threads()).div_ceil(chunks)).min(col_tiles);
+    }
+    let (row_step, col_step) = (row_tiles.div_ceil(chunks) * K::ROWS, col_tiles.div_ceil(groups) * K::COLS);
+    let (chunks, groups) = (rows.div_ceil(row_step), width.div_ceil(col_step));
+    let out_stride = out.stride();
+    let out = out.data().as_mut_ptr();
+    let product = Product { kernel, left, panels, bias, accumulate, out, out_stride };
+    // Neighbouring tasks share their columns, whose panels are then still in the cache.
+    let run = |index: usize| {
+        let (row, col) = (index % chunks * row_step, index / chunks * col_step);
+        product.task((row, rows.min(row + row_step)), (col, width.min(col + col_step)));
+    };
+    if parallel {
+        (0..chunks * groups).into_par_iter().for_each(run);
+    } else {
+        (0..chunks * groups).for_each(run);
+    }
+}
+
+/// A product to compute; `left`, `bias` and the result fit the panels.
+struct Product<'a, K: Tile, T> {
+    kernel: K,
+    left: Rows<'a, T>,
+    panels: &'a Panels<K::Panel>,
+    bias: Option<&'a [f32]>,
+    accumulate: bool,
+    out: *mut T,
+    out_stride: usize,
+}
+
+// SAFETY: tasks share the operands for reading, and write through `out` to rows and columns of their own.
+unsafe impl<K: Tile, T: Element> Sync for Product<'_, K, T> {}
+
+impl<K: Tile, T: Element> Product<'_, K, T> {
+    /// Computes the rows `rows.0..rows.1` and the columns `cols.0..cols.1`, of which the first starts a tile.
+    fn task(&self, rows: (usize, usize), cols: (usize, usize)) {
+        let depth = self.panels.depth();
+        let left = self.left.slice(rows.0, rows.1);
+        let count = rows.1 - rows.0;
+        let in_f32 = TypeId::of::<T>() == TypeId::of::<f32>();
+        let held_stride = (cols.1 - cols.0).next_multiple_of(K::COLS);
+        let holds = !in_f32 && depth > K::DEPTH;
+        let held_len = if holds { count.next_multiple_of(K::ROW_MULTIPLE) * held_stride } else { 0 };
+        let mut session = self.kernel.enter();
+        let mut tile_sums = TileSums([0.0; TILE_FLOATS]);
+        with_floats(held_len, |held| {
+            for start in (0..depth.max(1)).step_by(K::DEPTH) {
+                let end = depth.min(start + K::DEPTH);
+                let (first, last) = (start == 0, end == depth);
+                stage::<K, T, _>(left, start, end, |staged| {
+                    for col in (cols.0..cols.1).step_by(K::COLS) {
+                        let panel_len = self.panels.panel_len();
+                        let at = col / K::LAYOUT.cols * panel_len + start * K::LAYOUT.cols;
+                        let panel = self.panels.values()[at..].as_ptr();
+                        let width = K::COLS.min(cols.1 - col);
+                        for row in (0..count).step_by(K::ROWS) {
+                            let height = K::ROWS.min(count - row);
+                            let (left, left_stride) = staged.row(row);
+                            // SAFETY: the tile lies inside this task, whose part of the result is its own.
+                            let mut out = unsafe { self.block(rows.0 + row, col, height, width) };
+                            let bias = self.bias.map(|bias| &bias[col..col + width]);
+                            let depth = end - start;
+                            let step = |sums: *mut f32, sums_stride, add| Step {
+                                rows: height,
+                                depth,
+                                left,
+                                left_stride,
+                                panel,
+                                panel_len,
+                                sums,
+                                sums_stride,
+                                add,
+                            };
+                            if in_f32 && width == K::COLS && K::ROW_MULTIPLE == 1 {
+                                if let (Some(bias), true) = (bias, first) {
+                                    out.fill(bias);
+                                }
+                                let add = !first || self.accumulate || bias.is_some();
+                                let step = step(out.data().cast(), self.out_stride, add);
+                                // SAFETY: `stage` laid out the rows, the panel holds the whole depth, and the
+                                // sums are the tile of the result, whose elements are f32.
+                                unsafe { K::run(&mut session, step) };
+                                continue;
+                            }
+                            let (sums, sums_stride): (&mut [f32], usize) = if holds {
+                                (&mut held[row * held_stride + col - cols.0..], held_stride)
+                            } else {
+                                (&mut tile_sums.0, K::COLS)
+                            };
+                            let step = step(sums.as_mut_ptr(), sums_stride, holds && !first);
+                            // SAFETY: as above; the sums have room for a whole tile.
+                            unsafe { K::run(&mut session, step) };
+                            if in_f32 || last {
+                                let bias = bias.filter(|_| first || holds);
+                                let add = self.accumulate || (in_f32 && !first);
+                                self.kernel.finish(Finish { sums, sums_stride, bias, add, out });
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// Part of the result.
+    ///
+    /// # Safety
+    /// It lies inside the result, and nothing else refers to its elements while the block lives.
+    unsafe fn block(&self, row: usize, col: usize, rows: usize, cols: usize) -> Block<'_, T> {
+        // SAFETY: as the caller promises.
+        unsafe { Block::new(self.out.add(row * self.out_stride + col), rows, cols, self.out_stride) }
+    }
+}

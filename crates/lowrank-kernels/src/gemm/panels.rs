@@ -1,0 +1,213 @@
+//! The form in which the micro-kernels read a frozen weight: panels of a few columns, each contiguous.
+
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+use crate::element::Element;
+
+/// How a kernel wants its panels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// Columns of a panel.
+    pub cols: usize,
+    /// Consecutive elements along the sum that lie next to each other: 2 where products are taken in pairs.
+    pub group: usize,
+    /// The sum is padded with zeros to a multiple of this, itself a multiple of `group`.
+    pub depth_multiple: usize,
+    /// The number of panels is padded to a multiple of this.
+    pub panel_multiple: usize,
+}
+
+/// Elements of a column that are packed at a time, so that the part of the panel stays in the first-level cache;
+/// a multiple of every layout's `cols` and `group`.
+pub(super) const PACK_DEPTH: usize = 96;
+
+/// Panels start on a cache line.
+const LINE: usize = 64;
+
+/// A matrix `[depth, width]` cut into panels of `layout.cols` columns, padded with zeros.
+#[derive(Debug)]
+pub(super) struct Panels<V> {
+    bytes: Vec<u8>,
+    /// Where the first cache line starts in `bytes`.
+    start: usize,
+    layout: Layout,
+    depth: usize,
+    width: usize,
+    kind: PhantomData<V>,
+}
+
+impl<V: Element> Panels<V> {
+    /// Packs a matrix; `read(w, d, into)` copies the elements from (d, w) on, down column w, at most
+    /// [`PACK_DEPTH`] of them and starting at a multiple of that.
+    pub fn new(
+        layout: Layout,
+        depth: usize,
+        width: usize,
+        read: impl Fn(usize, usize, &mut [V]) + Sync,
+    ) -> Self {
+        let panels = width.div_ceil(layout.cols).next_multiple_of(layout.panel_multiple);
+        let len = depth.next_multiple_of(layout.depth_multiple) * layout.cols;
+        // Zeros straight from the system: each thread touches first what it fills.
+        let bytes = vec![0; panels * len * size_of::<V>() + LINE];
+        let start = bytes.as_ptr().align_offset(LINE);
+        let mut packed = Self { bytes, start, layout, depth, width, kind: PhantomData };
+        let values: &mut [V] =
+            bytemuck::cast_slice_mut(&mut packed.bytes[start..][..panels * len * size_of::<V>()]);
+        values.par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(panel, values)| {
+            let columns = (panel * layout.cols).min(width)..((panel + 1) * layout.cols).min(width);
+            let mut block = vec![V::round(0.0); layout.cols * PACK_DEPTH];
+            let rows = values.chunks_mut(PACK_DEPTH * layout.cols);
+            for (d, rows) in (0..depth).step_by(PACK_DEPTH).zip(rows) {
+                let count = PACK_DEPTH.min(depth - d);
+                block.fill(V::round(0.0));
+                for (w, column) in columns.clone().zip(block.chunks_exact_mut(PACK_DEPTH)) {
+                    read(w, d, &mut column[..count]);
+                }
+                if layout.group == 1 {
+                    interleave::<V, 1>(&block, layout.cols, rows);
+                } else {
+                    interleave::<V, 2>(&block, layout.cols, rows);
+                }
+            }
+        });
+        packed
+    }
+
+    /// The panels of the transposed matrix.
+    fn transposed(&self) -> Self {
+        let Layout { cols, group, .. } = self.layout;
+        let (values, len) = (self.values(), self.panel_len());
+        Self::new(self.layout, self.width, self.depth, |w, d, into| {
+            // Down a column of the transpose is along a row of this matrix, panel by panel.
+            let row = w / group * group * cols + w % group;
+            for (panel, into) in (d / cols..).zip(into.chunks_mut(cols)) {
+                let row = &values[panel * len + row..];
+                into.iter_mut().zip(row.iter().step_by(group)).for_each(|(into, &value)| *into = value);
+            }
+        })
+    }
+
+    /// Length of the sum.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Elements of one panel; a step of the sum is `layout.cols` of them.
+    pub fn panel_len(&self) -> usize {
+        self.depth.next_multiple_of(self.layout.depth_multiple) * self.layout.cols
+    }
+
+    /// All panels, one after the other.
+    pub fn values(&self) -> &[V] {
+        bytemuck::cast_slice(&self.bytes[self.start..self.start + self.bytes()])
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.len() - LINE
+    }
+}
+
+/// Writes columns of [`PACK_DEPTH`] elements, one after the other in `block`, as rows of a panel of `cols`.
+#[inline(always)]
+fn interleave<V: Element, const GROUP: usize>(block: &[V], cols: usize, rows: &mut [V]) {
+    for (d, row) in (0..PACK_DEPTH).step_by(GROUP).zip(rows.chunks_exact_mut(cols * GROUP)) {
+        for (into, column) in row.chunks_exact_mut(GROUP).zip(block.chunks_exact(PACK_DEPTH)) {
+            into.copy_from_slice(&column[d..d + GROUP]);
+        }
+    }
+}
+
+/// The panels for both directions, the second packed from the first when it is first needed.
+#[derive(Debug)]
+pub(super) struct Directions<V> {
+    forward: Panels<V>,
+    backward: OnceLock<Panels<V>>,
+}
+
+impl<V: Element> Directions<V> {
+    /// Packs `W [outputs, inputs]`; `read(i, into)` copies the elements from i on of its row-major form.
+    pub fn new(layout: Layout, outputs: usize, inputs: usize, read: impl Fn(usize, &mut [V]) + Sync) -> Self {
+        let forward = Panels::new(layout, inputs, outputs, |w, d, into| read(w * inputs + d, into));
+        Self { forward, backward: OnceLock::new() }
+    }
+
+    /// `Wᵀ [inputs, outputs]`.
+    pub fn forward(&self) -> &Panels<V> {
+        &self.forward
+    }
+
+    /// `W [outputs, inputs]`.
+    pub fn backward(&self) -> &Panels<V> {
+        if let Some(panels) = self.backward.get() {
+            return panels;
+        }
+        // Packed before the cell is entered: rayon may run another user of this weight on the packing thread.
+        let panels = self.forward.transposed();
+        self.backward.get_or_init(|| panels)
+    }
+
+    /// Bytes of both.
+    pub fn bytes(&self) -> usize {
+        self.forward.bytes() + self.backward.get().map_or(0, Panels::bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIRS: Layout = Layout { cols: 16, group: 2, depth_multiple: 32, panel_multiple: 2 };
+    const PLAIN: Layout = Layout { cols: 48, group: 1, depth_multiple: 1, panel_multiple: 1 };
+
+    /// W [outputs, inputs] whose element (n, k) is 200 n + k.
+    fn pack(layout: Layout, outputs: usize, inputs: usize) -> Directions<f32> {
+        Directions::new(layout, outputs, inputs, |i, into| {
+            for (i, into) in (i..).zip(into) {
+                *into = (i / inputs * 200 + i % inputs) as f32;
+            }
+        })
+    }
+
+    fn check(layout: Layout, outputs: usize, inputs: usize) {
+        let weight = pack(layout, outputs, inputs);
+        let element = |panels: &Panels<f32>, d: usize, w: usize| {
+            let (group, row) = (layout.group, d / layout.group * layout.group);
+            let panel = &panels.values()[w / layout.cols * panels.panel_len()..];
+            panel[row * layout.cols + w % layout.cols * group + d % group]
+        };
+        for (n, k) in (0..outputs).flat_map(|n| (0..inputs).map(move |k| (n, k))) {
+            let value = (n * 200 + k) as f32;
+            assert_eq!(element(weight.forward(), k, n), value);
+            assert_eq!(element(weight.backward(), n, k), value);
+        }
+        let sum = |panels: &Panels<f32>| panels.values().iter().map(|&v| f64::from(v)).sum::<f64>();
+        let expected = (0..outputs * inputs).map(|i| (i / inputs * 200 + i % inputs) as f64).sum();
+        assert_eq!((sum(weight.forward()), sum(weight.backward())), (expected, expected), "padding is zero");
+        assert_eq!(weight.backward().transposed().values(), weight.forward().values());
+    }
+
+    #[test]
+    fn panels_hold_every_element_in_its_place_and_zeros_elsewhere() {
+        for layout in [PAIRS, PLAIN] {
+            for (outputs, inputs) in [(1, 1), (19, 37), (97, 130), (16, 96), (200, 5)] {
+                check(layout, outputs, inputs);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_count_both_directions_once_they_exist() {
+        let weight = pack(PAIRS, 19, 37);
+        assert_eq!(weight.bytes(), 2 * 16 * 64 * 4);
+        weight.backward();
+        assert_eq!(weight.bytes(), 2 * 16 * 64 * 4 + 4 * 16 * 32 * 4);
+    }
+}

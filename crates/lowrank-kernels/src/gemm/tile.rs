@@ -1,0 +1,131 @@
+//! What a micro-kernel is, and what it is given.
+
+use std::marker::PhantomData;
+
+use super::panels::Layout;
+use crate::element::Element;
+
+/// Room for the sums of one tile of any kernel.
+pub(super) const TILE_FLOATS: usize = 32 * 48;
+
+/// A micro-kernel: the product of a few rows and a few columns.
+pub(super) trait Tile: Copy + Send + Sync {
+    /// What it reads rows as.
+    type Left: Element;
+    /// What it reads panels as.
+    type Panel: Element;
+    /// What it holds while a thread works on a task.
+    type Session;
+
+    /// The panels it reads.
+    const LAYOUT: Layout;
+    /// Columns of a tile.
+    const COLS: usize = Self::LAYOUT.cols * Self::LAYOUT.panel_multiple;
+    /// The most rows of a tile.
+    const ROWS: usize;
+    /// Rows are read, and sums written, up to a multiple of this.
+    const ROW_MULTIPLE: usize = 1;
+    /// Length of the sum after which a tile's sums go to memory; a multiple of `LAYOUT.depth_multiple`.
+    const DEPTH: usize;
+
+    /// Rows of a task for a sum of this length, so that they stay in the second-level cache.
+    fn task_rows(depth: usize) -> usize;
+
+    /// Columns of a task, so that they stay there from one task to the next.
+    fn task_cols(depth: usize) -> usize;
+
+    /// Prepares the thread for a task.
+    fn enter(self) -> Self::Session;
+
+    /// `sums = left·panel`, or `sums += left·panel` with `add`, for all the columns of a tile.
+    ///
+    /// # Safety
+    /// From `left`, `rows` rounded up to `ROW_MULTIPLE` rows of `depth` rounded up to `LAYOUT.depth_multiple`
+    /// elements can be read at `left_stride`, and as many steps from each of the tile's panels, `panel_len`
+    /// elements apart; to `sums`, the rounded rows of `COLS` elements can be written, and read with `add`.
+    unsafe fn run(session: &mut Self::Session, step: Step<Self::Left, Self::Panel>);
+
+    /// Writes finished sums to the result; overridden where the tier's instructions make it faster.
+    fn finish<T: Element>(self, finish: Finish<'_, T>) {
+        finish.plain();
+    }
+}
+
+/// The operands of one call of a micro-kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Step<L, P> {
+    pub rows: usize,
+    pub depth: usize,
+    pub left: *const L,
+    pub left_stride: usize,
+    pub panel: *const P,
+    pub panel_len: usize,
+    pub sums: *mut f32,
+    pub sums_stride: usize,
+    pub add: bool,
+}
+
+/// Sums of a tile on their way to the result: `out = sums [+ bias]`, or `out += sums` with `add`.
+pub(super) struct Finish<'a, T> {
+    pub sums: &'a [f32],
+    pub sums_stride: usize,
+    pub bias: Option<&'a [f32]>,
+    pub add: bool,
+    pub out: Block<'a, T>,
+}
+
+impl<T: Element> Finish<'_, T> {
+    /// Inlined into callers that are compiled for more instructions.
+    #[inline(always)]
+    pub fn plain(mut self) {
+        for i in 0..self.out.rows {
+            let out = self.out.row(i);
+            let sums = &self.sums[i * self.sums_stride..][..out.len()];
+            let out = out.iter_mut().zip(sums);
+            match self.bias {
+                Some(bias) => out.zip(bias).for_each(|((out, sum), bias)| *out = T::round(sum + bias)),
+                None if self.add => out.for_each(|(out, sum)| *out = T::round(out.widen() + sum)),
+                None => out.for_each(|(out, &sum)| *out = T::round(sum)),
+            }
+        }
+    }
+}
+
+/// Some rows and columns of a matrix, other columns of which belong to other threads.
+pub(super) struct Block<'a, T> {
+    data: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+impl<T: Element> Block<'_, T> {
+    /// The block whose row `i` starts at `data + i * stride`.
+    ///
+    /// # Safety
+    /// All its elements are valid, and nothing else refers to them during the lifetime.
+    pub unsafe fn new(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
+        Self { data, rows, cols, stride, borrow: PhantomData }
+    }
+
+    /// The first element.
+    pub fn data(&mut self) -> *mut T {
+        self.data
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn row(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows);
+        // SAFETY: the row is part of the block, which this borrow of the block covers.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
+    }
+
+    /// Copies `values` into each row.
+    pub fn fill(&mut self, values: &[f32]) {
+        for i in 0..self.rows {
+            self.row(i).iter_mut().zip(values).for_each(|(out, &value)| *out = T::round(value));
+        }
+    }
+}

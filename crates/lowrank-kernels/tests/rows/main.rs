@@ -1,0 +1,16 @@
+//! Every row kernel against a plain f64 version, its gradient against finite differences, in f32 and bf16, with
+//! sizes that are not multiples of anything, and its bits against another number of threads.
+
+mod activation;
+mod attention;
+mod dropout;
+mod embedding;
+mod loss;
+mod low_rank;
+mod memory;
+mod norm;
+mod optimizer;
+mod parallel;
+mod random;
+mod row_ops;
+mod support;

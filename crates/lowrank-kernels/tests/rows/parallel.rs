@@ -1,0 +1,64 @@
+use lowrank_kernels::parallel::{PerRow, for_each_row_block, init_threads, sum_row_blocks, threads};
+
+use crate::support::on_threads;
+
+#[test]
+fn every_row_is_visited_once_with_its_output() {
+    for (rows, cost) in [(0, 1), (1, 1), (1000, 1), (1000, 1000), (3, 1 << 30)] {
+        let mut visits = vec![0; 2 * rows];
+        on_threads(3, || {
+            for_each_row_block(rows, cost, PerRow { data: &mut visits, per_row: 2 }, |range, visits| {
+                for (row, visits) in range.zip(visits.data.chunks_exact_mut(2)) {
+                    visits[0] += row + 1;
+                    visits[1] += 1;
+                }
+            });
+        });
+        let expected: Vec<usize> = (0..rows).flat_map(|row| [row + 1, 1]).collect();
+        assert_eq!(visits, expected);
+    }
+}
+
+#[test]
+fn sums_do_not_depend_on_threads() {
+    let sum = |threads, rows| {
+        on_threads(threads, || {
+            let mut total = [1.0_f32, 2.0];
+            let mut squares = vec![0.0; rows];
+            let outputs = PerRow::one(&mut squares);
+            sum_row_blocks(rows, 10_000, &mut total, outputs, |range, squares, sum| {
+                for (row, square) in range.zip(squares.data) {
+                    *square = (row * row) as f32;
+                    sum[0] += 1.0 / (row as f32 + 1.0);
+                    sum[1] += 1.0;
+                }
+            });
+            (total, squares)
+        })
+    };
+    for rows in [1, 63, 64, 65, 500] {
+        let (total, squares) = sum(1, rows);
+        assert_eq!(total[1], rows as f32 + 2.0);
+        assert!(squares.iter().enumerate().all(|(row, &square)| square == (row * row) as f32));
+        assert_eq!((total, squares), sum(3, rows));
+    }
+}
+
+/// In a process of its own under nextest; elsewhere another test may have started the threads.
+#[test]
+fn threads_are_set_once() {
+    if init_threads(2).is_ok() {
+        assert_eq!(threads(), 2);
+    }
+    assert!(init_threads(3).is_err());
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn kernels_treat_denormal_numbers_as_zero() {
+    let mut x = [f32::MIN_POSITIVE; 3];
+    for_each_row_block(3, 1, PerRow::one(&mut x), |_, x| {
+        x.data.iter_mut().for_each(|x| *x = std::hint::black_box(*x) * std::hint::black_box(0.5));
+    });
+    assert_eq!(x.map(f32::to_bits), [0; 3]);
+}

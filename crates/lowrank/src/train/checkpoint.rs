@@ -1,0 +1,175 @@
+//! Checkpoints: everything that decides the next bit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::Moments;
+use super::output::write_json;
+use super::snapshot::Snapshot;
+use crate::data::Position;
+use crate::hub::{Checkpoint as File, Tensors, to_tensor, write_tensors};
+use crate::{Error, Result};
+
+/// The folder of checkpoints in a run's output.
+pub const CHECKPOINTS: &str = "checkpoints";
+const TENSORS: &str = "state.safetensors";
+const STATE: &str = "state.json";
+
+/// The numbers of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The optimiser steps taken.
+    pub step: usize,
+    /// Where the next step is in the data.
+    pub position: Position,
+    /// The length of `metrics.jsonl`.
+    pub metrics_bytes: u64,
+    /// The tokens trained on so far.
+    pub tokens: u64,
+    /// The examples trained on so far.
+    pub examples: u64,
+    /// The seconds trained so far.
+    pub train_seconds: f64,
+    /// The losses of the last steps.
+    pub recent_losses: Vec<f64>,
+    /// The best evaluation so far: its step and value.
+    pub best: Option<(usize, f64)>,
+    /// Evaluations since then.
+    pub stale_evaluations: usize,
+    /// The settings that decide the result, by their keys.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl State {
+    /// The state of a run that has not begun.
+    pub fn new(settings: BTreeMap<String, String>) -> Self {
+        Self {
+            step: 0,
+            position: Position::default(),
+            metrics_bytes: 0,
+            tokens: 0,
+            examples: 0,
+            train_seconds: 0.0,
+            recent_losses: Vec::new(),
+            best: None,
+            stale_evaluations: 0,
+            settings,
+        }
+    }
+}
+
+/// A checkpoint in memory.
+pub struct Checkpoint {
+    /// The numbers.
+    pub state: State,
+    /// What is trained.
+    pub values: Snapshot,
+    /// The optimiser's moments.
+    pub moments: BTreeMap<String, Moments>,
+    /// The values at the best evaluation.
+    pub best: Option<Snapshot>,
+}
+
+impl Checkpoint {
+    /// Writes the checkpoint as a folder of its own below `output`, whole or not at all, and removes the oldest beyond
+    /// `limit` (0: none). Returns where it lies.
+    ///
+    /// # Errors
+    /// If a file cannot be written or an old checkpoint cannot be removed.
+    pub fn write(&self, output: &Path, limit: usize) -> Result<PathBuf> {
+        let folder = output.join(CHECKPOINTS);
+        let name = format!("step-{:08}", self.state.step);
+        let (partial, place) = (folder.join(format!(".{name}.partial")), folder.join(name));
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
+        }
+        fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
+        let written = write_tensors(&partial.join(TENSORS), &self.tensors())
+            .and_then(|()| write_json(&partial.join(STATE), &self.state));
+        if let Err(error) = written {
+            // What failed says more than that its rest could not be removed.
+            let _ = fs::remove_dir_all(&partial);
+            return Err(error);
+        }
+        if place.exists() {
+            fs::remove_dir_all(&place).map_err(Error::io(&place))?;
+        }
+        fs::rename(&partial, &place).map_err(Error::io(&place))?;
+        let kept = list(output)?;
+        for old in kept.iter().rev().skip(if limit == 0 { kept.len() } else { limit }) {
+            fs::remove_dir_all(old).map_err(Error::io(old))?;
+        }
+        Ok(place)
+    }
+
+    /// Reads the newest checkpoint below `output`, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn newest(output: &Path) -> Result<Option<Self>> {
+        list(output)?.last().map(|folder| Self::read(folder)).transpose()
+    }
+
+    fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(STATE);
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let state: State =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not a checkpoint: {e}")))?;
+        let path = folder.join(TENSORS);
+        let file = File::open_file(&path)?;
+        let mut parts: BTreeMap<&str, Snapshot> = BTreeMap::new();
+        for key in file.names() {
+            let (part, name) = key.split_once('/').unwrap_or(("", key));
+            if let Some(view) = file.get(key) {
+                parts.entry(part).or_default().insert(name.to_owned(), to_tensor(key, &view)?);
+            }
+        }
+        let mut take = |part: &str| parts.remove(part).unwrap_or_default();
+        let (values, mut exp_avg, exp_avg_sq) = (take("value"), take("exp_avg"), take("exp_avg_sq"));
+        let best = Some(take("best")).filter(|best| !best.is_empty());
+        let moments = exp_avg_sq
+            .into_iter()
+            .map(|(name, exp_avg_sq)| match exp_avg.remove(&name) {
+                Some(exp_avg) => Ok((name, Moments { exp_avg, exp_avg_sq })),
+                None => Err(Error::tensor(&path, format!("exp_avg/{name}"), "it is missing")),
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { state, values, moments, best })
+    }
+
+    fn tensors(&self) -> Tensors {
+        let mut tensors = Tensors::new();
+        let mut add = |part: &str, name: &str, tensor: &crate::tensor::Tensor| {
+            tensors.insert(format!("{part}/{name}"), tensor.clone());
+        };
+        self.values.iter().for_each(|(name, tensor)| add("value", name, tensor));
+        self.best.iter().flatten().for_each(|(name, tensor)| add("best", name, tensor));
+        for (name, moments) in &self.moments {
+            add("exp_avg", name, &moments.exp_avg);
+            add("exp_avg_sq", name, &moments.exp_avg_sq);
+        }
+        tensors
+    }
+}
+
+/// The checkpoints below `output`, the oldest first.
+fn list(output: &Path) -> Result<Vec<PathBuf>> {
+    let folder = output.join(CHECKPOINTS);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
+        let path = entry.map_err(Error::io(&folder))?.path();
+        let named =
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("step-"));
+        if named && path.join(STATE).is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,140 @@
+//! The folder that a run fills.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::checkpoint::CHECKPOINTS;
+use super::evaluate::Scores;
+use super::events::{StepReport, Summary};
+use crate::adapter::CONFIG_FILE;
+use crate::hub::{ADAPTER_FILE, MODEL_FILE, write_atomically};
+use crate::{Error, Result};
+
+/// The file that a finished run has.
+pub const SUMMARY_FILE: &str = "summary.json";
+/// A line for each step and evaluation.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+/// The copy of the run file.
+pub const RUN_FILE: &str = "run.toml";
+
+/// What a folder holds when a run comes to it.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing of a run.
+    Nothing,
+    /// A run that was not finished.
+    Unfinished,
+    /// A finished run.
+    Finished(Box<Summary>),
+}
+
+/// Looks at a folder.
+///
+/// # Errors
+/// If it is a file, or its `summary.json` cannot be read.
+pub fn look(folder: &Path) -> Result<Found> {
+    if folder.exists() && !folder.is_dir() {
+        return Err(Error::file(folder, "the output must be a folder, and this is a file"));
+    }
+    let summary = folder.join(SUMMARY_FILE);
+    if summary.is_file() {
+        let text = fs::read_to_string(&summary).map_err(Error::io(&summary))?;
+        let parsed = serde_json::from_str(&text);
+        return Ok(Found::Finished(
+            parsed.map_err(|e| Error::file(&summary, format!("not a summary: {e}")))?,
+        ));
+    }
+    let begun = [METRICS_FILE, RUN_FILE, CHECKPOINTS].iter().any(|name| folder.join(name).exists());
+    Ok(if begun { Found::Unfinished } else { Found::Nothing })
+}
+
+/// Removes what an earlier run left, and nothing else.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn clear(folder: &Path) -> Result<()> {
+    let checkpoints = folder.join(CHECKPOINTS);
+    if checkpoints.is_dir() {
+        fs::remove_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+    }
+    // The summary goes first: without it no reader takes the rest for a finished run.
+    for name in [SUMMARY_FILE, CONFIG_FILE, ADAPTER_FILE, MODEL_FILE, METRICS_FILE, RUN_FILE] {
+        let path = folder.join(name);
+        if path.exists() {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a JSON file.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e.to_string()))?;
+    write_atomically(path, |file| writeln!(file, "{text}"))
+}
+
+/// `metrics.jsonl`, open for appending.
+pub struct MetricsLog {
+    path: PathBuf,
+    file: BufWriter<File>,
+    bytes: u64,
+}
+
+impl MetricsLog {
+    /// Opens the log of a run, cut back to its first `bytes`.
+    ///
+    /// # Errors
+    /// If it cannot be opened or cut.
+    pub fn open(folder: &Path, bytes: u64) -> Result<Self> {
+        let path = folder.join(METRICS_FILE);
+        let mut options = OpenOptions::new();
+        let file = options.create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let length = file.metadata().map_err(Error::io(&path))?.len();
+        let bytes = bytes.min(length);
+        file.set_len(bytes).map_err(Error::io(&path))?;
+        Ok(Self { path, file: BufWriter::new(file), bytes })
+    }
+
+    /// The length of the log so far, for a checkpoint.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds a step.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn step(&mut self, report: &StepReport) -> Result<()> {
+        let StepReport { step, result, .. } = report;
+        self.line(&json!({
+            "step": step,
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "learning_rate": result.learning_rate,
+            "tokens": result.tokens,
+            "seconds": result.time.as_secs_f64(),
+        }))
+    }
+
+    /// Adds an evaluation.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn evaluation(&mut self, step: usize, scores: &Scores) -> Result<()> {
+        let scores: Map<String, Value> = scores.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        self.line(&json!({ "step": step, "eval": scores }))
+    }
+
+    fn line(&mut self, value: &Value) -> Result<()> {
+        let line = format!("{value}\n");
+        self.bytes += line.len() as u64;
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.flush());
+        written.map_err(Error::io(&self.path))
+    }
+}

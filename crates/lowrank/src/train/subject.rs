@@ -1,0 +1,173 @@
+//! What a run trains: an adapter with its head, or the whole model.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::classifier::Classifier;
+use super::run_file::{Method, RunFile};
+use crate::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Plan};
+use crate::data::TaskInfo;
+use crate::hub::{self, MODEL_FILE, RepositoryKind, Tensors, write_atomically, write_tensors};
+use crate::models;
+use crate::nn::{for_each_parameter, for_each_parameter_mut};
+use crate::tape::AdapterId;
+use crate::tensor::DType;
+use crate::{Error, Result};
+
+/// The adapter that a run trains.
+const ADAPTER: AdapterId = AdapterId(0);
+
+/// What is trained.
+pub enum Subject {
+    /// An adapter.
+    Adapter {
+        /// Its configuration.
+        config: Box<LoraConfig>,
+        /// What it changes.
+        plan: Plan,
+    },
+    /// Every parameter.
+    Model,
+}
+
+impl Subject {
+    /// Makes a head where the model has none, puts a fresh adapter on the model or the one to start from, and marks
+    /// what is trained.
+    ///
+    /// # Errors
+    /// As [`adapter::attach`] and [`AdapterFile::attach`]; if `[lora]` disagrees with the adapter to start from.
+    pub fn prepare(run: &RunFile, classifier: &mut Classifier) -> Result<Self> {
+        let (seed, info) = (run.train.seed, classifier.model().info().clone());
+        models::initialise_head(classifier.model_mut(), seed)?;
+        if run.method == Method::Full {
+            for_each_parameter_mut(classifier.model_mut(), |_, parameter| {
+                parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(true));
+            });
+            return Ok(Self::Model);
+        }
+        let Some(name) = run.init_adapter_source() else {
+            let model = classifier.model_mut();
+            let plan = adapter::attach(model, &info, &run.lora, ADAPTER, seed)?;
+            return Ok(Self::Adapter { config: Box::new(run.lora.clone()), plan });
+        };
+        let file = AdapterFile::open(&hub::resolve(&name, RepositoryKind::Adapter)?.path)?;
+        if run.lora_is_given {
+            agree(&run.lora, file.config())?;
+        }
+        let plan = file.attach(classifier.model_mut(), &info, ADAPTER)?;
+        adapter::set_trainable(classifier.model_mut(), ADAPTER, true);
+        Ok(Self::Adapter { config: Box::new(file.config().clone()), plan })
+    }
+
+    /// The adapter that a batch uses in this run.
+    pub fn adapter(&self) -> Option<AdapterId> {
+        matches!(self, Self::Adapter { .. }).then_some(ADAPTER)
+    }
+
+    /// `lora` or `full`.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Adapter { .. } => "lora",
+            Self::Model => "full",
+        }
+    }
+
+    /// How much is trained.
+    pub fn count(&self, classifier: &Classifier) -> ParameterCount {
+        match self {
+            Self::Adapter { config, plan } => ParameterCount::with_adapter(classifier.model(), config, plan),
+            Self::Model => {
+                let all = ParameterCount::of_base(classifier.model()).all;
+                ParameterCount { trainable: all, all }
+            }
+        }
+    }
+
+    /// Writes the result into the run's output: an adapter folder, or a model folder.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, run: &RunFile, classifier: &mut Classifier, task: &TaskInfo) -> Result<()> {
+        match self {
+            Self::Adapter { config, plan } => {
+                adapter::save(classifier.model_mut(), ADAPTER, plan, config, &run.model, &run.output)
+            }
+            Self::Model => save_model(classifier, task, &run.output),
+        }
+    }
+}
+
+/// `[lora]` must say what the adapter to start from says.
+fn agree(given: &LoraConfig, file: &LoraConfig) -> Result<()> {
+    let alpha = |config: &LoraConfig| config.lora_alpha.unwrap_or(config.r as f64);
+    let checks = [
+        ("lora.r", given.r.to_string(), file.r.to_string()),
+        ("lora.lora_alpha", alpha(given).to_string(), alpha(file).to_string()),
+        ("lora.use_rslora", given.use_rslora.to_string(), file.use_rslora.to_string()),
+        ("lora.bias", given.bias.as_str().to_owned(), file.bias.as_str().to_owned()),
+    ];
+    match checks.into_iter().find(|(_, given, file)| given != file) {
+        None => Ok(()),
+        Some((key, given, file)) => {
+            let reason =
+                format!("it is {given}, but init_adapter has {file}; leave [lora] out to take it over");
+            Err(Error::setting(key, reason))
+        }
+    }
+}
+
+/// Writes a model folder in Hugging Face's layout: weights as f32, the configuration with the task's labels, and the
+/// tokeniser's files as they were.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn save_model(classifier: &Classifier, task: &TaskInfo, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let mut tensors = Tensors::new();
+    for_each_parameter(classifier.model(), |path, parameter| {
+        if let Some(leaf) = parameter.base() {
+            tensors.insert(path.to_owned(), leaf.value().to_dtype(DType::F32));
+        }
+    });
+    write_tensors(&folder.join(MODEL_FILE), &tensors)?;
+    for name in TOKENIZER_FILES {
+        let source = classifier.folder().join(name);
+        if source.is_file() {
+            let bytes = fs::read(&source).map_err(Error::io(&source))?;
+            write_atomically(folder.join(name), |file| file.write_all(&bytes))?;
+        }
+    }
+    write_config(classifier, task, folder)
+}
+
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+];
+
+fn write_config(classifier: &Classifier, task: &TaskInfo, folder: &Path) -> Result<()> {
+    let source = classifier.folder().join("config.json");
+    let text = fs::read_to_string(&source).map_err(Error::io(&source))?;
+    let mut config: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
+    config.insert("architectures".into(), json!([classifier.model().info().architecture]));
+    config.remove("num_labels");
+    let labels = if task.regression { vec!["LABEL_0".to_owned()] } else { task.labels.clone() };
+    let ids: Map<String, Value> =
+        labels.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
+    let names: Map<String, Value> =
+        labels.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
+    config.insert("id2label".into(), Value::Object(ids));
+    config.insert("label2id".into(), Value::Object(names));
+    if task.regression {
+        config.insert("problem_type".into(), json!("regression"));
+    }
+    let text = serde_json::to_string_pretty(&config).unwrap_or_default();
+    write_atomically(folder.join("config.json"), |file| writeln!(file, "{text}"))
+}
