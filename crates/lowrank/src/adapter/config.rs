@@ -94,6 +94,21 @@ pub enum Targets {
     AllLinear,
 }
 
+impl Targets {
+    /// What a person types on a command line: `all-linear`, a regular expression (anything with a character that no
+    /// name has), or names with commas between.
+    pub fn from_words(text: &str) -> Self {
+        if text == "all-linear" {
+            Self::AllLinear
+        } else if text.contains(|c: char| r"*+?()[]{}|\^$".contains(c)) {
+            Self::Pattern(text.to_owned())
+        } else {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            Self::Names(names.map(str::to_owned).collect())
+        }
+    }
+}
+
 /// Which biases are trained with an adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bias {
