@@ -2,6 +2,7 @@
 //!
 //! Skipped with a message where `LOWRANK_SHARED` (the folder with `data/glue`) and `LOWRANK_MINILM` (the encoder's
 //! folder) do not name them.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

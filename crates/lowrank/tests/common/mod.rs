@@ -1,5 +1,5 @@
 //! What the integration tests share: the golden fixtures, and random models.
-#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs)]
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
