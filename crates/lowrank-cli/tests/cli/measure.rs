@@ -53,7 +53,10 @@ fn preview_shows_examples_as_the_model_sees_them() {
     let json = workshop.succeed(&preview).json();
     assert_eq!(json["examples"][0]["ids"].as_array().unwrap().len(), 5);
     assert_eq!(json["examples"][0]["truncated"], true);
-    assert_eq!((&json["train"]["labels"]["positive"], &json["train"]["labels"]["negative"]), (&14.into(), &26.into()));
+    assert_eq!(
+        (&json["train"]["labels"]["positive"], &json["train"]["labels"]["negative"]),
+        (&14.into(), &26.into())
+    );
     assert_eq!(json["train"]["max_length"], 5);
 }
 
@@ -61,8 +64,10 @@ fn preview_shows_examples_as_the_model_sees_them() {
 fn bench_prints_the_documented_numbers() {
     let workshop = Workshop::new();
     workshop.write("lengths.txt", "5\n9\n12\n");
-    let arguments = ["bench", "train", "--config", "model/config.json", "--lengths", "lengths.txt", "--batch", "4"];
-    let report = workshop.succeed(&[&arguments[..], &["--steps", "3", "--rank", "2", "--json"]].concat()).json();
+    let arguments =
+        ["bench", "train", "--config", "model/config.json", "--lengths", "lengths.txt", "--batch", "4"];
+    let report =
+        workshop.succeed(&[&arguments[..], &["--steps", "3", "--rank", "2", "--json"]].concat()).json();
     for key in ["step_seconds_median", "examples_per_second", "tokens_per_second", "peak_rss_bytes"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key} in {report}");
     }

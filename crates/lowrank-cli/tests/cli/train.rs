@@ -13,7 +13,9 @@ fn a_run_leaves_what_the_documentation_says() {
     assert_eq!(ran.stdout.lines().count(), 1, "{}", ran.stdout);
     assert_eq!(ran.json()["steps"], 10);
     assert!(ran.stderr.contains("trainable params: "), "{}", ran.stderr);
-    for name in ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "summary.json", "checkpoints"] {
+    for name in
+        ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "summary.json", "checkpoints"]
+    {
         assert!(workshop.path("out").join(name).exists(), "{name}");
     }
     assert_eq!(workshop.read("out/run.toml"), workshop.read("run.toml"));

@@ -31,7 +31,8 @@ impl Workshop {
         for name in ["config.json", "model.safetensors"] {
             fs::copy(golden("models/bert").join(name), model.join(name)).unwrap();
         }
-        let config: Value = serde_json::from_str(&fs::read_to_string(model.join("config.json")).unwrap()).unwrap();
+        let config: Value =
+            serde_json::from_str(&fs::read_to_string(model.join("config.json")).unwrap()).unwrap();
         let size = config["vocab_size"].as_u64().unwrap() as usize;
         let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
         let fillers = (0..).map(|number| format!("filler{number}"));
