@@ -10,7 +10,8 @@ use half::bf16;
 use lowrank_kernels::gemm::{Matrix, MatrixMut, Source, Weight, matmul};
 use lowrank_kernels::{Element, Rows, RowsMut, Tier};
 
-const SHAPES: [&str; 5] = ["416x384x384", "416x1536x384", "416x384x1536", "2048x768x768", "2048x3072x768"];
+const SHAPES: [&str; 6] =
+    ["32x384x384", "416x384x384", "416x1536x384", "416x384x1536", "2048x768x768", "2048x3072x768"];
 
 /// How long one variant of one shape is measured.
 const BUDGET: Duration = Duration::from_millis(700);

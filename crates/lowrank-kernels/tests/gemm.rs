@@ -5,7 +5,9 @@ use lowrank_kernels::gemm::{Matrix, MatrixMut, Source, Weight, matmul, weight_gr
 use lowrank_kernels::{Compute, Element, Rows, RowsMut, Tier};
 
 /// (rows, outputs, inputs): none a multiple of a tile, and the smallest of each.
-const SHAPES: [(usize, usize, usize); 12] = [
+const SHAPES: [(usize, usize, usize); 14] = [
+    (3, 5, 0),
+    (3, 0, 5),
     (0, 5, 3),
     (1, 1, 1),
     (1, 70, 33),
@@ -159,7 +161,7 @@ fn results<T: Element>(weight: &Weight, x: &[T], dy: &[T], m: usize) -> (Vec<T>,
 }
 
 fn check_same_bits<T: Element>(tier: Tier) {
-    let (m, n, k) = (67, 83, 150);
+    let (m, n, k) = (131, 83, 150);
     let mut random = Random(5);
     let (x, dy, w): (Vec<T>, Vec<T>, Vec<f32>) = (random.vec(m * k), random.vec(m * n), random.vec(n * k));
     let weight = Weight::with_tier(tier, T::COMPUTE, Source::F32(&w), n, k);

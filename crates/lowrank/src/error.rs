@@ -37,7 +37,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor of a weight or adapter file is missing, unknown or of the wrong shape.
-    #[error("{}: tensor {key}: {reason}", path.display())]
+    #[error("{}: tensor {}: {reason}", path.display(), key.escape_debug())]
     Tensor {
         /// The file or folder.
         path: PathBuf,

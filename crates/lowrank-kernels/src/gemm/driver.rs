@@ -37,7 +37,7 @@ pub(super) fn multiply<K: Tile, T: Element>(
         return;
     }
     let (row_tiles, col_tiles) = (rows.div_ceil(K::ROWS), width.div_ceil(K::COLS));
-    let parallel = super::worth_threads(rows, depth, width);
+    let parallel = super::flops(rows, depth, width) >= K::PARALLEL_FLOPS;
     let chunks = rows.div_ceil(K::task_rows(depth));
     let mut groups = width.div_ceil(K::task_cols(depth));
     if parallel {

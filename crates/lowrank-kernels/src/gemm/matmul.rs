@@ -131,7 +131,7 @@ pub fn matmul(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: MatrixMut<
     if c.rows == 0 || c.cols == 0 {
         return;
     }
-    let parallelism = if parallel && super::worth_threads(a.rows, a.cols, b.cols) {
+    let parallelism = if parallel && super::flops(a.rows, a.cols, b.cols) >= super::PARALLEL_FLOPS {
         gemm::Parallelism::Rayon(0)
     } else {
         gemm::Parallelism::None

@@ -30,10 +30,11 @@ pub use gradient::weight_gradient;
 pub use matmul::{Matrix, MatrixMut, matmul};
 pub use weight::{Source, Weight};
 
-/// Below this many floating-point operations a product stays on the calling thread: waking another costs more.
+/// Below this many floating-point operations a product stays on the calling thread: waking another takes a few
+/// microseconds.
 const PARALLEL_FLOPS: usize = 100_000;
 
-/// Whether a product of `rows`, `depth` and `width` is worth several threads.
-fn worth_threads(rows: usize, depth: usize, width: usize) -> bool {
-    rows.saturating_mul(depth).saturating_mul(width).saturating_mul(2) >= PARALLEL_FLOPS
+/// The floating-point operations of a product, in a type that they fit.
+fn flops(rows: usize, depth: usize, width: usize) -> usize {
+    rows.saturating_mul(depth).saturating_mul(width).saturating_mul(2)
 }

@@ -90,3 +90,46 @@ fn prepare(bias: Option<&[f32]>, accumulate: bool, out: &mut RowsMut<'_, f32>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// Small whole numbers, whose products and sums are exact in every type here.
+    fn values<T: Element>(len: usize, seed: usize) -> Vec<T> {
+        (0..len).map(|i| T::round(((i * 5 + seed) % 3) as f32 - 1.0)).collect()
+    }
+
+    fn check<T: Element>(m: usize, n: usize, k: usize) {
+        let (x, dy, w) = (values::<T>(m * k, 1), values::<T>(m * n, 2), values::<f32>(n * k, 0));
+        let bias = values::<f32>(n, 1);
+        let weight = Portable::new(n, k, |start, into| into.copy_from_slice(&w[start..start + into.len()]));
+        let sum = |terms: usize, term: &dyn Fn(usize) -> f32| (0..terms).map(term).sum::<f32>();
+        let mut y = vec![T::round(f32::NAN); m * n];
+        weight.forward(Rows::dense(&x, m, k), Some(&bias), RowsMut::dense(&mut y, m, n));
+        for i in 0..m * n {
+            let expected = bias[i % n] + sum(k, &|p| x[i / n * k + p].widen() * w[i % n * k + p]);
+            assert_eq!(y[i], T::round(expected), "forward {m}x{n}x{k} at {i}");
+        }
+        for accumulate in [false, true] {
+            let mut dx = values::<T>(m * k, 0);
+            let before = dx.clone();
+            weight.backward(Rows::dense(&dy, m, n), RowsMut::dense(&mut dx, m, k), accumulate);
+            for i in 0..m * k {
+                let start = if accumulate { before[i].widen() } else { 0.0 };
+                let expected = start + sum(n, &|p| dy[i / k * n + p].widen() * w[p * k + i % k]);
+                assert_eq!(dx[i], T::round(expected), "backward {m}x{n}x{k} at {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_directions_are_exact_on_small_whole_numbers() {
+        for (m, n, k) in [(0, 3, 2), (1, 1, 1), (1, 40, 33), (5, 3, 1), (33, 70, 19), (ROW_BLOCK + 1, 3, 4)] {
+            check::<f32>(m, n, k);
+            check::<bf16>(m, n, k);
+        }
+    }
+}

@@ -34,7 +34,7 @@ pub(super) fn widened<T: Element, R>(rows: Rows<'_, T>, work: impl FnOnce(Matrix
                 *wide = value.widen();
             }
         };
-        if cols > 0 && super::worth_threads(count, cols, 1) {
+        if cols > 0 && count * cols >= super::PARALLEL_FLOPS {
             wide.par_chunks_exact_mut(cols).enumerate().for_each(widen);
         } else if cols > 0 {
             wide.chunks_exact_mut(cols).enumerate().for_each(widen);

@@ -28,6 +28,9 @@ pub(super) trait Tile: Copy + Send + Sync {
     /// Length of the sum after which a tile's sums go to memory; a multiple of `LAYOUT.depth_multiple`.
     const DEPTH: usize;
 
+    /// The operations from which on a product is worth several threads.
+    const PARALLEL_FLOPS: usize = super::PARALLEL_FLOPS;
+
     /// Rows of a task for a sum of this length, so that they stay in the second-level cache.
     fn task_rows(depth: usize) -> usize;
 

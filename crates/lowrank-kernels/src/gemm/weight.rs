@@ -99,7 +99,7 @@ impl Weight {
         self.compute
     }
 
-    /// Bytes of memory that the weight occupies at present.
+    /// Bytes of memory that the weight occupies at present; the first backward product may add a second form.
     pub fn bytes(&self) -> usize {
         self.kernel.bytes()
     }

@@ -6,7 +6,8 @@ use super::config::{Bias, LoraConfig};
 use super::targets::{check_modules_to_save, is_within, modules_to_save, target_linears};
 use crate::models::ModelInfo;
 use crate::nn::{
-    Linear, Module, VisitorMut, for_each_linear_mut, for_each_parameter, for_each_parameter_mut, join,
+    Linear, Module, VisitorMut, for_each_linear, for_each_linear_mut, for_each_parameter,
+    for_each_parameter_mut, join,
 };
 use crate::tape::{AdapterId, Leaf, Lora, Parameter};
 use crate::tensor::{DType, Tensor};
@@ -23,11 +24,29 @@ pub struct Plan {
     pub modules_to_save: Vec<String>,
 }
 
-/// Works out what a configuration changes in a model; shapes are enough.
+/// Works out what a fresh adapter changes in a model; shapes are enough.
 ///
 /// # Errors
 /// If a target or a module to save matches nothing, or the rank is 0 or beyond a layer.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
+    let plan = plan_any_rank(model, info, config)?;
+    let mut result = Ok(());
+    for_each_linear(model, |path, linear| {
+        let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());
+        let adapted = plan.linears.iter().any(|name| name == path);
+        if result.is_ok() && adapted && r > inputs.min(outputs) {
+            let reason = format!("{r} is beyond {path}, which is {outputs} by {inputs}");
+            result = Err(Error::setting("r", reason));
+        }
+    });
+    result.map(|()| plan)
+}
+
+/// As [`plan`], for an adapter that is there already: PEFT makes them with ranks beyond a layer, too.
+///
+/// # Errors
+/// If a target or a module to save matches nothing, or the rank is 0.
+pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     config.check()?;
     check_modules_to_save(model, config)?;
     let linears = target_linears(model, info, config)?;
@@ -54,7 +73,8 @@ pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result
 /// Each layer draws from a stream of its own, so that its values do not depend on which other layers are adapted.
 ///
 /// # Errors
-/// As [`plan`]; or if the model has no value for something that is to be trained.
+/// As [`plan`]; or if the model has no value for something that is to be trained. The model is then without the
+/// adapter.
 pub fn attach(
     model: &mut dyn Module,
     info: &ModelInfo,
@@ -63,13 +83,11 @@ pub fn attach(
     seed: u64,
 ) -> Result<Plan> {
     let plan = plan(&*model, info, config)?;
-    let mut result = Ok(());
     for_each_linear_mut(model, |path, linear| {
-        if result.is_ok() && plan.linears.iter().any(|name| name == path) {
-            result = fresh(path, linear, config, adapter, seed).map(|lora| put(linear, lora));
+        if plan.linears.iter().any(|name| name == path) {
+            put(linear, fresh(path, linear, config, adapter, seed));
         }
     });
-    result?;
     let mut result = Ok(());
     for_each_parameter_mut(model, |path, parameter| {
         parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(false));
@@ -80,15 +98,14 @@ pub fn attach(
                 .and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
         }
     });
+    if result.is_err() {
+        detach(model, adapter);
+    }
     result.map(|()| plan)
 }
 
-fn fresh(path: &str, linear: &Linear, config: &LoraConfig, adapter: AdapterId, seed: u64) -> Result<Lora> {
+fn fresh(path: &str, linear: &Linear, config: &LoraConfig, adapter: AdapterId, seed: u64) -> Lora {
     let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());
-    if r > inputs.min(outputs) {
-        let reason = format!("{r} is beyond {path}, which is {outputs} by {inputs}");
-        return Err(Error::setting("r", reason));
-    }
     let (a, b) = config.init_lora_weights.distributions(r, inputs);
     let mut generator = Philox::new(seed, stream_of(path));
     let mut draw = |shape: [usize; 2], distribution: &super::Distribution| {
@@ -97,7 +114,7 @@ fn fresh(path: &str, linear: &Linear, config: &LoraConfig, adapter: AdapterId, s
         Leaf::trained(value)
     };
     let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
-    Ok(Lora { adapter, a, b, scaling: config.scaling(), dropout: config.lora_dropout })
+    Lora { adapter, a, b, scaling: config.scaling(), dropout: config.lora_dropout }
 }
 
 /// FNV-1a of a layer's name: the number of its random stream.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::attach::{Plan, for_each_leaf_mut, plan, put};
+use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank, put};
 use super::config::LoraConfig;
 use super::peft_config;
 use super::targets::{is_suffix, is_within};
@@ -122,14 +122,30 @@ impl AdapterFile {
         config
     }
 
+    /// What the adapter changes in a model; shapes are enough.
+    ///
+    /// # Errors
+    /// If a target or a module to save matches nothing.
+    pub fn plan(&self, model: &dyn Module, info: &ModelInfo) -> Result<Plan> {
+        plan_any_rank(model, info, &self.config_for(model))
+    }
+
     /// Puts the adapter on a model, frozen. Every tensor of the file binds, and every layer that the configuration
     /// means gets its pair.
     ///
     /// # Errors
-    /// Names the first tensor that binds to nothing, has another shape, or is missing.
+    /// Names the first tensor that binds to nothing, has another shape, or is missing. The model is then without the
+    /// adapter.
     pub fn attach(&self, model: &mut dyn Module, info: &ModelInfo, adapter: AdapterId) -> Result<Plan> {
-        let config = self.config_for(&*model);
-        let plan = plan(&*model, info, &config)?;
+        let plan = self.plan(&*model, info)?;
+        let bound = self.bind(model, &plan, adapter);
+        if bound.is_err() {
+            detach(model, adapter);
+        }
+        bound.map(|()| plan)
+    }
+
+    fn bind(&self, model: &mut dyn Module, plan: &Plan, adapter: AdapterId) -> Result<()> {
         let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
@@ -144,7 +160,7 @@ impl AdapterFile {
             if result.is_err() {
                 return;
             }
-            let key = peft_key(path, &plan);
+            let key = peft_key(path, plan);
             if plan.replaced.iter().any(|name| name == path) {
                 result = self
                     .tensor(&key, parameter.shape().dims())
@@ -157,7 +173,7 @@ impl AdapterFile {
         });
         result?;
         match unused.first() {
-            None => Ok(plan),
+            None => Ok(()),
             Some(key) => Err(self.error(key, "it binds to nothing in the model")),
         }
     }

@@ -141,9 +141,8 @@ pub fn read(folder: &Path) -> Result<LoraConfig> {
 }
 
 fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
-    let peft_type = map.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
-    if peft_type != "LORA" {
-        return Err(format!("peft_type is {peft_type:?}; only LORA can be loaded"));
+    if let Some(kind) = map.get("peft_type").filter(|kind| *kind != "LORA") {
+        return Err(format!("peft_type is {kind}; only LORA can be loaded"));
     }
     for (key, off) in &UNSUPPORTED {
         let value = map.get(*key).unwrap_or(off);
@@ -165,7 +164,10 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
             Some(Value::Null) => None,
             Some(alpha) => Some(alpha.as_f64().ok_or("lora_alpha is not a number")?),
         },
-        lora_dropout: map.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0) as f32,
+        lora_dropout: match map.get("lora_dropout") {
+            None => 0.0,
+            Some(dropout) => dropout.as_f64().ok_or("lora_dropout is not a number")? as f32,
+        },
         target_modules: targets(map, "target_modules")?,
         exclude_modules: targets(map, "exclude_modules")?,
         bias: match map.get("bias") {
@@ -173,16 +175,30 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
             Some(bias) => Bias::parse(bias.as_str().unwrap_or_default()).map_err(|e| e.to_string())?,
         },
         modules_to_save: names(map, "modules_to_save")?.unwrap_or_default(),
-        use_rslora: map.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
-        init_lora_weights: match map.get("init_lora_weights").and_then(Value::as_str) {
-            Some(word) if word.eq_ignore_ascii_case("gaussian") => Init::Gaussian,
-            _ => Init::Default,
+        use_rslora: match map.get("use_rslora") {
+            None => false,
+            Some(flag) => flag.as_bool().ok_or("use_rslora is neither true nor false")?,
         },
+        init_lora_weights: init(map)?,
         train_layer_norms: false,
         train_embeddings: false,
     };
     config.check().map_err(|e| e.to_string())?;
     Ok(config)
+}
+
+/// Ways to begin that change the base model's weights as well, which PEFT does again when it loads the file.
+const BASE_CHANGING: [&str; 5] = ["corda", "loftq", "lora_ga", "olora", "pissa"];
+
+fn init(map: &Map<String, Value>) -> Result<Init, String> {
+    match map.get("init_lora_weights").and_then(Value::as_str).map(str::to_lowercase).as_deref() {
+        Some("gaussian") => Ok(Init::Gaussian),
+        Some(word) if BASE_CHANGING.iter().any(|known| word.starts_with(known)) => Err(format!(
+            "init_lora_weights is {word:?}, which also changes the base model and is not supported; save the adapter \
+             with PEFT's path_initial_model_for_weight_conversion"
+        )),
+        _ => Ok(Init::Default),
+    }
 }
 
 fn targets(map: &Map<String, Value>, key: &str) -> Result<Option<Targets>, String> {

@@ -52,9 +52,9 @@ pub(super) fn is_within(path: &str, name: &str) -> bool {
     ends.map(|end| &path[..end]).any(|module| is_suffix(module, name))
 }
 
-/// The modules that are trained whole: those of the configuration, the head, and what the flags add.
+/// The modules that are trained whole, each once: those of the configuration, the head, and what the flags add.
 pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<String> {
-    let mut names = config.modules_to_save.clone();
+    let mut names: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| {
         for name in more {
             if !names.iter().any(|known| known == name) {
@@ -62,6 +62,8 @@ pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<Stri
             }
         }
     };
+    // PEFT's own files name a head twice that was asked for and is added as well.
+    add(&config.modules_to_save.iter().map(String::as_str).collect::<Vec<_>>());
     add(info.head);
     if config.train_layer_norms {
         add(info.layer_norms);

@@ -75,8 +75,9 @@ impl EncoderConfig {
             return Err(format!("position_embedding_type {kind:?} is not supported, only \"absolute\""));
         }
         for key in ["is_decoder", "add_cross_attention"] {
-            if map.get(key).and_then(Value::as_bool) == Some(true) {
-                return Err(format!("{key} is true: this is no encoder"));
+            match map.get(key) {
+                None | Some(Value::Null | Value::Bool(false)) => {}
+                Some(value) => return Err(format!("{key} is {value}, not false: this is no encoder")),
             }
         }
         let act = text(map, "hidden_act")?.unwrap_or("gelu");
@@ -84,7 +85,7 @@ impl EncoderConfig {
         let config = Self {
             vocab_size: size(map, "vocab_size", None)?,
             hidden_size: size(map, "hidden_size", None)?,
-            num_hidden_layers: size(map, "num_hidden_layers", None)?,
+            num_hidden_layers: depth(map)?,
             num_attention_heads: size(map, "num_attention_heads", None)?,
             intermediate_size: size(map, "intermediate_size", None)?,
             hidden_act: Activation::from_name(act).ok_or_else(|| {
@@ -155,6 +156,17 @@ fn size(map: &Map<String, Value>, key: &str, default: Option<usize>) -> Result<u
             })
         }
     }
+}
+
+/// No model of today has more layers, each of which takes memory before any weight is looked for.
+const LARGEST_DEPTH: usize = 1 << 12;
+
+fn depth(map: &Map<String, Value>) -> Result<usize, String> {
+    let layers = size(map, "num_hidden_layers", None)?;
+    if layers <= LARGEST_DEPTH {
+        return Ok(layers);
+    }
+    Err(format!("num_hidden_layers is {layers}; it must be a whole number from 1 to {LARGEST_DEPTH}"))
 }
 
 fn number(map: &Map<String, Value>, key: &str, default: f64) -> Result<f64, String> {

@@ -48,8 +48,8 @@ impl Model for RobertaForSequenceClassification {
 
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
         let positions = table_positions(inputs.ids, inputs.positions, &inputs.layout, self.pad_token_id);
-        let hidden = self.roberta.forward(tape, inputs, &positions)?;
-        self.classifier.forward(tape, &hidden)
+        let first = self.roberta.forward_first(tape, inputs, &positions)?;
+        self.classifier.forward(tape, &first)
     }
 }
 
@@ -79,9 +79,8 @@ pub struct RobertaClassificationHead {
 module!(RobertaClassificationHead { "dense" => dense, "out_proj" => out_proj });
 
 impl RobertaClassificationHead {
-    fn forward(&self, tape: &mut Tape, hidden: &Var) -> Result<Var> {
-        let first = ops::first_token(tape, hidden)?;
-        let first = ops::dropout(tape, &first, self.dropout)?;
+    fn forward(&self, tape: &mut Tape, first: &Var) -> Result<Var> {
+        let first = ops::dropout(tape, first, self.dropout)?;
         let inner = self.dense.forward(tape, &first)?;
         let inner = ops::activation(tape, &inner, ops::Activation::Tanh)?;
         let inner = ops::dropout(tape, &inner, self.dropout)?;

@@ -155,6 +155,28 @@ impl Checkpoint {
     }
 }
 
+/// Removes every checkpoint below `output`, those that were not finished too, and the folder if nothing else is in it.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn clear(output: &Path) -> Result<()> {
+    let folder = output.join(CHECKPOINTS);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
+        let path = entry.map_err(Error::io(&folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let partial = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));
+        if partial.unwrap_or(name).starts_with("step-") {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+    }
+    // What else is in it is the user's.
+    let _ = fs::remove_dir(&folder);
+    Ok(())
+}
+
 /// The checkpoints below `output`, the oldest first.
 fn list(output: &Path) -> Result<Vec<PathBuf>> {
     let folder = output.join(CHECKPOINTS);
@@ -172,4 +194,23 @@ fn list(output: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use lowrank_kernels::random::Philox;
+
+    use super::*;
+
+    /// The best value is compared with later ones: one bit decides which state is kept.
+    #[test]
+    fn numbers_come_back_from_a_checkpoint_to_the_bit() {
+        let mut random = Philox::new(3, 3);
+        let mut state = State::new(BTreeMap::new());
+        state.recent_losses = (0..5000).map(|_| f64::from_bits(random.next_u64() >> 2)).collect();
+        state.recent_losses.extend((0..5000).map(|_| random.next_u64() as f64 / u64::MAX as f64));
+        let text = serde_json::to_string(&state).unwrap();
+        let again: State = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, state);
+    }
 }

@@ -1,12 +1,12 @@
 //! The folder that a run fills.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::CHECKPOINTS;
+use super::checkpoint::{self, CHECKPOINTS};
 use super::evaluate::Scores;
 use super::events::{StepReport, Summary};
 use crate::adapter::CONFIG_FILE;
@@ -31,14 +31,23 @@ pub enum Found {
     Finished(Box<Summary>),
 }
 
+/// Checks that the output is a folder, or nothing yet.
+///
+/// # Errors
+/// If it is a file.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    if folder.exists() && !folder.is_dir() {
+        return Err(Error::file(folder, "the output must be a folder, and this is a file"));
+    }
+    Ok(())
+}
+
 /// Looks at a folder.
 ///
 /// # Errors
 /// If it is a file, or its `summary.json` cannot be read.
 pub fn look(folder: &Path) -> Result<Found> {
-    if folder.exists() && !folder.is_dir() {
-        return Err(Error::file(folder, "the output must be a folder, and this is a file"));
-    }
+    check_folder(folder)?;
     let summary = folder.join(SUMMARY_FILE);
     if summary.is_file() {
         let text = fs::read_to_string(&summary).map_err(Error::io(&summary))?;
@@ -56,10 +65,6 @@ pub fn look(folder: &Path) -> Result<Found> {
 /// # Errors
 /// If something cannot be removed.
 pub fn clear(folder: &Path) -> Result<()> {
-    let checkpoints = folder.join(CHECKPOINTS);
-    if checkpoints.is_dir() {
-        fs::remove_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
-    }
     // The summary goes first: without it no reader takes the rest for a finished run.
     for name in [SUMMARY_FILE, CONFIG_FILE, ADAPTER_FILE, MODEL_FILE, METRICS_FILE, RUN_FILE] {
         let path = folder.join(name);
@@ -67,7 +72,7 @@ pub fn clear(folder: &Path) -> Result<()> {
             fs::remove_file(&path).map_err(Error::io(&path))?;
         }
     }
-    Ok(())
+    checkpoint::clear(folder)
 }
 
 /// Writes a JSON file.
@@ -82,7 +87,7 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
 /// `metrics.jsonl`, open for appending.
 pub struct MetricsLog {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
     bytes: u64,
 }
 
@@ -98,7 +103,7 @@ impl MetricsLog {
         let length = file.metadata().map_err(Error::io(&path))?.len();
         let bytes = bytes.min(length);
         file.set_len(bytes).map_err(Error::io(&path))?;
-        Ok(Self { path, file: BufWriter::new(file), bytes })
+        Ok(Self { path, file, bytes })
     }
 
     /// The length of the log so far, for a checkpoint.
@@ -133,8 +138,12 @@ impl MetricsLog {
 
     fn line(&mut self, value: &Value) -> Result<()> {
         let line = format!("{value}\n");
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
+            // Half a line would be worse than none; where the disk is full, cutting still works.
+            let _ = self.file.set_len(self.bytes);
+            return Err(Error::io(&self.path)(error));
+        }
         self.bytes += line.len() as u64;
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.flush());
-        written.map_err(Error::io(&self.path))
+        Ok(())
     }
 }

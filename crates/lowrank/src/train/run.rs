@@ -57,10 +57,12 @@ pub fn run(
 
 /// Looks at the output folder; a finished run that is to be resumed gives its summary.
 fn prepare(run: &RunFile, options: RunOptions, observer: &mut dyn Observer) -> Result<Option<Summary>> {
-    let found = output::look(&run.output)?;
-    match found {
+    if options.overwrite {
+        // The old run may be anything, and goes only when this one is ready to begin.
+        return output::check_folder(&run.output).map(|()| None);
+    }
+    match output::look(&run.output)? {
         Found::Nothing => {}
-        _ if options.overwrite => output::clear(&run.output)?,
         Found::Finished(summary) if options.resume => {
             observer.note(&format!("{}: the run is finished already", run.output.display()));
             return Ok(Some(*summary));
@@ -126,6 +128,9 @@ impl<'a> Session<'a> {
         };
         let trainer = Trainer::new(AdamW::new(optimizer), run.schedule(total_steps), run.train.seed);
         let settings = settings(run, compute, &train, metric.as_deref());
+        if options.overwrite {
+            output::clear(&run.output)?;
+        }
         std::fs::create_dir_all(&run.output).map_err(Error::io(&run.output))?;
         let resumed = if options.resume { Checkpoint::newest(&run.output)? } else { None };
         let state = match &resumed {
@@ -237,6 +242,11 @@ impl<'a> Session<'a> {
         let Some(validation) = &self.validation else { return Ok(()) };
         let step = self.state.step;
         let scores = evaluate(&self.classifier, self.subject.adapter(), validation, &self.task)?;
+        if scores.get("loss").is_some_and(|loss| !loss.is_finite()) {
+            let tensor = "the loss on the validation data".to_owned();
+            let error = Error::NotFinite { step, tensor, advice: "lower the learning rate".into() };
+            return Err(self.advise(error));
+        }
         self.log.evaluation(step, &scores)?;
         observer.evaluated(step, &scores);
         if let Some(metric) = best_metric(self.run, &self.task, true)? {

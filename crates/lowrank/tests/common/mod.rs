@@ -1,11 +1,20 @@
-//! What the integration tests share: the golden fixtures.
+//! What the integration tests share: the golden fixtures, and random models.
 #![allow(dead_code, missing_docs)]
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lowrank::hub::Checkpoint;
-use lowrank::hub::to_tensor;
-use serde_json::Value;
+use lowrank::adapter::{self, LoraConfig, Plan};
+use lowrank::data::{Batch, Labels};
+use lowrank::hub::{Checkpoint, Tensors, to_tensor, write_tensors};
+use lowrank::models::{self, EncoderConfig};
+use lowrank::nn::for_each_parameter;
+use lowrank::tape::AdapterId;
+use lowrank::tensor::DType;
+use lowrank::train::{Classifier, LoadOptions, read_batch};
+use lowrank_kernels::Compute;
+use lowrank_kernels::random::Philox;
+use serde_json::{Value, json};
 
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/fixtures")
@@ -81,4 +90,95 @@ pub fn difference(actual: &[f32], expected: &[f32]) -> (f32, f32) {
         values.fold(0.0, |max: f32, x| if x.is_nan() { f32::INFINITY } else { max.max(x) })
     };
     (largest(&mut difference.into_iter()), largest(&mut expected.iter().map(|x| x.abs())))
+}
+
+/// A case's model with its adapter, and its batch.
+pub fn load(case: &Case, compute: Compute) -> (Classifier, Batch) {
+    let options = LoadOptions { compute: Some(compute), num_labels: Some(case.num_labels()) };
+    let classifier = Classifier::load(&case.model(), case.adapter().as_deref(), options).unwrap();
+    let batch = read_batch(&case.inputs(), classifier.model().info()).unwrap();
+    (classifier, batch)
+}
+
+/// One sequence of a batch as a batch of its own; it keeps its number in the whole.
+pub fn alone(batch: &Batch, sequence: usize) -> Batch {
+    part(batch, sequence..sequence + 1)
+}
+
+/// Some sequences of a batch as a batch of their own; they keep their numbers in the whole.
+pub fn part(batch: &Batch, sequences: Range<usize>) -> Batch {
+    let (start, end) = (batch.offsets[sequences.start], batch.offsets[sequences.end]);
+    Batch {
+        ids: batch.ids[start..end].to_vec(),
+        type_ids: batch.type_ids[start..end].to_vec(),
+        position_ids: batch.position_ids[start..end].to_vec(),
+        offsets: batch.offsets[sequences.start..=sequences.end].iter().map(|at| at - start).collect(),
+        labels: match &batch.labels {
+            Labels::Classes(classes) => Labels::Classes(classes[sequences.clone()].to_vec()),
+            Labels::Scores(scores) => Labels::Scores(scores[sequences.clone()].to_vec()),
+            Labels::None => Labels::None,
+        },
+        examples: batch.examples[sequences].to_vec(),
+    }
+}
+
+/// The configuration of a BERT whose sizes are multiples of nothing but its heads.
+pub fn bert_config(layers: usize) -> Value {
+    json!({
+        "model_type": "bert", "vocab_size": 84, "hidden_size": 33, "num_hidden_layers": layers,
+        "num_attention_heads": 3, "intermediate_size": 57, "hidden_act": "gelu", "max_position_embeddings": 70,
+        "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0, "initializer_range": 0.2,
+    })
+}
+
+/// A randomly initialised model of a configuration.
+pub fn random_classifier(config: &Value, num_labels: usize, compute: Compute) -> Classifier {
+    let config = EncoderConfig::from_json(config).unwrap();
+    let mut model = models::from_config(&config, num_labels);
+    models::initialise(&mut *model, 5, DType::F32).unwrap();
+    Classifier::from_model(model, config, compute)
+}
+
+/// Ragged sequences of random words with random classes.
+pub fn random_batch(lengths: &[usize], vocabulary: u64, classes: u64) -> Batch {
+    let random = &mut Philox::new(31, 0);
+    let mut offsets = vec![0];
+    offsets.extend(lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end)
+    }));
+    let tokens = *offsets.last().unwrap();
+    Batch {
+        ids: (0..tokens).map(|_| 5 + random.below(vocabulary - 5) as u32).collect(),
+        type_ids: (0..tokens).map(|_| random.below(2) as u32).collect(),
+        position_ids: lengths.iter().flat_map(|length| 0..*length as u32).collect(),
+        offsets,
+        labels: Labels::Classes(lengths.iter().map(|_| random.below(classes) as i64).collect()),
+        examples: (0..lengths.len() as u32).collect(),
+    }
+}
+
+/// Puts a fresh adapter on a model and moves all of it off its start, `B` too.
+pub fn attach_perturbed(classifier: &mut Classifier, config: &LoraConfig) -> Plan {
+    let info = classifier.model().info().clone();
+    let plan = adapter::attach(classifier.model_mut(), &info, config, AdapterId(0), 9).unwrap();
+    let random = &mut Philox::new(32, 0);
+    adapter::for_each_leaf_mut(classifier.model_mut(), AdapterId(0), |_, leaf| {
+        leaf.value_mut().iter_mut().for_each(|value| *value += 0.1 * random.normal_f32());
+    });
+    plan
+}
+
+/// Writes a model folder with a word list of its own: `config.json`, `model.safetensors`, `vocab.txt`.
+pub fn write_model(folder: &Path, config: &Value, num_labels: usize) {
+    let classifier = random_classifier(config, num_labels, Compute::F32);
+    let mut tensors = Tensors::new();
+    for_each_parameter(classifier.model(), |path, parameter| {
+        tensors.insert(path.to_owned(), parameter.base().unwrap().value().clone());
+    });
+    std::fs::create_dir_all(folder).unwrap();
+    write_tensors(&folder.join("model.safetensors"), &tensors).unwrap();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let vocabulary = fixtures().join("tokenizers/wordpiece-uncased/vocab.txt");
+    std::fs::copy(vocabulary, folder.join("vocab.txt")).unwrap();
 }

@@ -57,6 +57,8 @@ impl<U: Unit> Tile for Tiles<U> {
     const ROW_MULTIPLE: usize = TILE_ROWS;
     // Long enough that the sums of the usual models never leave the unit before they are finished.
     const DEPTH: usize = 4096;
+    // Two microseconds of work.
+    const PARALLEL_FLOPS: usize = 3_000_000;
 
     // The rows of a task fill a quarter of 2 MiB of second-level cache, its panels half of it: memory feeds
     // the unit only if what it delivers is used some two hundred times.

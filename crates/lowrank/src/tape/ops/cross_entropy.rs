@@ -4,7 +4,7 @@ use lowrank_kernels::{Rows, RowsMut, loss};
 
 use super::with_rows;
 use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// The sum over rows of `−log softmax(logits)[label]`, divided by `denominator`; rows labelled −100 do not count.
@@ -41,14 +41,23 @@ pub fn cross_entropy(tape: &mut Tape, logits: &Var, labels: &[i64], denominator:
     tape.finish(|| "the loss".into(), Tensor::from_slice([1], &[loss]), logits.layout(), backward)
 }
 
-/// A loss is the last operation: its gradient with respect to its input is made in the forward pass.
+/// The gradient of a loss with respect to its input is made in the forward pass; backward scales it by the gradient of
+/// the loss itself, which is 1 where the loss is the last operation.
 pub(super) struct LossBackward {
     pub(super) input: VarId,
     pub(super) gradient: Tensor,
 }
 
 impl Backward for LossBackward {
-    fn backward(self: Box<Self>, _: Tensor, activations: &mut Activations, _: &mut Gradients) {
-        activations.add(self.input, self.gradient);
+    fn backward(self: Box<Self>, loss: Tensor, activations: &mut Activations, _: &mut Gradients) {
+        let factor = loss.as_slice::<f32>()[0];
+        let mut gradient = self.gradient;
+        if factor != 1.0 {
+            let dtype = gradient.dtype();
+            gradient = gradient.to_dtype(DType::F32);
+            gradient.make_mut::<f32>().iter_mut().for_each(|x| *x *= factor);
+            gradient = gradient.to_dtype(dtype);
+        }
+        activations.add(self.input, gradient);
     }
 }

@@ -225,7 +225,6 @@ fn what_is_not_built_yet_is_refused_rather_than_ignored() {
         "load_in=int8",
         "head=norm-dropout-linear",
         "head_dropout=0.1",
-        "init_adapter=a",
         "data.stride=128",
         "data.train=x.parquet",
         "data.validation=glue/sst2",

@@ -1,0 +1,10 @@
+//! Every operation's backward against finite differences, on this process's CPU tier.
+#![allow(missing_docs)]
+
+mod check;
+#[path = "../common/mod.rs"]
+mod common;
+mod linear;
+mod losses;
+mod models;
+mod rows;

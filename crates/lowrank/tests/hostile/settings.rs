@@ -1,0 +1,65 @@
+//! Configurations of fresh adapters.
+
+use lowrank::adapter::{self, LoraConfig, Targets};
+use lowrank::tape::AdapterId;
+use lowrank_kernels::Compute;
+
+use crate::assert_refused;
+use crate::common::{bert_config, random_batch, random_classifier};
+
+fn names(names: &[&str]) -> Option<Targets> {
+    Some(Targets::Names(names.iter().map(|name| (*name).to_owned()).collect()))
+}
+
+/// Refused from shapes alone and by `attach`, which leaves the model as it was.
+fn refused(config: LoraConfig, parts: &[&str]) {
+    let mut classifier = random_classifier(&bert_config(1), 2, Compute::F32);
+    let batch = random_batch(&[4, 7], 84, 2);
+    let info = classifier.model().info().clone();
+    let base = classifier.logits(&batch, None).unwrap();
+    assert_refused(adapter::plan(classifier.model(), &info, &config), parts);
+    assert_refused(adapter::attach(classifier.model_mut(), &info, &config, AdapterId(0), 1), parts);
+    assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), base);
+}
+
+#[test]
+fn a_rank_of_0_or_beyond_the_layer() {
+    let of = |r| LoraConfig { r, ..LoraConfig::default() };
+    refused(of(0), &["r: ", "at least 1"]);
+    refused(of(34), &["r: 34 is beyond bert.encoder.layer.0.attention.self.query", "33 by 33"]);
+    refused(of(usize::MAX), &["is beyond"]);
+    let r = 33;
+    let whole = LoraConfig { r, target_modules: names(&["intermediate.dense"]), ..LoraConfig::default() };
+    let model = random_classifier(&bert_config(1), 2, Compute::F32);
+    adapter::plan(model.model(), model.model().info(), &whole).unwrap();
+}
+
+#[test]
+fn targets_that_mean_nothing() {
+    let of = |target_modules| LoraConfig { target_modules, ..LoraConfig::default() };
+    refused(of(names(&["query", "valeu"])), &["valeu", "did you mean", "value"]);
+    refused(of(names(&["attention.self.kye"])), &["attention.self.kye"]);
+    refused(of(names(&[])), &["target_modules"]);
+    refused(of(names(&["word_embeddings"])), &["word_embeddings", "no linear layer"]);
+    refused(of(names(&["classifier"])), &["target_modules", "modules_to_save"]);
+    refused(
+        of(Some(Targets::Pattern("query".into()))),
+        &["in full", "bert.encoder.layer.0.attention.self.query"],
+    );
+    refused(of(Some(Targets::Pattern("que(ry".into()))), &["target_modules", "no regular expression"]);
+    let everything =
+        LoraConfig { exclude_modules: Some(Targets::Pattern(".*".into())), ..LoraConfig::default() };
+    refused(everything, &["exclude_modules"]);
+    let unknown = LoraConfig { modules_to_save: vec!["clasifier".into()], ..LoraConfig::default() };
+    refused(unknown, &["clasifier", "did you mean", "classifier"]);
+}
+
+#[test]
+fn numbers_out_of_range() {
+    for lora_alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        refused(LoraConfig { lora_alpha: Some(lora_alpha), ..LoraConfig::default() }, &["lora_alpha"]);
+    }
+    for lora_dropout in [1.0, -0.1, f32::NAN] {
+        refused(LoraConfig { lora_dropout, ..LoraConfig::default() }, &["lora_dropout"]);
+    }
+}

@@ -1,0 +1,120 @@
+//! Adapter files as PEFT writes them.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use common::{Case, load};
+use lowrank::adapter::{self, AdapterFile, Plan};
+use lowrank::hub::Checkpoint;
+use lowrank::tape::AdapterId;
+use lowrank::train::Classifier;
+use lowrank_kernels::Compute;
+use serde_json::{Map, Value};
+
+const ADAPTER: AdapterId = AdapterId(0);
+
+fn cases() -> impl Iterator<Item = Case> {
+    Case::all().into_iter().filter(|case| case.adapter().is_some())
+}
+
+/// Saves the adapter that is on a model, under the configuration of the file that it came from.
+fn save(classifier: &mut Classifier, source: &str, folder: &Path) -> Plan {
+    let file = AdapterFile::open(source.as_ref()).unwrap();
+    let plan = classifier.adapters()[0].plan.clone();
+    let config = file.config_for(classifier.model());
+    adapter::save(classifier.model_mut(), ADAPTER, &plan, &config, "someone/base", folder).unwrap();
+    plan
+}
+
+fn config(folder: &Path) -> Map<String, Value> {
+    serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn an_adapter_of_pefts_is_saved_with_the_same_keys_shapes_and_values() {
+    for case in cases() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut classifier, _) = load(&case, Compute::F32);
+        save(&mut classifier, &case.adapter().unwrap(), folder.path());
+        let theirs = Checkpoint::open_adapter(case.adapter().unwrap()).unwrap();
+        let ours = Checkpoint::open_adapter(folder.path()).unwrap();
+        let aliases = case.facts["aliases"].as_object().unwrap();
+        let ignored: BTreeSet<&str> =
+            case.facts["ignored"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let expected: Vec<&str> =
+            theirs.names().filter(|key| !aliases.contains_key(*key) && !ignored.contains(key)).collect();
+        assert_eq!(ours.names().collect::<Vec<_>>(), expected, "{}", case.name);
+        for key in expected {
+            let (ours, theirs) = (ours.get(key).unwrap(), theirs.get(key).unwrap());
+            assert_eq!((ours.dtype, ours.shape), (theirs.dtype, theirs.shape), "{}: {key}", case.name);
+            assert_eq!(ours.bytes, theirs.bytes, "{}: {key}", case.name);
+        }
+        assert_eq!(ours.metadata(), theirs.metadata(), "{}", case.name);
+    }
+}
+
+/// PEFT adds both names that a head may have, and keeps sets in no order; the base model's name is the run's.
+#[test]
+fn an_adapters_configuration_is_saved_with_pefts_keys_in_pefts_order() {
+    let sorted = |value: &Value| match value {
+        Value::Array(names) => {
+            let mut names: Vec<String> = names.iter().map(Value::to_string).collect();
+            names.sort();
+            Value::from(names)
+        }
+        other => other.clone(),
+    };
+    for case in cases() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut classifier, _) = load(&case, Compute::F32);
+        save(&mut classifier, &case.adapter().unwrap(), folder.path());
+        let (ours, theirs) = (config(folder.path()), config(case.adapter().unwrap().as_ref()));
+        let keys = |map: &Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&ours), keys(&theirs), "{}", case.name);
+        for (key, theirs) in &theirs {
+            let ours = &ours[key];
+            match key.as_str() {
+                "base_model_name_or_path" => assert_eq!(ours, "someone/base"),
+                "modules_to_save" => check_modules_to_save(&case, ours, theirs),
+                _ => assert_eq!(sorted(ours), sorted(theirs), "{}: {key}", case.name),
+            }
+        }
+    }
+}
+
+/// All that PEFT names, but for the head `score` that these models have not.
+fn check_modules_to_save(case: &Case, ours: &Value, theirs: &Value) {
+    let names = |value: &Value| -> BTreeSet<String> {
+        value.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    let (ours, mut theirs) = (names(ours), names(theirs));
+    theirs.remove("score");
+    assert_eq!(ours, theirs, "{}", case.name);
+}
+
+#[test]
+fn saving_what_was_loaded_gives_the_same_bytes_and_the_same_answers() {
+    for case in cases() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (classifier, batch) = load(&case, Compute::F32);
+        let answers = classifier.logits(&batch, Some(ADAPTER)).unwrap();
+        let mut source = case.adapter().unwrap();
+        for folder in &folders {
+            let mut again = load(&case, Compute::F32).0;
+            adapter::detach(again.model_mut(), ADAPTER);
+            let info = again.model().info().clone();
+            let file = AdapterFile::open(source.as_ref()).unwrap();
+            let plan = file.attach(again.model_mut(), &info, ADAPTER).unwrap();
+            assert_eq!(plan, again.adapters()[0].plan, "{}", case.name);
+            assert_eq!(again.logits(&batch, Some(ADAPTER)).unwrap(), answers, "{}", case.name);
+            save(&mut again, &source, folder.path());
+            source = folder.path().to_string_lossy().into_owned();
+        }
+        for name in ["adapter_model.safetensors", "adapter_config.json"] {
+            let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join(name)).unwrap();
+            assert_eq!(read(&folders[0]), read(&folders[1]), "{}: {name}", case.name);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A run can be stopped or killed at any step and goes on to the same bits.
+
+mod common;
+#[path = "common/runs.rs"]
+mod runs;
+
+use std::fs;
+use std::sync::atomic::AtomicBool;
+
+use lowrank::Error;
+use lowrank::train::{RunOptions, run};
+use runs::{At, Notes, Room, STEPS_PER_EPOCH, copy_folder};
+
+const FRESH: RunOptions = RunOptions { resume: false, overwrite: false };
+const RESUME: RunOptions = RunOptions { resume: true, overwrite: false };
+const OVERWRITE: RunOptions = RunOptions { resume: false, overwrite: true };
+const STEPS: usize = 3 * STEPS_PER_EPOCH;
+
+#[test]
+fn a_run_stopped_after_any_step_goes_on_to_the_bytes_of_the_unbroken_run() {
+    let room = Room::new();
+    let settings = ["train.eval_every=2", "train.keep_best=loss"];
+    let whole = room.run("whole", &settings, FRESH).unwrap();
+    assert_eq!(whole.steps, STEPS);
+    for step in [1, 2, 3, 5, 6, 8] {
+        let output = format!("broken-{step}");
+        let error = room.run_until(&output, &settings, step, FRESH).unwrap_err();
+        assert!(matches!(error, Error::Interrupted { step: at } if at == step), "{error}");
+        assert!(!room.path(&output).join("adapter_model.safetensors").exists());
+        let resumed = room.run(&output, &settings, RESUME).unwrap();
+        assert_eq!(room.adapter(&output), room.adapter("whole"), "after step {step}");
+        assert_eq!(room.metrics(&output), room.metrics("whole"), "after step {step}");
+        assert_eq!(resumed.eval, whole.eval, "after step {step}");
+        assert_eq!((resumed.steps, resumed.best_step), (whole.steps, whole.best_step));
+        assert_eq!((resumed.tokens, resumed.train_loss), (whole.tokens, whole.train_loss));
+    }
+}
+
+#[test]
+fn a_run_stopped_again_and_again_goes_on_to_the_same_bytes() {
+    let room = Room::new();
+    room.run("whole", &[], FRESH).unwrap();
+    room.run_until("broken", &[], 1, FRESH).unwrap_err();
+    for step in [2, 4, 7] {
+        room.run_until("broken", &[], step, RESUME).unwrap_err();
+    }
+    room.run("broken", &[], RESUME).unwrap();
+    assert_eq!(room.adapter("broken"), room.adapter("whole"));
+    assert_eq!(room.metrics("broken"), room.metrics("whole"));
+}
+
+/// What a killed process leaves is its folder as it was: after some step, not at a checkpoint.
+#[test]
+fn a_run_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_bytes() {
+    let room = Room::new();
+    for (name, settings) in
+        [("each", &["train.save_every=1"][..]), ("two", &["train.save_every=2"]), ("epoch", &[])]
+    {
+        for step in [2, 4, 8] {
+            let (whole, killed) = (format!("whole-{name}-{step}"), format!("killed-{name}-{step}"));
+            let (from, to) = (room.path(&whole), room.path(&killed));
+            let mut observer = At {
+                step,
+                then: |_| {
+                    copy_folder(&from, &to);
+                    // It was writing when it died.
+                    fs::create_dir_all(to.join("checkpoints/.step-00000099.partial")).unwrap();
+                    fs::write(to.join("checkpoints/.step-00000099.partial/state.json"), "{\"st").unwrap();
+                    fs::write(to.join(".adapter_model.safetensors.4194305-0.tmp"), "half").unwrap();
+                },
+            };
+            run(&room.run_file(&whole, settings), FRESH, &mut observer, &AtomicBool::new(false)).unwrap();
+            let mut notes = Notes::default();
+            run(&room.run_file(&killed, settings), RESUME, &mut notes, &AtomicBool::new(false)).unwrap();
+            let first = match settings {
+                ["train.save_every=1"] => step,
+                ["train.save_every=2"] => step - 1,
+                _ => (step - 1) / STEPS_PER_EPOCH * STEPS_PER_EPOCH + 1,
+            };
+            assert_eq!(notes.steps, (first..=STEPS).collect::<Vec<_>>(), "{killed}");
+            assert_eq!(room.adapter(&killed), room.adapter(&whole), "{killed}");
+            assert_eq!(room.metrics(&killed), room.metrics(&whole), "{killed}");
+            let litter = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name());
+            assert!(litter.into_iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{killed}");
+        }
+    }
+}
+
+#[test]
+fn a_resumed_run_without_a_checkpoint_begins_afresh() {
+    let room = Room::new();
+    room.run("whole", &[], FRESH).unwrap();
+    room.run("never", &[], RESUME).unwrap();
+    assert_eq!(room.metrics("never"), room.metrics("whole"));
+    fs::create_dir_all(room.path("early")).unwrap();
+    fs::write(room.path("early").join("metrics.jsonl"), "{\"step\":1}\n{\"st").unwrap();
+    room.run("early", &[], RESUME).unwrap();
+    assert_eq!(room.metrics("early"), room.metrics("whole"), "the log is cut back to nothing");
+    assert_eq!(room.adapter("early"), room.adapter("whole"));
+}
+
+#[test]
+fn a_finished_run_is_refused_and_when_resumed_only_says_so() {
+    let room = Room::new();
+    let summary = room.run("out", &[], FRESH).unwrap();
+    let adapter = room.adapter("out");
+    let error = room.run("out", &[], FRESH).unwrap_err().to_string();
+    assert!(error.contains("finished run") && error.contains("--overwrite"), "{error}");
+    let mut notes = Notes::default();
+    let again = run(&room.run_file("out", &[]), RESUME, &mut notes, &AtomicBool::new(false)).unwrap();
+    assert_eq!(again, summary);
+    assert!(notes.steps.is_empty() && notes.notes[0].contains("finished already"), "{:?}", notes.notes);
+    assert_eq!(room.adapter("out"), adapter);
+}
+
+#[test]
+fn an_unfinished_run_is_refused_without_a_word_of_what_to_do() {
+    let room = Room::new();
+    room.run_until("out", &[], 4, FRESH).unwrap_err();
+    let error = room.run("out", &[], FRESH).unwrap_err().to_string();
+    assert!(error.contains("--resume") && error.contains("--overwrite"), "{error}");
+}
+
+#[test]
+fn overwriting_removes_the_old_run_and_nothing_else() {
+    let room = Room::new();
+    room.run("whole", &["train.seed=7"], FRESH).unwrap();
+    room.run("out", &[], FRESH).unwrap();
+    for name in ["notes.md", "model.bin", "checkpoints/mine.txt"] {
+        fs::write(room.path("out").join(name), "mine").unwrap();
+    }
+    room.run("out", &["train.seed=7"], OVERWRITE).unwrap();
+    assert_eq!(room.adapter("out"), room.adapter("whole"));
+    assert_eq!(room.metrics("out"), room.metrics("whole"));
+    for name in ["notes.md", "model.bin", "checkpoints/mine.txt"] {
+        assert_eq!(fs::read_to_string(room.path("out").join(name)).unwrap_or_default(), "mine", "{name}");
+    }
+}
+
+#[test]
+fn a_run_that_cannot_begin_leaves_the_old_one_alone() {
+    let room = Room::new();
+    room.run("out", &[], FRESH).unwrap();
+    let adapter = room.adapter("out");
+    for setting in ["data.train=no.tsv", "model=no-model", "lora.r=34", "lora.target_modules=[\"qury\"]"] {
+        room.run("out", &[setting], OVERWRITE).unwrap_err();
+        assert_eq!(room.adapter("out"), adapter, "{setting}");
+        assert!(room.path("out").join("summary.json").exists(), "{setting}");
+    }
+}
+
+#[test]
+fn a_run_file_with_other_settings_does_not_resume() {
+    let room = Room::new();
+    room.run_until("out", &[], 4, FRESH).unwrap_err();
+    fs::write(room.path("more.tsv"), "sentence\tlabel\nthe movie\t1\nthe film\t0\n").unwrap();
+    for (setting, key) in [
+        ("train.seed=7", "train.seed"),
+        ("train.learning_rate=1e-2", "train.learning_rate"),
+        ("train.batch_size=4", "train.batch_size"),
+        ("train.epochs=4", "train.epochs"),
+        ("train.dtype=bf16", "train.dtype"),
+        ("train.keep_best=last", "train.keep_best"),
+        ("lora.r=4", "lora.r"),
+        ("lora.lora_alpha=9", "lora.lora_alpha"),
+        ("data.limit=20", "data.limit"),
+        ("data.train=more.tsv", "training data"),
+    ] {
+        let error = room.run("out", &[setting], RESUME).unwrap_err().to_string();
+        assert!(error.contains(&format!(": {key} was ")), "{setting}: {error}");
+        assert!(error.contains("cannot be resumed") && !error.contains('\n'), "{error}");
+    }
+    for setting in ["train.save_every=2", "train.log_every=3", "train.save_total_limit=5"] {
+        let mut observer = At { step: 5, then: |_| () };
+        let stop = AtomicBool::new(true);
+        let result = run(&room.run_file("out", &[setting]), RESUME, &mut observer, &stop);
+        assert!(matches!(result, Err(Error::Interrupted { .. })), "{setting} does not decide the result");
+    }
+}
