@@ -146,9 +146,10 @@ impl Bias {
 }
 
 /// How `A` and `B` begin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Init {
     /// PEFT's `true`: `A` uniform in `±1/√inputs` (Kaiming with slope √5), `B` zero.
+    #[default]
     Default,
     /// PEFT's `"gaussian"`: `A` normal with deviation `1/r`, `B` zero.
     Gaussian,
@@ -159,12 +160,6 @@ pub enum Init {
         /// `B`'s.
         b: Distribution,
     },
-}
-
-impl Default for Init {
-    fn default() -> Self {
-        Self::Default
-    }
 }
 
 impl Init {
