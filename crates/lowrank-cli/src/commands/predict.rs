@@ -23,7 +23,7 @@ Example:
 /// Writes a line of JSON for each: the line in the file, the label and its probability (or the score), and the logits.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-#[command(override_usage = "lowrank predict --model <M> --task <T> --data <FILE> --out <FILE> [OPTIONS]")]
+#[command(override_usage = "lowrank predict --model M --task T --data FILE --out FILE [OPTIONS]")]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,

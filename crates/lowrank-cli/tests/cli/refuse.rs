@@ -82,7 +82,7 @@ fn files_that_cannot_be_used_are_failures_that_name_the_file() {
 fn a_loss_that_is_not_a_number_stops_the_run_at_its_step() {
     let workshop = Workshop::new();
     let arguments =
-        ["train", "run.toml", "--set", "train.learning_rate=1e30", "--set", "train.warmup_ratio=0"];
+        ["train", "run.toml", "--set", "train.learning_rate=1e38", "--set", "train.warmup_ratio=0"];
     refused(&workshop, &arguments, 1, "is not finite");
 }
 

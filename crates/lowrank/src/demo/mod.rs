@@ -43,7 +43,7 @@ struct Plan {
     method: Method,
     /// What is said when it begins.
     note: &'static str,
-    /// The `[lora]` and `[train]` sections of its run file.
+    /// The `[train]` section of its run file.
     settings: &'static str,
 }
 
@@ -58,26 +58,18 @@ const RUNS: [Plan; 3] = [
         question: Question::Sentiment,
         method: Method::Lora,
         note: "An adapter on the frozen base: is something called good or bad?",
-        settings: ADAPTER,
+        settings: "[train]\nepochs = 5\nlearning_rate = 4e-3\n",
     },
     Plan {
         question: Question::Number,
         method: Method::Lora,
         note: "Another one: does one person act, or several?",
-        settings: ADAPTER,
+        settings: "[train]\nepochs = 2\nlearning_rate = 4e-3\n",
     },
 ];
 
-const ADAPTER: &str = "\
-[lora]
-r = 4
-lora_alpha = 8
-target_modules = \"all-linear\"
-
-[train]
-epochs = 3
-learning_rate = 5e-3
-";
+/// The `[lora]` section of both adapters.
+const LORA: &str = "[lora]\nr = 8\nlora_alpha = 16\ntarget_modules = \"all-linear\"\n\n";
 
 /// The folder of the untrained model.
 const START: &str = "start";
@@ -143,7 +135,8 @@ fn write_run(folder: &Path, plan: &Plan, stream: u64, compute: Option<Compute>) 
     let method = if plan.method == Method::Full { "full" } else { "lora" };
     let text = format!(
         "model = \"{model}\"\ntask = \"text-classification\"\noutput = \"{name}\"\nmethod = \"{method}\"\n\n\
-         [data]\ntrain = \"{train}\"\nvalidation = \"{validation}\"\n\n{}",
+         [data]\ntrain = \"{train}\"\nvalidation = \"{validation}\"\n\n{}{}",
+        if plan.method == Method::Full { "" } else { LORA },
         plan.settings
     );
     let path = folder.join(format!("{name}.toml"));

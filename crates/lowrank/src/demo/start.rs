@@ -31,7 +31,7 @@ pub(super) fn write_model(folder: &Path) -> Result<()> {
         "max_position_embeddings": 32,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "initializer_range": 0.05,
+        "initializer_range": 0.1,
     });
     let path = folder.join("config.json");
     let encoder = EncoderConfig::from_json(&config).map_err(|reason| Error::file(&path, reason))?;
