@@ -1,4 +1,5 @@
 //! The binary, as a user runs it.
+#![allow(clippy::unwrap_used)]
 #![allow(missing_docs)]
 
 mod ask;
