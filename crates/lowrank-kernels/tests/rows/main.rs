@@ -1,5 +1,6 @@
 //! Every row kernel against a plain f64 version, its gradient against finite differences, in f32 and bf16, with
 //! sizes that are not multiples of anything, and its bits against another number of threads.
+#![allow(clippy::unwrap_used)]
 
 mod activation;
 mod attention;
