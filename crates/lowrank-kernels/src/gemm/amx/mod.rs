@@ -1,6 +1,6 @@
 //! The AMX kernel: products of bf16 tiles, sixteen rows of 64 bytes each, in the processor's matrix unit.
 //!
-//! The unit is reached through [`unit::Unit`], of which a plain emulation lets every machine test the rest.
+//! The unit is reached through `unit::Unit`, of which a plain emulation lets every machine test the rest.
 
 #[cfg(test)]
 mod emulated;
