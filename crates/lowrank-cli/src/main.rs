@@ -1,2 +1,23 @@
-//! The command line of lowrank.
-fn main() {}
+//! The command line of lowrank: arguments, progress, printing. What is done is in the library.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod commands;
+mod failure;
+mod interrupt;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use arguments::Cli;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Bad usage ends here, with exit code 2; so does a call for help, with 0.
+    let cli = Cli::parse();
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

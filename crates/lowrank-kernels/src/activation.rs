@@ -3,7 +3,7 @@
 use crate::element::Element;
 use crate::math;
 use crate::parallel::{PerRow, for_each_row_block};
-use crate::simd::Level;
+use crate::simd::{Vector, each};
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,10 +34,10 @@ impl Activation {
     }
 }
 
-/// A function and its derivative at a point.
+/// A function and its derivative at points.
 trait Function {
-    fn value<L: Level>(x: f32) -> f32;
-    fn derivative<L: Level>(x: f32) -> f32;
+    fn value<V: Vector>(x: V) -> V;
+    fn derivative<V: Vector>(x: V) -> V;
 }
 
 struct Gelu;
@@ -48,89 +48,96 @@ struct Tanh;
 
 impl Function for Gelu {
     #[inline(always)]
-    fn value<L: Level>(x: f32) -> f32 {
-        x * math::normal_cdf::<L>(x)
+    fn value<V: Vector>(x: V) -> V {
+        x.mul(math::normal_cdf(x).0)
     }
 
     #[inline(always)]
-    fn derivative<L: Level>(x: f32) -> f32 {
+    fn derivative<V: Vector>(x: V) -> V {
         const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
-        let density = INVERSE_SQRT_TAU * math::exp::<L>(-0.5 * x * x);
-        L::madd(x, density, math::normal_cdf::<L>(x))
+        let (cdf, bell) = math::normal_cdf(x);
+        x.mul(V::splat(INVERSE_SQRT_TAU)).madd(bell, cdf)
     }
 }
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
+/// `(1 + tanh z) / 2 = sigmoid(2z)` at `z = √(2/π)·(x + 0.044715·x³)`.
+#[inline(always)]
+fn gate<V: Vector>(x: V) -> V {
+    let slope = x.mul(x).madd(V::splat(2.0 * SQRT_2_OVER_PI * CUBIC), V::splat(2.0 * SQRT_2_OVER_PI));
+    math::sigmoid(x.mul(slope))
+}
+
 impl Function for GeluTanh {
     #[inline(always)]
-    fn value<L: Level>(x: f32) -> f32 {
-        let inner = SQRT_2_OVER_PI * L::madd(CUBIC * x * x, x, x);
-        0.5 * x * (1.0 + math::tanh::<L>(inner))
+    fn value<V: Vector>(x: V) -> V {
+        x.mul(gate(x))
     }
 
     #[inline(always)]
-    fn derivative<L: Level>(x: f32) -> f32 {
-        let inner = SQRT_2_OVER_PI * L::madd(CUBIC * x * x, x, x);
-        let tanh = math::tanh::<L>(inner);
-        let inner_derivative = SQRT_2_OVER_PI * L::madd(3.0 * CUBIC * x, x, 1.0);
-        0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * inner_derivative
+    fn derivative<V: Vector>(x: V) -> V {
+        let gate = gate(x);
+        let inner = x.mul(x).madd(V::splat(6.0 * SQRT_2_OVER_PI * CUBIC), V::splat(2.0 * SQRT_2_OVER_PI));
+        let slope = gate.sub(gate.mul(gate)).mul(inner);
+        x.madd(slope, gate)
     }
 }
 
 impl Function for Relu {
     #[inline(always)]
-    fn value<L: Level>(x: f32) -> f32 {
-        // NaN stays NaN, as in PyTorch.
-        if x < 0.0 { 0.0 } else { x }
+    fn value<V: Vector>(x: V) -> V {
+        // In this order of operands NaN stays NaN, as in PyTorch.
+        V::splat(0.0).max(x)
     }
 
     #[inline(always)]
-    fn derivative<L: Level>(x: f32) -> f32 {
-        if x > 0.0 { 1.0 } else { 0.0 }
+    fn derivative<V: Vector>(x: V) -> V {
+        V::splat(0.0).select_below(x, V::splat(1.0), V::splat(0.0))
     }
 }
 
 impl Function for Silu {
     #[inline(always)]
-    fn value<L: Level>(x: f32) -> f32 {
-        x * math::sigmoid::<L>(x)
+    fn value<V: Vector>(x: V) -> V {
+        x.mul(math::sigmoid(x))
     }
 
     #[inline(always)]
-    fn derivative<L: Level>(x: f32) -> f32 {
-        let sigmoid = math::sigmoid::<L>(x);
-        sigmoid * L::madd(x, 1.0 - sigmoid, 1.0)
+    fn derivative<V: Vector>(x: V) -> V {
+        let sigmoid = math::sigmoid(x);
+        sigmoid.mul(x.madd(V::splat(1.0).sub(sigmoid), V::splat(1.0)))
     }
 }
 
 impl Function for Tanh {
     #[inline(always)]
-    fn value<L: Level>(x: f32) -> f32 {
-        math::tanh::<L>(x)
+    fn value<V: Vector>(x: V) -> V {
+        math::tanh(x)
     }
 
     #[inline(always)]
-    fn derivative<L: Level>(x: f32) -> f32 {
-        let tanh = math::tanh::<L>(x);
-        1.0 - tanh * tanh
+    fn derivative<V: Vector>(x: V) -> V {
+        let tanh = math::tanh(x);
+        V::splat(1.0).sub(tanh.mul(tanh))
     }
 }
 
 multiversion! {
-    fn map[L, T: Element, F: Function](x: &[T], y: &mut [T]) {
-        for (x, y) in x.iter().zip(y) {
-            *y = T::round(F::value::<L>(x.widen()));
-        }
+    fn map[V, T: Element, F: Function](x: &[T], y: &mut [T]) {
+        each::<V>(x.len(), #[inline(always)] |at, n| {
+            F::value(V::load_some(x, at, n)).store_some(y, at, n);
+        });
     }
 }
 
 multiversion! {
-    fn map_backward[L, T: Element, F: Function](x: &[T], dy: &[T], dx: &mut [T]) {
-        for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
-            *dx = T::round(dy.widen() * F::derivative::<L>(x.widen()));
-        }
+    fn map_backward[V, T: Element, F: Function](x: &[T], dy: &[T], dx: &mut [T]) {
+        each::<V>(x.len(), #[inline(always)] |at, n| {
+            let slope = F::derivative(V::load_some(x, at, n));
+            V::load_some(dy, at, n).mul(slope).store_some(dx, at, n);
+        });
     }
 }
 

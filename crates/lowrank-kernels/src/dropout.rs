@@ -7,8 +7,9 @@
 
 use crate::element::Element;
 use crate::parallel::for_each_row_block;
-use crate::random::{FAST_ROUNDS, ROUNDS, philox4x32, philox4x32_lanes, words};
+use crate::random::{FAST_ROUNDS, ROUNDS, philox4x32, philox4x32_vector, words};
 use crate::rows::{Rows, RowsMut};
+use crate::simd::{Vector, each};
 
 /// Counters hashed together; one hash of a chunk decides `8 * LANES` features.
 const LANES: usize = 16;
@@ -70,38 +71,47 @@ impl Hash {
         }
     }
 
+    /// Puts the multipliers (0 or the scale) of the eight groups of lanes of one chunk into `out`.
     #[inline(always)]
-    fn multiplier(&self, bits: u32) -> f32 {
-        if bits < self.threshold { 0.0 } else { self.scale }
-    }
-
-    /// The multipliers (0 or the scale) of the eight groups of lanes of one chunk.
-    #[inline(always)]
-    pub(crate) fn chunk(&self, first: u32, row: u32, example: u32, out: &mut [f32; CHUNK]) {
-        let counter = std::array::from_fn(|lane| first.wrapping_add(lane as u32));
-        let blocks = philox4x32_lanes::<FAST_ROUNDS, LANES>(
-            [counter, [row; LANES], [example; LANES], [self.site; LANES]],
-            self.key,
-        );
-        for (word, out) in blocks.iter().zip(out.chunks_exact_mut(2 * LANES)) {
-            for lane in 0..LANES {
-                out[lane] = self.multiplier(word[lane] & 0xffff);
-                out[LANES + lane] = self.multiplier(word[lane] >> 16);
+    pub(crate) fn chunk<V: Vector>(&self, first: u32, row: u32, example: u32, out: &mut [f32]) {
+        let out = &mut out[..CHUNK];
+        let (threshold, low) = (V::bits(self.threshold), V::bits(0xffff));
+        let (zero, scale) = (V::splat(0.0), V::splat(self.scale));
+        let mut lane = 0;
+        while lane < LANES {
+            let counter = [
+                V::ascending(first.wrapping_add(lane as u32)),
+                V::bits(row),
+                V::bits(example),
+                V::bits(self.site),
+            ];
+            let words = philox4x32_vector::<V, FAST_ROUNDS>(counter, self.key);
+            for (i, word) in words.into_iter().enumerate() {
+                let at = 2 * i * LANES + lane;
+                let even = V::select_bits_below(V::and(word, low), threshold, zero, scale);
+                let odd = V::select_bits_below(V::shr::<16>(word), threshold, zero, scale);
+                even.store(&mut out[at..at + V::LANES]);
+                odd.store(&mut out[at + LANES..at + LANES + V::LANES]);
             }
+            lane += V::LANES;
         }
     }
 
     /// Puts the multipliers of the features `start..` of a row into `out`.
     #[inline(always)]
-    pub(crate) fn fill(&self, row: RowId, start: usize, out: &mut [f32]) {
+    pub(crate) fn fill<V: Vector>(&self, row: RowId, start: usize, out: &mut [f32]) {
         let mut filled = 0;
-        let mut chunk = [0.0; CHUNK];
         while filled < out.len() {
-            let feature = start + filled;
-            let (index, skip) = (feature / CHUNK, feature % CHUNK);
-            self.chunk((index * LANES) as u32, row.token, row.example, &mut chunk);
-            let len = (CHUNK - skip).min(out.len() - filled);
-            out[filled..filled + len].copy_from_slice(&chunk[skip..skip + len]);
+            let (index, skip) = ((start + filled) / CHUNK, (start + filled) % CHUNK);
+            let out = &mut out[filled..];
+            let (first, len) = ((index * LANES) as u32, (CHUNK - skip).min(out.len()));
+            // One call of the hash in the code, whether the chunk is whole or not.
+            let mut part = [0.0; CHUNK];
+            let whole = len == CHUNK;
+            self.chunk::<V>(first, row.token, row.example, if whole { &mut *out } else { &mut part });
+            if !whole {
+                out[..len].copy_from_slice(&part[skip..skip + len]);
+            }
             filled += len;
         }
     }
@@ -123,32 +133,31 @@ impl Dropout<'_> {
 }
 
 multiversion! {
-    fn fill[L](hash: &Hash, row: RowId, start: usize, out: &mut [f32]) {
-        hash.fill(row, start, out);
+    fn fill[V](hash: &Hash, row: RowId, start: usize, out: &mut [f32]) {
+        hash.fill::<V>(row, start, out);
     }
 }
 
 multiversion! {
-    /// One row, out of place.
-    fn apply_row[L, T: Element](x: &[T], hash: &Hash, row: RowId, y: &mut [T]) {
-        let mut chunk = [0.0; CHUNK];
+    fn apply_row[V, T: Element](x: &[T], hash: &Hash, row: RowId, y: &mut [T]) {
+        let mut factors = [0.0; CHUNK];
         for (index, (x, y)) in x.chunks(CHUNK).zip(y.chunks_mut(CHUNK)).enumerate() {
-            hash.chunk((index * LANES) as u32, row.token, row.example, &mut chunk);
-            for ((x, y), factor) in x.iter().zip(y).zip(&chunk) {
-                *y = T::round(x.widen() * factor);
-            }
+            hash.chunk::<V>((index * LANES) as u32, row.token, row.example, &mut factors);
+            each::<V>(x.len(), #[inline(always)] |at, n| {
+                V::load_some(x, at, n).mul(V::load(&factors[at..])).store_some(y, at, n);
+            });
         }
     }
 }
 
 multiversion! {
-    fn apply_row_in_place[L, T: Element](hash: &Hash, row: RowId, x: &mut [T]) {
-        let mut chunk = [0.0; CHUNK];
+    fn apply_row_in_place[V, T: Element](hash: &Hash, row: RowId, x: &mut [T]) {
+        let mut factors = [0.0; CHUNK];
         for (index, x) in x.chunks_mut(CHUNK).enumerate() {
-            hash.chunk((index * LANES) as u32, row.token, row.example, &mut chunk);
-            for (x, factor) in x.iter_mut().zip(&chunk) {
-                *x = T::round(x.widen() * factor);
-            }
+            hash.chunk::<V>((index * LANES) as u32, row.token, row.example, &mut factors);
+            each::<V>(x.len(), #[inline(always)] |at, n| {
+                V::load_some(x, at, n).mul(V::load(&factors[at..])).store_some(x, at, n);
+            });
         }
     }
 }

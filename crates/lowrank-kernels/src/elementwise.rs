@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::parallel::{PerRow, for_each_row_block};
 
 multiversion! {
-    fn add_block[L, T: Element](x: &[T], y: &[T], out: &mut [T]) {
+    fn add_block[V, T: Element](x: &[T], y: &[T], out: &mut [T]) {
         for ((x, y), out) in x.iter().zip(y).zip(out) {
             *out = T::round(x.widen() + y.widen());
         }
@@ -14,7 +14,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn add_assign_block[L, T: Element](x: &mut [T], y: &[T]) {
+    fn add_assign_block[V, T: Element](x: &mut [T], y: &[T]) {
         for (x, y) in x.iter_mut().zip(y) {
             *x = T::round(x.widen() + y.widen());
         }
@@ -22,7 +22,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn convert_block[L, S: Element, T: Element](x: &[S], y: &mut [T]) {
+    fn convert_block[V, S: Element, T: Element](x: &[S], y: &mut [T]) {
         for (x, y) in x.iter().zip(y) {
             *y = T::round(x.widen());
         }
@@ -31,7 +31,7 @@ multiversion! {
 
 multiversion! {
     /// In integers: whether any exponent is all ones.
-    fn finite_block[L, T: Element](x: &[T]) -> bool {
+    fn finite_block[V, T: Element](x: &[T]) -> bool {
         x.chunks(4096).all(|chunk| {
             let mut worst = 0;
             for x in chunk {

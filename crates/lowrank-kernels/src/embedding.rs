@@ -56,7 +56,7 @@ fn widen_half(value: f16) -> f32 {
 }
 
 multiversion! {
-    fn add_row[L, T: Element](row: &[T], sum: &mut [f32]) {
+    fn add_row[V, T: Element](row: &[T], sum: &mut [f32]) {
         for (x, sum) in row.iter().zip(sum) {
             *sum += x.widen();
         }
@@ -64,7 +64,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn add_half_row[L](row: &[f16], sum: &mut [f32]) {
+    fn add_half_row[V](row: &[f16], sum: &mut [f32]) {
         for (x, sum) in row.iter().zip(sum) {
             *sum += widen_half(*x);
         }
@@ -72,7 +72,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn store_row[L, T: Element](sum: &[f32], y: &mut [T]) {
+    fn store_row[V, T: Element](sum: &[f32], y: &mut [T]) {
         for (sum, y) in sum.iter().zip(y) {
             *y = T::round(*sum);
         }

@@ -6,43 +6,32 @@ use crate::memory::Buffer;
 use crate::parallel::{PerRow, for_each_row_block};
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
+use crate::simd::each;
 
 /// The label of rows that do not count.
 pub const IGNORE_INDEX: i64 = -100;
 
 multiversion! {
     /// Widens a row, subtracts its maximum and exponentiates: returns (maximum, sum of exponentials).
-    fn exponentials[L, T: Element](logits: &[T], out: &mut [f32]) -> (f32, f32) {
-        let mut maxima = [f32::NEG_INFINITY; 16];
-        let chunks = logits.chunks_exact(16);
-        for (maximum, x) in maxima.iter_mut().zip(chunks.remainder()) {
-            *maximum = if x.widen() > *maximum { x.widen() } else { *maximum };
-        }
-        for chunk in chunks {
-            for (maximum, x) in maxima.iter_mut().zip(chunk) {
-                *maximum = if x.widen() > *maximum { x.widen() } else { *maximum };
-            }
-        }
-        let maximum = maxima.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        for (x, out) in logits.iter().zip(&mut *out) {
-            *out = math::exp::<L>(x.widen() - maximum);
-        }
-        let mut sums = [0.0_f32; 16];
-        let chunks = out.chunks_exact(16);
-        for (sum, x) in sums.iter_mut().zip(chunks.remainder()) {
-            *sum += x;
-        }
-        for chunk in chunks {
-            for (sum, x) in sums.iter_mut().zip(chunk) {
-                *sum += x;
-            }
-        }
-        (maximum, sums.iter().sum())
+    fn exponentials[V, T: Element](logits: &[T], out: &mut [f32]) -> (f32, f32) {
+        let lowest = V::splat(f32::NEG_INFINITY);
+        let (mut maximum, mut sum) = (lowest, V::splat(0.0));
+        each::<V>(logits.len(), #[inline(always)] |at, n| {
+            maximum = V::load_some(logits, at, n).only(n, lowest).max(maximum);
+        });
+        let maximum = maximum.maximum();
+        let shift = V::splat(maximum);
+        each::<V>(logits.len(), #[inline(always)] |at, n| {
+            let exponential = math::exp(V::load_some(logits, at, n).only(n, lowest).sub(shift));
+            sum = sum.add(exponential);
+            exponential.store_some(out, at, n);
+        });
+        (maximum, sum.sum())
     }
 }
 
 multiversion! {
-    fn scale_row[L, T: Element](x: &[f32], factor: f32, out: &mut [T]) {
+    fn scale_row[V, T: Element](x: &[f32], factor: f32, out: &mut [T]) {
         for (x, out) in x.iter().zip(out) {
             *out = T::round(x * factor);
         }

@@ -10,22 +10,32 @@ use crate::memory::Buffer;
 use crate::parallel::{PerRow, ROW_BLOCK, for_each_row_block};
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
-use crate::tile::{Panel, Strided, dots, multiply};
+use crate::simd::{Vector, each};
+use crate::tile::{Left, Panel, dots, multiply};
 
 /// Rows that are widened and dropped together; they stay in the first-level cache.
 const GROUP: usize = 4;
 
-multiversion! {
-    fn down_block[L, T: Element](x: Rows<T>, a: &[f32], alpha: f32, u: RowsMut<f32>) {
-        let mut u = u;
-        let (m, k, r, stride) = (x.rows(), x.cols(), u.cols(), u.stride());
-        let a = Panel { data: a, stride: k };
-        dots::<L, T>([m, k, r], alpha, Panel { data: x.data(), stride: x.stride() }, a, u.data(), stride);
-    }
+/// `x *= factors`.
+#[inline(always)]
+fn scale_by<V: Vector, T: Element>(x: &mut [f32], factors: &[T]) {
+    each::<V>(
+        x.len(),
+        #[inline(always)]
+        |at, n| V::load_some(x, at, n).mul(V::load_some(factors, at, n)).store_some(x, at, n),
+    );
+}
+
+/// `u = alpha·x·aᵀ` on one thread.
+fn down_block<T: Element>(x: Rows<T>, a: &[f32], alpha: f32, mut u: RowsMut<f32>) {
+    let (k, stride) = (x.cols(), u.stride());
+    let size = [x.rows(), k, u.cols()];
+    let x = Panel { data: x.data(), stride: x.stride() };
+    dots(size, alpha, x, Panel { data: a, stride: k }, u.data(), stride);
 }
 
 multiversion! {
-    fn down_block_dropped[L, T: Element](
+    fn down_block_dropped[V, T: Element](
         x: Rows<T>, a: &[f32], hash: &Hash, ids: &[RowId], working: &mut [f32], u: RowsMut<f32>,
     ) {
         let mut u = u;
@@ -34,14 +44,12 @@ multiversion! {
         while start < x.rows() {
             let group = GROUP.min(x.rows() - start);
             for (i, dropped) in working.chunks_exact_mut(k).take(group).enumerate() {
-                hash.fill(ids[start + i], 0, dropped);
-                for (dropped, x) in dropped.iter_mut().zip(x.row(start + i)) {
-                    *dropped *= x.widen();
-                }
+                hash.fill::<V>(ids[start + i], 0, dropped);
+                scale_by::<V, T>(dropped, x.row(start + i));
             }
             let u = &mut u.data()[start * stride..];
             let (working, a) = (Panel { data: &*working, stride: k }, Panel { data: a, stride: k });
-            dots::<L, f32>([group, k, r], 1.0, working, a, u, stride);
+            dots([group, k, r], 1.0, working, a, u, stride);
             start += group;
         }
     }
@@ -104,13 +112,12 @@ fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) {
     }
 }
 
-multiversion! {
-    fn up_block[L, T: Element](u: Rows<f32>, b: &[f32], scale: f32, y: RowsMut<T>) {
-        let mut y = y;
-        let (m, r, n, stride) = (u.rows(), u.cols(), y.cols(), y.stride());
-        let u = Strided { data: u.data(), row: u.stride(), col: 1 };
-        multiply::<L, f32, T>([m, r, n], scale, u, Panel { data: b, stride: n }, y.data(), stride, true);
-    }
+/// `y += scale·u·b` on one thread.
+fn up_block<T: Element>(u: Rows<f32>, b: &[f32], scale: f32, mut y: RowsMut<T>) {
+    let (n, stride) = (y.cols(), y.stride());
+    let size = [u.rows(), u.cols(), n];
+    let u = Left::Plain(Panel { data: u.data(), stride: u.stride() });
+    multiply(size, scale, u, Panel { data: b, stride: n }, y.data(), stride, true);
 }
 
 /// `y += scale·u·bᵀ`.
@@ -133,7 +140,7 @@ pub fn up<T: Element>(u: Rows<f32>, b: &[f32], scale: f32, y: RowsMut<T>) {
 }
 
 multiversion! {
-    fn down_backward_dropped[L, T: Element](
+    fn down_backward_dropped[V, T: Element](
         du: Rows<f32>, a: &[f32], hash: &Hash, ids: &[RowId], working: &mut [f32], dx: RowsMut<T>,
     ) {
         let mut dx = dx;
@@ -143,13 +150,15 @@ multiversion! {
         while start < du.rows() {
             let group = GROUP.min(du.rows() - start);
             let block = du.slice(start, start + group);
-            let block = Strided { data: block.data(), row: block.stride(), col: 1 };
-            multiply::<L, f32, f32>([group, r, k], 1.0, block, Panel { data: a, stride: k }, product, k, false);
+            let block = Left::Plain(Panel { data: block.data(), stride: block.stride() });
+            multiply([group, r, k], 1.0, block, Panel { data: a, stride: k }, product, k, false);
             for (i, product) in product.chunks_exact(k).take(group).enumerate() {
-                hash.fill(ids[start + i], 0, factors);
-                for ((dx, product), factor) in dx.row(start + i).iter_mut().zip(product).zip(&*factors) {
-                    *dx = T::round(L::madd(*product, *factor, dx.widen()));
-                }
+                hash.fill::<V>(ids[start + i], 0, factors);
+                let dx = dx.row(start + i);
+                each::<V>(k, #[inline(always)] |at, n| {
+                    let dropped = V::load_some(product, at, n);
+                    dropped.madd(V::load_some(factors, at, n), V::load_some(dx, at, n)).store_some(dx, at, n);
+                });
             }
             start += group;
         }
@@ -188,7 +197,7 @@ const COLUMNS: usize = CHUNK;
 
 multiversion! {
     /// `sum[R, width] = Σ vᵀ·drop(x)` over all rows, for `width` columns from `start` on, in blocks of rows.
-    fn outer_columns[L, T: Element](
+    fn outer_columns[V, T: Element](
         v: Rows<f32>, x: Rows<T>, dropout: Option<(&Hash, &[RowId])>, start: usize, width: usize,
         working: &mut [f32], sum: &mut [f32],
     ) {
@@ -197,22 +206,20 @@ multiversion! {
         while row < m {
             let rows = ROW_BLOCK.min(m - row);
             let block = v.slice(row, row + rows);
-            let transposed = Strided { data: block.data(), row: 1, col: block.stride() };
+            let transposed = Left::Transposed(Panel { data: block.data(), stride: block.stride() });
             let size = [r, rows, width];
             match dropout {
                 None => {
                     let x = Panel { data: &x.data()[row * x.stride() + start..], stride: x.stride() };
-                    multiply::<L, T, f32>(size, 1.0, transposed, x, sum, width, row > 0);
+                    multiply(size, 1.0, transposed, x, sum, width, row > 0);
                 }
                 Some((hash, ids)) => {
                     for (i, dropped) in working.chunks_exact_mut(width).take(rows).enumerate() {
-                        hash.fill(ids[row + i], start, dropped);
-                        for (dropped, x) in dropped.iter_mut().zip(&x.row(row + i)[start..]) {
-                            *dropped *= x.widen();
-                        }
+                        hash.fill::<V>(ids[row + i], start, dropped);
+                        scale_by::<V, T>(dropped, &x.row(row + i)[start..]);
                     }
                     let x = Panel { data: &*working, stride: width };
-                    multiply::<L, f32, f32>(size, 1.0, transposed, x, sum, width, row > 0);
+                    multiply(size, 1.0, transposed, x, sum, width, row > 0);
                 }
             }
             row += rows;

@@ -5,74 +5,48 @@ use crate::element::Element;
 use crate::parallel::{PerRow, for_each_row_block, sum_row_blocks};
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
-use crate::simd::{Level, Vector};
+use crate::simd::each;
 
 multiversion! {
-    /// `sum = dropout(x) + residual`, rounded to `T` and widened again.
-    fn sum_row[L, T: Element](
-        x: &[T], residual: Option<&[T]>, dropout: Option<(&Hash, RowId)>, sum: &mut [f32],
-    ) {
-        match dropout {
-            Some((hash, row)) => {
-                hash.fill(row, 0, sum);
-                for (x, sum) in x.iter().zip(&mut *sum) {
-                    *sum *= x.widen();
-                }
-            }
-            None => {
-                for (x, sum) in x.iter().zip(&mut *sum) {
-                    *sum = x.widen();
-                }
-            }
-        }
-        if let Some(residual) = residual {
-            for (residual, sum) in residual.iter().zip(&mut *sum) {
-                *sum += residual.widen();
-            }
-        }
-        for sum in sum {
-            *sum = T::round(*sum).widen();
-        }
-    }
-}
-
-/// The sum of `f` over a slice, in lanes that are added as a tree.
-#[inline(always)]
-fn sum_of<L: Level>(x: &[f32], f: impl Fn(L::V) -> L::V) -> f32 {
-    let lanes = L::V::LANES;
-    let mut sums = [L::V::splat(0.0); 4];
-    let mut chunks = x.chunks_exact(4 * lanes);
-    for chunk in &mut chunks {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = sum.add(f(L::V::load(&chunk[i * lanes..])));
-        }
-    }
-    let mut rest = chunks.remainder().chunks_exact(lanes);
-    for chunk in &mut rest {
-        sums[0] = sums[0].add(f(L::V::load(chunk)));
-    }
-    let mut total = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
-    for &x in rest.remainder() {
-        let mut one = [0.0; 16];
-        f(L::V::splat(x)).store(&mut one[..lanes]);
-        total += one[0];
-    }
-    total
-}
-
-multiversion! {
-    /// Normalises one row; returns its mean and the inverse of its deviation.
-    fn normalise_row[L, T: Element](
-        sum: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [T],
+    /// One row: puts `s = dropout(x) + residual`, rounded to `T`, into `working` (and `sum`), normalises it, and
+    /// returns its mean and the inverse of its deviation.
+    fn forward_row[V, T: Element](
+        x: &[T], residual: Option<&[T]>, dropout: Option<(&Hash, RowId)>, gamma: &[f32], beta: &[f32], eps: f32,
+        working: &mut [f32], sum: Option<&mut [T]>, y: &mut [T],
     ) -> (f32, f32) {
-        let inverse_width = 1.0 / sum.len() as f32;
-        let mean = sum_of::<L>(sum, |x| x) * inverse_width;
-        let shift = L::V::splat(-mean);
-        let variance = sum_of::<L>(sum, |x| { let x = x.add(shift); x.mul(x) }) * inverse_width;
-        let rstd = 1.0 / (variance + eps).sqrt();
-        for (((sum, gamma), beta), y) in sum.iter().zip(gamma).zip(beta).zip(y) {
-            *y = T::round(L::madd((sum - mean) * rstd, *gamma, *beta));
+        let inverse_width = 1.0 / x.len() as f32;
+        let mut sum = sum;
+        if let Some((hash, row)) = dropout {
+            hash.fill::<V>(row, 0, working);
         }
+        let mut total = V::splat(0.0);
+        each::<V>(x.len(), #[inline(always)] |at, n| {
+            let mut s = V::load_some(x, at, n);
+            if dropout.is_some() {
+                s = s.mul(V::load_some(working, at, n));
+            }
+            if let Some(residual) = residual {
+                s = s.add(V::load_some(residual, at, n));
+            }
+            let s = s.rounded::<T>();
+            s.store_some(working, at, n);
+            if let Some(sum) = &mut sum {
+                s.store_rounded(sum, at, n);
+            }
+            total = total.add(s);
+        });
+        let mean = total.sum() * inverse_width;
+        let (shift, mut squares) = (V::splat(mean), V::splat(0.0));
+        each::<V>(x.len(), #[inline(always)] |at, n| {
+            let centred = V::load_some(working, at, n).sub(shift).only(n, V::splat(0.0));
+            squares = centred.madd(centred, squares);
+        });
+        let rstd = 1.0 / (squares.sum() * inverse_width + eps).sqrt();
+        let scale = V::splat(rstd);
+        each::<V>(x.len(), #[inline(always)] |at, n| {
+            let normal = V::load_some(working, at, n).sub(shift).mul(scale);
+            normal.madd(V::load_some(gamma, at, n), V::load_some(beta, at, n)).store_some(y, at, n);
+        });
         (mean, rstd)
     }
 }
@@ -112,77 +86,59 @@ pub fn layer_norm_forward<T: Element>(
     for_each_row_block(rows, cost, outputs, |range, (mut sum, mut y, mean, rstd)| {
         scratch::with(width, |s| {
             for (i, row) in range.enumerate() {
-                let residual = residual.map(|residual| residual.row(row));
-                let dropout = hash.as_ref().map(|(hash, rows)| (hash, rows[row]));
-                sum_row(x.row(row), residual, dropout, s);
-                if let Some(sum) = &mut sum {
-                    store_row(s, sum.row(i));
-                }
-                (mean.data[i], rstd.data[i]) = normalise_row(s, gamma, beta, eps, y.row(i));
+                (mean.data[i], rstd.data[i]) = forward_row(
+                    x.row(row),
+                    residual.map(|residual| residual.row(row)),
+                    hash.as_ref().map(|(hash, rows)| (hash, rows[row])),
+                    gamma,
+                    beta,
+                    eps,
+                    s,
+                    sum.as_mut().map(|sum| sum.row(i)),
+                    y.row(i),
+                );
             }
         });
     });
 }
 
 multiversion! {
-    fn store_row[L, T: Element](x: &[f32], y: &mut [T]) {
-        for (x, y) in x.iter().zip(y) {
-            *y = T::round(*x);
-        }
-    }
-}
-
-multiversion! {
     /// One row's `dx`; `normal` and `scaled` are working memory for x̂ and dy·gamma.
-    fn backward_row[L, T: Element](
+    fn backward_row[V, T: Element](
         dy: &[T], x: &[T], gamma: &[f32], mean: f32, rstd: f32, dx: &mut [T],
         normal: &mut [f32], scaled: &mut [f32], parameters: Option<(&mut [f32], &mut [f32])>,
     ) {
-        for (x, normal) in x.iter().zip(&mut *normal) {
-            *normal = (x.widen() - mean) * rstd;
-        }
-        if let Some((dgamma, dbeta)) = parameters {
-            for (((dy, normal), dgamma), dbeta) in dy.iter().zip(&*normal).zip(dgamma).zip(dbeta) {
-                *dgamma = L::madd(dy.widen(), *normal, *dgamma);
-                *dbeta += dy.widen();
-            }
-        }
-        for ((dy, gamma), scaled) in dy.iter().zip(gamma).zip(&mut *scaled) {
-            *scaled = dy.widen() * gamma;
-        }
         let inverse_width = 1.0 / dx.len() as f32;
-        let shift = sum_of::<L>(scaled, |x| x) * inverse_width;
-        let slope = product_sum::<L>(scaled, normal) * inverse_width;
-        for ((normal, scaled), dx) in normal.iter().zip(&*scaled).zip(dx) {
-            *dx = T::round(rstd * (L::madd(-slope, *normal, *scaled) - shift));
-        }
+        let (centre, scale) = (V::splat(mean), V::splat(rstd));
+        let (mut shift, mut slope) = (V::splat(0.0), V::splat(0.0));
+        let mut parameters = parameters;
+        each::<V>(dx.len(), #[inline(always)] |at, n| {
+            let dy = V::load_some(dy, at, n);
+            let xhat = V::load_some(x, at, n).sub(centre).mul(scale);
+            let g = dy.mul(V::load_some(gamma, at, n));
+            xhat.store_some(normal, at, n);
+            g.store_some(scaled, at, n);
+            shift = shift.add(g);
+            slope = slope.add(g.mul(xhat));
+            if let Some((dgamma, dbeta)) = &mut parameters {
+                dy.madd(xhat, V::load_some(dgamma, at, n)).store_some(dgamma, at, n);
+                dy.add(V::load_some(dbeta, at, n)).store_some(dbeta, at, n);
+            }
+        });
+        let (shift, slope) = (V::splat(shift.sum() * inverse_width), V::splat(slope.sum() * -inverse_width));
+        each::<V>(dx.len(), #[inline(always)] |at, n| {
+            let g = V::load_some(scaled, at, n).sub(shift);
+            slope.madd(V::load_some(normal, at, n), g).mul(scale).store_some(dx, at, n);
+        });
     }
-}
-
-/// `Σ x·y`, in lanes that are added as a tree.
-#[inline(always)]
-fn product_sum<L: Level>(x: &[f32], y: &[f32]) -> f32 {
-    let lanes = L::V::LANES;
-    let mut sums = [L::V::splat(0.0); 4];
-    let whole = x.len() / lanes;
-    for i in 0..whole {
-        let at = i * lanes;
-        let slot = i % 4;
-        sums[slot] = L::V::load(&x[at..at + lanes]).madd(L::V::load(&y[at..at + lanes]), sums[slot]);
-    }
-    let mut total = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
-    for (x, y) in x[whole * lanes..].iter().zip(&y[whole * lanes..]) {
-        total = L::madd(*x, *y, total);
-    }
-    total
 }
 
 multiversion! {
-    fn drop_row[L, T: Element](x: &[T], hash: &Hash, row: RowId, factors: &mut [f32], y: &mut [T]) {
-        hash.fill(row, 0, factors);
-        for ((x, factor), y) in x.iter().zip(factors).zip(y) {
-            *y = T::round(x.widen() * *factor);
-        }
+    fn drop_row[V, T: Element](x: &[T], hash: &Hash, row: RowId, factors: &mut [f32], y: &mut [T]) {
+        hash.fill::<V>(row, 0, factors);
+        each::<V>(x.len(), #[inline(always)] |at, n| {
+            V::load_some(x, at, n).mul(V::load_some(factors, at, n)).store_some(y, at, n);
+        });
     }
 }
 

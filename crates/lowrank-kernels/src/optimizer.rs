@@ -35,7 +35,7 @@ struct Factors {
 }
 
 multiversion! {
-    fn step_block[L](p: &mut [f32], g: &[f32], mean: &mut [f32], square: &mut [f32], f: Factors) {
+    fn step_block[V](p: &mut [f32], g: &[f32], mean: &mut [f32], square: &mut [f32], f: Factors) {
         for (((p, g), mean), square) in p.iter_mut().zip(g).zip(mean).zip(square) {
             let g = g * f.gradient_scale;
             *mean += f.mean_weight * (g - *mean);
@@ -82,7 +82,7 @@ pub fn adamw_step(
 
 multiversion! {
     /// Sixteen sums in f64, added at the end as a tree.
-    fn squared_norm_block[L](x: &[f32]) -> f64 {
+    fn squared_norm_block[V](x: &[f32]) -> f64 {
         let mut sums = [0.0_f64; 16];
         let chunks = x.chunks_exact(16);
         for (sum, x) in sums.iter_mut().zip(chunks.remainder()) {

@@ -3,6 +3,8 @@
 //! # Source
 //! Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); checked against Random123's vectors.
 
+use crate::simd::{Lanes, Vector};
+
 const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
 const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
 
@@ -12,29 +14,24 @@ pub const ROUNDS: usize = 10;
 pub const FAST_ROUNDS: usize = 7;
 
 /// The block of four words that Philox4x32 with `N` rounds gives for a counter and a key.
-#[inline(always)]
 pub fn philox4x32<const N: usize>(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let lanes = philox4x32_lanes::<N, 1>(counter.map(|word| [word]), key);
-    lanes.map(|[word]| word)
+    philox4x32_vector::<Lanes<1>, N>(counter.map(|word| [word]), key).map(|[word]| word)
 }
 
-/// `LANES` blocks at once, word by word, so that the compiler vectorises over the lanes.
+/// As many blocks at once as there are lanes, word by word.
 #[inline(always)]
-pub(crate) fn philox4x32_lanes<const N: usize, const LANES: usize>(
-    counter: [[u32; LANES]; 4],
+pub(crate) fn philox4x32_vector<V: Vector, const N: usize>(
+    counter: [V::Bits; 4],
     key: [u32; 2],
-) -> [[u32; LANES]; 4] {
+) -> [V::Bits; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
     let [mut k0, mut k1] = key;
     for _ in 0..N {
-        for lane in 0..LANES {
-            let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c0[lane]);
-            let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c2[lane]);
-            c0[lane] = (p1 >> 32) as u32 ^ c1[lane] ^ k0;
-            c2[lane] = (p0 >> 32) as u32 ^ c3[lane] ^ k1;
-            c1[lane] = p1 as u32;
-            c3[lane] = p0 as u32;
-        }
+        let (low0, high0) = V::mul_wide(c0, MULTIPLIERS[0]);
+        let (low1, high1) = V::mul_wide(c2, MULTIPLIERS[1]);
+        c0 = V::xor(V::xor(high1, c1), V::bits(k0));
+        c2 = V::xor(V::xor(high0, c3), V::bits(k1));
+        (c1, c3) = (low1, low0);
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }

@@ -5,7 +5,7 @@ use crate::parallel::{for_each_row_block, sum_row_blocks};
 use crate::rows::{Rows, RowsMut};
 
 multiversion! {
-    fn add_bias_row[L, T: Element](y: &mut [T], bias: &[f32]) {
+    fn add_bias_row[V, T: Element](y: &mut [T], bias: &[f32]) {
         for (y, bias) in y.iter_mut().zip(bias) {
             *y = T::round(y.widen() + bias);
         }
@@ -13,7 +13,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn add_row[L, T: Element](x: &[T], sum: &mut [f32]) {
+    fn add_row[V, T: Element](x: &[T], sum: &mut [f32]) {
         for (x, sum) in x.iter().zip(sum) {
             *sum += x.widen();
         }

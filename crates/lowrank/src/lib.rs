@@ -3,6 +3,7 @@
 
 pub mod adapter;
 pub mod data;
+pub mod demo;
 pub mod error;
 pub mod hub;
 pub mod models;
@@ -13,3 +14,5 @@ pub mod tensor;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use lowrank_kernels::parallel::{init_threads, threads};
+pub use lowrank_kernels::{Compute, Tier};

@@ -1,4 +1,5 @@
 //! Logits, losses and gradients of PyTorch + PEFT, on this process's CPU tier.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

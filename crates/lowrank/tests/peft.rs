@@ -1,4 +1,5 @@
 //! Adapter files as PEFT writes them.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

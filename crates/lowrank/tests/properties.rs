@@ -1,4 +1,5 @@
 //! What must hold of every model and adapter: ragged batches, several adapters, dropout, what is recorded.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

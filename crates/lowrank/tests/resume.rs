@@ -1,4 +1,5 @@
 //! A run can be stopped or killed at any step and goes on to the same bits.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 #[path = "common/runs.rs"]

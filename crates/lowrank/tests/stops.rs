@@ -1,4 +1,5 @@
 //! How runs end: with the best state, for want of improvement, at a number that is not finite, on a full disk.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 #[path = "common/runs.rs"]

@@ -1,4 +1,5 @@
 //! Training step by step: as PyTorch does it, in parts of a batch, and what it refuses.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

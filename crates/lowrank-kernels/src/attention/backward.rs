@@ -8,7 +8,8 @@ use crate::element::Element;
 use crate::math;
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
-use crate::tile::{Panel, Strided, multiply};
+use crate::simd::{Vector, each};
+use crate::tile::{Left, Panel, multiply};
 
 /// Cuts the next `len` numbers off `rest`.
 fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
@@ -19,7 +20,7 @@ fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
 
 multiversion! {
     /// One (sequence, head).
-    fn head[L, T: Element](
+    fn head[V, T: Element](
         qkv: Rows<T>, out: Rows<T>, dout: Rows<T>, logsumexp: &[f32], task: Task, shape: AttentionShape,
         mask: Option<HeadMask>, working: &mut [f32], dqkv: &SharedRows<T>,
     ) {
@@ -35,66 +36,68 @@ multiversion! {
         let dq = cut(rest, QUERY_BLOCK * padded);
         let factors = &mut **rest;
 
-        widen_head(qkv, task, 2 * width + column, dim, 1.0, padded, k);
+        widen_head::<V, T>(qkv, task, 2 * width + column, dim, 1.0, padded, k);
         transpose_head(k, len, dim, padded, keys, v_transposed);
-        widen_head(qkv, task, width + column, dim, 1.0, padded, k);
+        widen_head::<V, T>(qkv, task, width + column, dim, 1.0, padded, k);
         transpose_head(k, len, dim, padded, keys, k_transposed);
-        widen_head(qkv, task, column, dim, shape.scale, padded, q);
-        widen_head(dout, task, column, dim, 1.0, padded, gradient);
+        widen_head::<V, T>(qkv, task, column, dim, shape.scale, padded, q);
+        widen_head::<V, T>(dout, task, column, dim, 1.0, padded, gradient);
 
         for first in (0..len).step_by(QUERY_BLOCK) {
             let rows = QUERY_BLOCK.min(len - first);
             let more = first > 0;
-            let block = |data| Strided { data, row: padded, col: 1 };
+            let block = |data| Left::Plain(Panel { data, stride: padded });
             let (q, gradient) = (&q[first * padded..], &gradient[first * padded..]);
             let transposed = Panel { data: &*k_transposed, stride: keys };
-            multiply::<L, f32, f32>([rows, dim, keys], 1.0, block(q), transposed, p, keys, false);
+            multiply([rows, dim, keys], 1.0, block(q), transposed, p, keys, false);
             let transposed = Panel { data: &*v_transposed, stride: keys };
-            multiply::<L, f32, f32>([rows, dim, keys], 1.0, block(gradient), transposed, dp, keys, false);
+            multiply([rows, dim, keys], 1.0, block(gradient), transposed, dp, keys, false);
             if let Some(mask) = &mask {
-                mask.fill(first, rows, keys, factors);
+                mask.fill::<V>(first, rows, keys, factors);
             }
             for i in 0..rows {
                 let row = task.start + first + i;
                 let out = &out.row(row)[column..column + dim];
                 let dout = &dout.row(row)[column..column + dim];
                 // Σ p·dp of the row, which holds with dropout as well.
-                let inner: f32 = out.iter().zip(dout).map(|(out, dout)| out.widen() * dout.widen()).sum();
-                let shift = logsumexp[first + i];
+                let mut inner = V::splat(0.0);
+                each::<V>(dim, #[inline(always)] |at, n| {
+                    inner = V::load_some(out, at, n).madd(V::load_some(dout, at, n), inner);
+                });
+                let (inner, shift) = (V::splat(inner.sum()), V::splat(logsumexp[first + i]));
                 let (p, dp) = (&mut p[i * keys..][..keys], &mut dp[i * keys..][..keys]);
                 p[len..].fill(f32::NEG_INFINITY);
-                if mask.is_some() {
-                    let factors = &factors[i * keys..][..keys];
-                    for ((p, dp), factor) in p.iter_mut().zip(dp).zip(factors) {
-                        let probability = math::exp::<L>(*p - shift);
-                        *dp = probability * L::madd(*dp, *factor, -inner);
-                        *p = probability * factor;
+                let mut at = 0;
+                while at < keys {
+                    let probability = math::exp(V::load(&p[at..]).sub(shift));
+                    let (mut dropped, mut gradient) = (probability, V::load(&dp[at..]));
+                    if mask.is_some() {
+                        let factor = V::load(&factors[i * keys + at..]);
+                        (dropped, gradient) = (probability.mul(factor), gradient.mul(factor));
                     }
-                } else {
-                    for (p, dp) in p.iter_mut().zip(dp) {
-                        *p = math::exp::<L>(*p - shift);
-                        *dp = *p * (*dp - inner);
-                    }
+                    dropped.store(&mut p[at..]);
+                    probability.mul(gradient.sub(inner)).store(&mut dp[at..]);
+                    at += V::LANES;
                 }
             }
-            let by_key = |data| Strided { data, row: 1, col: keys };
+            let by_key = |data| Left::Transposed(Panel { data, stride: keys });
             let gradient = Panel { data: gradient, stride: padded };
-            multiply::<L, f32, f32>([len, rows, padded], 1.0, by_key(p), gradient, dv, padded, more);
+            multiply([len, rows, padded], 1.0, by_key(p), gradient, dv, padded, more);
             let q = Panel { data: q, stride: padded };
-            multiply::<L, f32, f32>([len, rows, padded], 1.0, by_key(dp), q, dk, padded, more);
-            let by_query = Strided { data: &*dp, row: keys, col: 1 };
+            multiply([len, rows, padded], 1.0, by_key(dp), q, dk, padded, more);
+            let by_query = Left::Plain(Panel { data: &*dp, stride: keys });
             let k = Panel { data: &*k, stride: padded };
-            multiply::<L, f32, f32>([rows, len, padded], shape.scale, by_query, k, dq, padded, false);
-            store(dq, rows, padded, task.start + first, column, dim, dqkv);
+            multiply([rows, len, padded], shape.scale, by_query, k, dq, padded, false);
+            store::<V, T>(dq, rows, padded, task.start + first, column, dim, dqkv);
         }
-        store(dk, len, padded, task.start, width + column, dim, dqkv);
-        store(dv, len, padded, task.start, 2 * width + column, dim, dqkv);
+        store::<V, T>(dk, len, padded, task.start, width + column, dim, dqkv);
+        store::<V, T>(dv, len, padded, task.start, 2 * width + column, dim, dqkv);
     }
 }
 
 /// Rounds `rows` rows into the columns from `column` on.
 #[inline(always)]
-fn store<T: Element>(
+fn store<V: Vector, T: Element>(
     from: &[f32],
     rows: usize,
     stride: usize,
@@ -106,9 +109,11 @@ fn store<T: Element>(
     for (i, from) in from.chunks_exact(stride).take(rows).enumerate() {
         // SAFETY: each task writes its own head's columns of its sequence's rows, one row at a time.
         let to = unsafe { to.part(row + i, column, dim) };
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = T::round(*from);
-        }
+        each::<V>(
+            dim,
+            #[inline(always)]
+            |at, n| V::load(&from[at..]).store_some(to, at, n),
+        );
     }
 }
 

@@ -8,33 +8,30 @@ use crate::element::Element;
 use crate::math;
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
-use crate::simd::{Level, Vector};
-use crate::tile::{Panel, Strided, multiply};
+use crate::simd::{Vector, each};
+use crate::tile::{Left, Panel, multiply};
 
 /// Softmax without the division: `row` becomes `exp(row - maximum)`; returns the maximum and the sum.
 #[inline(always)]
-fn exponentials<L: Level>(row: &mut [f32], len: usize) -> (f32, f32) {
-    let mut maxima = [f32::NEG_INFINITY; 8];
+fn exponentials<V: Vector>(row: &mut [f32], len: usize) -> (f32, f32) {
+    let (mut maximum, mut sum) = (V::splat(f32::NEG_INFINITY), V::splat(0.0));
     row[len..].fill(f32::NEG_INFINITY);
-    for chunk in row.chunks_exact(8) {
-        for lane in 0..8 {
-            maxima[lane] = if chunk[lane] > maxima[lane] { chunk[lane] } else { maxima[lane] };
-        }
+    for chunk in row.chunks_exact(V::LANES) {
+        maximum = V::load(chunk).max(maximum);
     }
-    let maximum = maxima.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    for x in &mut *row {
-        *x = math::exp::<L>(*x - maximum);
-    }
-    let mut sum = L::V::splat(0.0);
-    for chunk in row.chunks_exact(L::V::LANES) {
-        sum = sum.add(L::V::load(chunk));
+    let maximum = maximum.maximum();
+    let shift = V::splat(maximum);
+    for chunk in row.chunks_exact_mut(V::LANES) {
+        let exponential = math::exp(V::load::<f32>(chunk).sub(shift));
+        exponential.store(chunk);
+        sum = sum.add(exponential);
     }
     (maximum, sum.sum())
 }
 
 multiversion! {
     /// One (sequence, head). `logsumexp` gets the task's logarithms, unless it is empty.
-    fn head[L, T: Element](
+    fn head[V, T: Element](
         qkv: Rows<T>, task: Task, shape: AttentionShape, mask: Option<HeadMask>, working: &mut [f32],
         out: &SharedRows<T>, logsumexp: &mut [f32],
     ) {
@@ -48,38 +45,40 @@ multiversion! {
         let (scores, working) = working.split_at_mut(QUERY_BLOCK * keys);
         let (result, factors) = working.split_at_mut(QUERY_BLOCK * padded);
         // `v` holds k until it is transposed.
-        widen_head(qkv, task, column, dim, shape.scale, padded, q);
-        widen_head(qkv, task, width + column, dim, 1.0, padded, v);
+        widen_head::<V, T>(qkv, task, column, dim, shape.scale, padded, q);
+        widen_head::<V, T>(qkv, task, width + column, dim, 1.0, padded, v);
         transpose_head(v, len, dim, padded, keys, transposed);
-        widen_head(qkv, task, 2 * width + column, dim, 1.0, padded, v);
+        widen_head::<V, T>(qkv, task, 2 * width + column, dim, 1.0, padded, v);
         for first in (0..len).step_by(QUERY_BLOCK) {
             let rows = QUERY_BLOCK.min(len - first);
-            let q = Strided { data: &q[first * padded..], row: padded, col: 1 };
+            let q = Left::Plain(Panel { data: &q[first * padded..], stride: padded });
             let k = Panel { data: &*transposed, stride: keys };
-            multiply::<L, f32, f32>([rows, dim, keys], 1.0, q, k, scores, keys, false);
+            multiply([rows, dim, keys], 1.0, q, k, scores, keys, false);
             let mut inverse = [0.0; QUERY_BLOCK];
             for (i, row) in scores.chunks_exact_mut(keys).take(rows).enumerate() {
-                let (maximum, sum) = exponentials::<L>(row, len);
+                let (maximum, sum) = exponentials::<V>(row, len);
                 inverse[i] = 1.0 / sum;
                 if let Some(logsumexp) = logsumexp.get_mut(first + i) {
                     *logsumexp = maximum + sum.ln();
                 }
             }
             if let Some(mask) = &mask {
-                mask.fill(first, rows, keys, factors);
-                for (score, factor) in scores[..rows * keys].iter_mut().zip(&*factors) {
-                    *score *= factor;
+                mask.fill::<V>(first, rows, keys, factors);
+                let factors = factors.chunks_exact(V::LANES);
+                for (scores, factors) in scores[..rows * keys].chunks_exact_mut(V::LANES).zip(factors) {
+                    V::load(scores).mul(V::load(factors)).store(scores);
                 }
             }
-            let p = Strided { data: &*scores, row: keys, col: 1 };
+            let p = Left::Plain(Panel { data: &*scores, stride: keys });
             let v = Panel { data: &*v, stride: padded };
-            multiply::<L, f32, f32>([rows, len, padded], 1.0, p, v, result, padded, false);
+            multiply([rows, len, padded], 1.0, p, v, result, padded, false);
             for (i, result) in result.chunks_exact(padded).take(rows).enumerate() {
                 // SAFETY: this task alone writes this head's columns of its sequence's rows.
                 let out = unsafe { out.part(task.start + first + i, column, dim) };
-                for (out, result) in out.iter_mut().zip(result) {
-                    *out = T::round(result * inverse[i]);
-                }
+                let inverse = V::splat(inverse[i]);
+                each::<V>(dim, #[inline(always)] |at, n| {
+                    V::load(&result[at..]).mul(inverse).store_some(out, at, n);
+                });
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::dropout::{DropoutKey, Hash};
 use crate::element::Element;
 use crate::parallel;
 use crate::rows::{Rows, RowsMut};
+use crate::simd::{Vector, each};
 
 /// Query rows whose scores exist together.
 const QUERY_BLOCK: usize = 16;
@@ -64,14 +65,19 @@ impl HeadMask {
     /// Puts the multipliers of `queries` rows from position `first` on (a multiple of [`HASH_QUERIES`]) into `out`,
     /// rows of `stride` (a multiple of [`HASH_KEYS`]).
     #[inline(always)]
-    fn fill(&self, first: usize, queries: usize, stride: usize, out: &mut [f32]) {
+    fn fill<V: Vector>(&self, first: usize, queries: usize, stride: usize, out: &mut [f32]) {
         let mut chunk = [0.0; HASH_QUERIES * HASH_KEYS];
         for group in (0..queries).step_by(HASH_QUERIES) {
             let rows = HASH_QUERIES.min(queries - group);
             for key in (0..stride).step_by(HASH_KEYS) {
                 // Keys take 20 bits of the counter's first word, heads the other 12.
                 let counter = key as u32 | self.head << 20;
-                self.hash.chunk(counter, ((first + group) / HASH_QUERIES) as u32, self.example, &mut chunk);
+                self.hash.chunk::<V>(
+                    counter,
+                    ((first + group) / HASH_QUERIES) as u32,
+                    self.example,
+                    &mut chunk,
+                );
                 for (row, multipliers) in chunk.chunks_exact(HASH_KEYS).take(rows).enumerate() {
                     out[(group + row) * stride + key..][..HASH_KEYS].copy_from_slice(multipliers);
                 }
@@ -222,7 +228,7 @@ impl<'a, T: Element> SharedRows<'a, T> {
 
 /// Widens one head's columns (from `column` on) of the rows of a task, times `scale`, into rows of `stride`.
 #[inline(always)]
-fn widen_head<T: Element>(
+fn widen_head<V: Vector, T: Element>(
     rows: Rows<T>,
     task: Task,
     column: usize,
@@ -231,21 +237,34 @@ fn widen_head<T: Element>(
     stride: usize,
     out: &mut [f32],
 ) {
+    let scale = V::splat(scale);
     for (i, out) in out.chunks_exact_mut(stride).take(task.len).enumerate() {
         let row = &rows.row(task.start + i)[column..column + dim];
-        for (out, x) in out.iter_mut().zip(row) {
-            *out = x.widen() * scale;
-        }
-        out[dim..].fill(0.0);
+        each::<V>(
+            dim,
+            #[inline(always)]
+            |at, n| V::load_some(row, at, n).mul(scale).store(&mut out[at..]),
+        );
+        let written = dim.next_multiple_of(V::LANES);
+        out[written..].fill(0.0);
     }
 }
 
 /// `out[c, i] = rows[i, c]` for `len` rows of `stride`; columns up to `padded` become zero.
 #[inline(always)]
 fn transpose_head(rows: &[f32], len: usize, dim: usize, stride: usize, padded: usize, out: &mut [f32]) {
+    // Four rows at a time, so that a store moves as many numbers.
+    let whole = len / 4 * 4;
+    for first in (0..whole).step_by(4) {
+        let row = |i: usize| &rows[(first + i) * stride..][..dim];
+        let columns = row(0).iter().zip(row(1)).zip(row(2).iter().zip(row(3)));
+        for (out, ((a, b), (c, d))) in out.chunks_exact_mut(padded).zip(columns) {
+            out[first..first + 4].copy_from_slice(&[*a, *b, *c, *d]);
+        }
+    }
     for (c, out) in out.chunks_exact_mut(padded).take(dim).enumerate() {
-        for (i, out) in out[..len].iter_mut().enumerate() {
-            *out = rows[i * stride + c];
+        for (i, out) in out[whole..len].iter_mut().enumerate() {
+            *out = rows[(whole + i) * stride + c];
         }
         out[len..].fill(0.0);
     }

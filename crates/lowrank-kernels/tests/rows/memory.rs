@@ -39,16 +39,16 @@ fn the_pool_counts_what_it_holds() {
 fn released_pages_of_a_file_can_be_read_again() {
     let path = std::env::temp_dir().join(format!("lowrank-mapped-{}", std::process::id()));
     let content: Vec<u8> = (0..50_000_u32).map(|i| (i % 251) as u8).collect();
-    std::fs::File::create(&path).unwrap().write_all(&content).unwrap();
-    let file = MappedFile::open(&path).unwrap();
+    std::fs::File::create(&path).expect("a temporary file").write_all(&content).expect("a temporary file");
+    let file = MappedFile::open(&path).expect("a temporary file");
     assert_eq!(&file[..], content);
     file.release(100..30_000);
     file.release(40_000..usize::MAX);
     assert_eq!(&file[..], content);
-    std::fs::write(&path, []).unwrap();
+    std::fs::write(&path, []).expect("a temporary file");
     drop(file);
-    assert!(MappedFile::open(&path).unwrap().is_empty());
-    std::fs::remove_file(&path).unwrap();
+    assert!(MappedFile::open(&path).expect("a temporary file").is_empty());
+    std::fs::remove_file(&path).expect("a temporary file");
     assert!(MappedFile::open(&path).is_err());
 }
 

@@ -72,7 +72,7 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// What `work` gives in a pool of `threads` threads.
 pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start").install(work)
 }
 
 pub const KEY: DropoutKey = DropoutKey { seed: 42, step: 1 << 33, site: 5 };

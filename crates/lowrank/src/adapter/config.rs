@@ -94,6 +94,21 @@ pub enum Targets {
     AllLinear,
 }
 
+impl Targets {
+    /// What a person types on a command line: `all-linear`, a regular expression (anything with a character that no
+    /// name has), or names with commas between.
+    pub fn from_words(text: &str) -> Self {
+        if text == "all-linear" {
+            Self::AllLinear
+        } else if text.contains(|c: char| r"*+?()[]{}|\^$".contains(c)) {
+            Self::Pattern(text.to_owned())
+        } else {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            Self::Names(names.map(str::to_owned).collect())
+        }
+    }
+}
+
 /// Which biases are trained with an adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bias {
@@ -131,9 +146,10 @@ impl Bias {
 }
 
 /// How `A` and `B` begin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Init {
     /// PEFT's `true`: `A` uniform in `±1/√inputs` (Kaiming with slope √5), `B` zero.
+    #[default]
     Default,
     /// PEFT's `"gaussian"`: `A` normal with deviation `1/r`, `B` zero.
     Gaussian,
@@ -144,12 +160,6 @@ pub enum Init {
         /// `B`'s.
         b: Distribution,
     },
-}
-
-impl Default for Init {
-    fn default() -> Self {
-        Self::Default
-    }
 }
 
 impl Init {

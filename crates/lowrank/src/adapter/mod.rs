@@ -6,6 +6,7 @@ mod count;
 mod file;
 mod peft_config;
 mod targets;
+mod tree;
 
 pub use attach::{Plan, attach, detach, for_each_leaf_mut, plan, set_trainable};
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
@@ -13,3 +14,4 @@ pub use count::{Grouped, ParameterCount};
 pub use file::{AdapterFile, peft_key, save, tensors};
 pub use peft_config::CONFIG_FILE;
 pub use targets::target_linears;
+pub use tree::Tree;

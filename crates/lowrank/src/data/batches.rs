@@ -1,5 +1,7 @@
 //! Ragged batches in a seeded order that can be entered anywhere.
 
+use lowrank_kernels::random::Philox;
+
 use super::dataset::TokenizedDataset;
 use super::example::Labels;
 use crate::{Error, Result};
@@ -111,14 +113,14 @@ impl BatchPlan {
     pub fn order(&self, examples: usize, epoch: usize) -> Result<Vec<u32>> {
         let mut order: Vec<u32> = (0..to_u32(examples)?).collect();
         if self.shuffle {
-            let mut random = SplitMix::new(self.seed, epoch as u64);
-            for last in (1..order.len()).rev() {
-                order.swap(last, random.below(last + 1));
-            }
+            Philox::new(self.seed, ORDER_STREAMS + epoch as u64).shuffle(&mut order);
         }
         Ok(order)
     }
 }
+
+/// The streams of a seed that order epochs: far from those that initialise a model.
+const ORDER_STREAMS: u64 = 1 << 32;
 
 /// A place in the sequence of steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -194,28 +196,4 @@ impl<'a> Batches<'a> {
 
 fn to_u32(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(|_| Error::Usage(format!("{number} examples are too many")))
-}
-
-/// SplitMix64 on a key of seed and epoch.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn new(seed: u64, epoch: u64) -> Self {
-        let mut keyed = Self(seed);
-        let seed = keyed.next();
-        Self(seed ^ epoch.wrapping_mul(0xD6E8_FEB8_6659_FD93))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`. Its bias is under one in 2³² for any data set that fits here.
-    fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
 }

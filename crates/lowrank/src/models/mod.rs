@@ -64,6 +64,26 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
+    /// Facts of a model of one's own: no head to save, no usual targets, no vocabulary.
+    pub fn without_head() -> Self {
+        Self {
+            architecture: "",
+            base_prefix: "",
+            output: "",
+            head: &[],
+            default_targets: &[],
+            embeddings: &[],
+            layer_norms: &[],
+            num_labels: 0,
+            vocab_size: 0,
+            type_vocab_size: 0,
+            max_length: 0,
+            pad_token_id: 0,
+            positions_skip_padding: false,
+            initializer_range: 0.02,
+        }
+    }
+
     fn sequence_classifier(
         config: &EncoderConfig,
         architecture: &'static str,

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::classifier::Classifier;
 use crate::data::{BatchPlan, Batches, Labels, Metrics, Position, TaskInfo, TokenizedDataset};
-use crate::tape::{AdapterId, Tape};
-use crate::tensor::DType;
+use crate::tape::AdapterId;
 use crate::{Error, Result};
 
 /// Metrics by their names; `loss` is among them.
@@ -27,8 +26,7 @@ pub fn all_logits(
     let mut batches = Batches::new(dataset, BatchPlan::in_order(BATCH_SIZE), Position::default())?;
     for _ in 0..batches.steps_per_epoch() {
         for batch in batches.next_step()? {
-            let logits = classifier.forward(&mut Tape::inference(classifier.compute()), &batch, adapter)?;
-            each(&batch.labels, logits.value().to_dtype(DType::F32).as_slice::<f32>())?;
+            each(&batch.labels, &rayon::scope(|_| classifier.logits(&batch, adapter))?)?;
         }
     }
     Ok(())

@@ -86,6 +86,16 @@ impl Trainer {
         adapter: Option<AdapterId>,
         batches: &[Batch],
     ) -> Result<Step> {
+        // Within the pool a kernel finds its threads awake.
+        rayon::scope(|_| self.step_in_pool(classifier, adapter, batches))
+    }
+
+    fn step_in_pool(
+        &mut self,
+        classifier: &mut Classifier,
+        adapter: Option<AdapterId>,
+        batches: &[Batch],
+    ) -> Result<Step> {
         let start = Instant::now();
         let targets: usize = batches.iter().map(|batch| batch.labels.len()).sum();
         let (compute, step) = (classifier.compute(), self.steps());

@@ -25,6 +25,7 @@ fn present(path: PathBuf) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
+    assert!(std::env::var_os("LOWRANK_REQUIRE_SHARED").is_none(), "there is no {}", path.display());
     eprintln!("skipped: there is no {}", path.display());
     None
 }

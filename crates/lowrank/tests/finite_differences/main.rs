@@ -1,5 +1,5 @@
 //! Every operation's backward against finite differences, on this process's CPU tier.
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod check;
 #[path = "../common/mod.rs"]

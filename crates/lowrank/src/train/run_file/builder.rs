@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::values::{Values, defaults};
 use super::{RunFile, Source, sections};
+use crate::adapter::Targets;
 use crate::{Error, Result};
 
 /// A run file that is still being written: a text, and settings that override it.
@@ -115,12 +116,12 @@ impl RunFileBuilder {
 fn bare(key: &str, raw: &str) -> Value {
     let default = defaults();
     let default = key.split_once('.').and_then(|(section, name)| default.get(section)?.get(name).cloned());
-    let is_pattern = raw == "all-linear" || raw.contains(|c: char| r"*+?()[]{}|\^$".contains(c));
-    if !matches!(default, Some(Value::Array(_))) || is_pattern {
-        return Value::String(raw.to_owned());
+    match (default, Targets::from_words(raw)) {
+        (Some(Value::Array(_)), Targets::Names(names)) => {
+            Value::Array(names.into_iter().map(Value::String).collect())
+        }
+        _ => Value::String(raw.to_owned()),
     }
-    let names = raw.split(',').map(str::trim).filter(|name| !name.is_empty());
-    Value::Array(names.map(|name| Value::String(name.to_owned())).collect())
 }
 
 fn syntax(text: &str, error: &toml::de::Error) -> Error {

@@ -301,3 +301,10 @@ fn a_model_is_a_folder_beside_the_run_file_or_an_id() {
     assert_eq!(run.model, "m", "kept as written");
     assert_eq!(read(LEAST).unwrap().model_source(), "m");
 }
+
+#[test]
+fn the_readme_shows_every_default() {
+    let defaults = include_str!("defaults.toml");
+    let keys = &defaults[defaults.find("init_adapter").unwrap()..];
+    assert!(include_str!("../../../../../README.md").contains(keys.trim_end()));
+}

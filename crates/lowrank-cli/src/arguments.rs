@@ -1,0 +1,206 @@
+//! Arguments that commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lowrank::data::Columns;
+use lowrank::nearest::nearest;
+use lowrank::train::AskOptions;
+use lowrank::{Compute, Error};
+
+use crate::commands;
+use crate::failure::{Failure, Result};
+
+/// Fine-tune transformer models with LoRA, on the machine you have.
+#[derive(Debug, Parser)]
+#[command(name = "lowrank", version, term_width = 80, after_help = EXAMPLES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lowrank demo
+  lowrank train run.toml
+  lowrank eval --model roberta-base --adapter runs/sst2 --task sst2 --data dev.tsv";
+
+/// What every command takes.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Global {
+    /// Worker threads [default: one per processor]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Type that is computed in; auto: bf16 where the machine multiplies it faster
+    #[arg(long, global = true, value_enum, value_name = "TYPE")]
+    pub dtype: Option<Dtype>,
+    /// Print the result as one line of JSON, the last on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Global {
+    /// The compute type that was asked for; none for the machine's own.
+    pub fn compute(self) -> Option<Compute> {
+        match self.dtype {
+            None | Some(Dtype::Auto) => None,
+            Some(Dtype::F32) => Some(Compute::F32),
+            Some(Dtype::Bf16) => Some(Compute::Bf16),
+        }
+    }
+}
+
+/// A type that can be computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    /// The word of the command line and of run files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Train(Box<commands::train::Arguments>),
+    Eval(commands::eval::Arguments),
+    Predict(commands::predict::Arguments),
+    Forward(commands::forward::Arguments),
+    Params(commands::params::Arguments),
+    #[command(subcommand)]
+    Data(commands::data::Command),
+    #[command(subcommand)]
+    Bench(commands::bench::Command),
+    Demo(commands::demo::Arguments),
+}
+
+/// A model, and an adapter on it.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArguments {
+    /// Base model: a folder in Hugging Face layout, or a Hub id
+    #[arg(long, value_name = "M")]
+    pub model: String,
+    /// PEFT adapter: a folder, or a Hub id
+    #[arg(long, value_name = "A")]
+    pub adapter: Option<String>,
+}
+
+/// A task, and the file that its examples are in.
+#[derive(Clone, Debug, Args)]
+pub struct TaskArguments {
+    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli or text-classification
+    #[arg(long, value_name = "T")]
+    pub task: String,
+    /// The examples: the task's published TSV, or jsonl, csv, tsv with a header
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Longest example in tokens; what is beyond is cut off
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_length: usize,
+    /// Read the first N rows only; 0: all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub limit: usize,
+    /// Columns, as in text=review,label=stars
+    #[arg(long, value_name = "ROLE=NAME,…", value_delimiter = ',')]
+    pub columns: Vec<String>,
+}
+
+/// A fresh adapter.
+#[derive(Clone, Debug, Args)]
+pub struct LoraArguments {
+    /// Names with commas between, a regular expression, or all-linear
+    /// [default: the architecture's usual ones]
+    #[arg(long, value_name = "NAMES")]
+    pub target_modules: Option<String>,
+    /// Rank of the adapter
+    #[arg(long, value_name = "R")]
+    pub rank: Option<usize>,
+}
+
+/// What to ask of whom.
+pub fn ask_options<'a>(
+    model: &'a ModelArguments,
+    task: &'a TaskArguments,
+    global: Global,
+) -> Result<AskOptions<'a>> {
+    Ok(AskOptions {
+        model: &model.model,
+        adapter: model.adapter.as_deref(),
+        task: &task.task,
+        data: &task.data,
+        columns: columns(&task.columns)?,
+        max_length: task.max_length,
+        limit: task.limit,
+        compute: global.compute(),
+    })
+}
+
+/// Reads `text=review`, `label=stars`.
+fn columns(pairs: &[String]) -> Result<Columns> {
+    let mut columns = Columns::default();
+    for pair in pairs {
+        let Some((role, name)) = pair.split_once('=') else {
+            return Err(Failure::usage(format!("--columns: {pair:?} is not of the form text=review")));
+        };
+        match role.trim() {
+            "text" => columns.text = Some(name.to_owned()),
+            "text_pair" => columns.text_pair = Some(name.to_owned()),
+            "label" => columns.label = Some(name.to_owned()),
+            other => {
+                let near = nearest(other, ["text", "text_pair", "label"]);
+                return Err(
+                    Error::UnknownName { what: "column", name: other.to_owned(), nearest: near }.into()
+                );
+            }
+        }
+    }
+    Ok(columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_fits_80_columns() {
+        fn check(command: &mut clap::Command) {
+            let help = command.render_long_help().to_string();
+            assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+            if command.has_subcommands() {
+                command.get_subcommands_mut().filter(|sub| sub.get_name() != "help").for_each(check);
+            } else {
+                assert!(help.contains("Example"), "{help}");
+            }
+        }
+        let mut cli = Cli::command();
+        cli.build();
+        check(&mut cli);
+    }
+
+    #[test]
+    fn columns_are_pairs_of_role_and_name() {
+        let read = |pairs: &[&str]| columns(&pairs.iter().map(|pair| (*pair).to_owned()).collect::<Vec<_>>());
+        assert_eq!(read(&["text=review", "label=stars"]).unwrap().text.as_deref(), Some("review"));
+        assert!(read(&["text"]).is_err() && read(&["txt=a"]).is_err());
+    }
+}

@@ -1,0 +1,38 @@
+//! One file per command.
+
+pub mod bench;
+pub mod data;
+pub mod demo;
+pub mod eval;
+pub mod forward;
+pub mod params;
+pub mod predict;
+pub mod train;
+
+use lowrank::Tier;
+
+use crate::arguments::{Cli, Command, Global};
+use crate::failure::{Failure, Result};
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> Result {
+    let Cli { command, global } = cli;
+    prepare(global)?;
+    match command {
+        Command::Train(arguments) => train::run(*arguments, global),
+        Command::Eval(arguments) => eval::run(arguments, global),
+        Command::Predict(arguments) => predict::run(arguments, global),
+        Command::Forward(arguments) => forward::run(arguments, global),
+        Command::Params(arguments) => params::run(arguments, global),
+        Command::Data(command) => data::run(command, global),
+        Command::Bench(command) => bench::run(command, global),
+        Command::Demo(arguments) => demo::run(arguments, global),
+    }
+}
+
+/// Looks at `LOWRANK_CPU` before anything is computed, and starts the threads.
+fn prepare(global: Global) -> Result {
+    Tier::from_env().map_err(|error| Failure::usage(error.to_string()))?;
+    lowrank::init_threads(global.threads.map_or(0, usize::from))
+        .map_err(|error| Failure::failed(error.to_string()))
+}

@@ -1,0 +1,47 @@
+//! `lowrank predict`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use lowrank::Error;
+use lowrank::hub::write_atomically;
+use lowrank::train::Ask;
+use serde_json::json;
+
+use crate::arguments::{Global, ModelArguments, TaskArguments, ask_options};
+use crate::failure::Result;
+use crate::output::Output;
+use crate::progress::Progress;
+
+const EXAMPLES: &str = "\
+Example:
+  lowrank predict --model roberta-base --adapter runs/sst2 --task sst2 \\
+      --data SST-2/test.tsv --out answers.jsonl";
+
+/// Answer for every example of a file; labels are not needed
+///
+/// Writes a line of JSON for each: the line in the file, the label and its probability (or the score), and the logits.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+#[command(override_usage = "lowrank predict --model <M> --task <T> --data <FILE> --out <FILE> [OPTIONS]")]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    task: TaskArguments,
+    /// File for the answers, in JSON lines
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments, global: Global) -> Result {
+    let output = Output::new(global.json);
+    let options = ask_options(&arguments.model, &arguments.task, global)?;
+    let predictions = Ask::load(&options)?.predict(&options, &mut Progress::new(output))?;
+    let lines: serde_json::Result<Vec<String>> = predictions.iter().map(serde_json::to_string).collect();
+    let lines = lines.map_err(|error| Error::file(&arguments.out, error.to_string()))?;
+    write_atomically(&arguments.out, |file| lines.iter().try_for_each(|line| writeln!(file, "{line}")))?;
+    let (count, place) = (lines.len(), arguments.out.display().to_string());
+    output.result(format_args!("{count} answers in {place}"), &json!({ "examples": count, "out": place }))
+}

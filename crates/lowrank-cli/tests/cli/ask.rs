@@ -1,0 +1,72 @@
+//! `lowrank eval`, `predict` and `forward`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::workshop::{Workshop, golden};
+
+#[test]
+fn eval_gives_the_metrics_that_the_run_ended_with() {
+    let workshop = Workshop::new();
+    let summary = workshop.succeed(&["train", "run.toml", "--json", "--dtype", "f32"]).json();
+    let arguments = ["eval", "--model", "model", "--adapter", "out", "--task", "sst2", "--data", "dev.tsv"];
+    let scores = workshop.succeed(&[&arguments[..], &["--json", "--dtype", "f32"]].concat()).json();
+    assert_eq!(scores["accuracy"], summary["eval"]["accuracy"]);
+    let loss = |scores: &Value| scores["loss"].as_f64().unwrap();
+    assert!((loss(&scores) - loss(&summary["eval"])).abs() < 1e-9);
+}
+
+#[test]
+fn predict_answers_every_line_and_needs_no_labels() {
+    let workshop = Workshop::new();
+    workshop.succeed(&["train", "run.toml"]);
+    workshop.write("test.tsv", "index\tsentence\n0\tthe film was good\n1\tthe film was bad\n");
+    let arguments =
+        ["predict", "--model", "model", "--adapter", "out", "--task", "sst2", "--data", "test.tsv", "--out", "a.jsonl"];
+    workshop.succeed(&arguments);
+    let text = String::from_utf8(workshop.read("a.jsonl")).unwrap();
+    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.iter().map(|answer| answer["line"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 3]);
+    for answer in &answers {
+        assert!(["negative", "positive"].contains(&answer["label"].as_str().unwrap()));
+        assert!((0.5..=1.0).contains(&answer["probability"].as_f64().unwrap()));
+    }
+}
+
+#[test]
+fn labels_of_ones_own_come_back_by_name() {
+    let workshop = Workshop::new();
+    let rows = ["the film was good,fresh", "the plot was bad,rotten", "the actor was dull,rotten"];
+    workshop.write("mine.csv", &format!("text,label\n{}\n", rows.join("\n").repeat(4).replace("rottenthe", "rotten\nthe")));
+    let train = "train --model model --task text-classification --train mine.csv --output out --epochs 1";
+    workshop.succeed(&train.split(' ').collect::<Vec<_>>());
+    // One label only: the names must come from the run, not from this file.
+    workshop.write("one.csv", "text,label\nthe plot was bad,rotten\n");
+    let predict =
+        "predict --model model --adapter out --task text-classification --data one.csv --out a.jsonl --columns text=text";
+    workshop.succeed(&predict.split(' ').collect::<Vec<_>>());
+    let answer: Value = serde_json::from_slice(&workshop.read("a.jsonl")).unwrap();
+    assert!(["fresh", "rotten"].contains(&answer["label"].as_str().unwrap()), "{answer}");
+}
+
+#[test]
+fn forward_writes_logits_loss_and_the_gradient_of_every_adapter_tensor() {
+    let workshop = Workshop::new();
+    let case = golden("cases/bert_query_value");
+    let text = |name: &str| case.join(name).to_string_lossy().into_owned();
+    let facts: Value = serde_json::from_str(&fs::read_to_string(case.join("case.json")).unwrap()).unwrap();
+    let model = golden("models").join(facts["model"].as_str().unwrap()).to_string_lossy().into_owned();
+    let (adapter, inputs) = (text("adapter"), text("inputs.safetensors"));
+    let arguments = ["forward", "--model", &model, "--adapter", &adapter, "--inputs", &inputs, "--outputs", "o.safetensors"];
+    workshop.succeed(&[&arguments[..], &["--gradients"]].concat());
+    let names = |path: &std::path::Path| {
+        let file = lowrank::hub::Checkpoint::open_file(path).unwrap();
+        file.names().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let written = names(&workshop.path("o.safetensors"));
+    assert!(written.contains(&"logits".to_owned()) && written.contains(&"loss".to_owned()));
+    for key in names(&case.join("adapter/adapter_model.safetensors")) {
+        assert!(written.contains(&format!("grad.{key}")), "{key} in {written:?}");
+    }
+}

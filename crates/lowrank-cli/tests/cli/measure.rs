@@ -1,0 +1,85 @@
+//! `lowrank params`, `data preview` and `bench train`.
+
+use std::process::Stdio;
+
+use super::workshop::{Ran, Workshop};
+
+/// RoBERTa's configuration: what the counts of the documentation are made of.
+const ROBERTA: &str = r#"{
+    "model_type": "roberta", "vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514, "type_vocab_size": 1
+}"#;
+
+#[test]
+fn params_prints_pefts_line_from_a_configuration_alone() {
+    let workshop = Workshop::new();
+    workshop.write("config.json", ROBERTA);
+    let arguments = ["params", "--config", "config.json", "--target-modules", "query,value", "--rank", "8"];
+    let ran = workshop.succeed(&arguments);
+    assert_eq!(ran.stdout, "trainable params: 887,042 || all params: 125,534,212 || trainable%: 0.7066\n");
+    let ran = workshop.succeed(&[&arguments[..], &["--json", "--tree"]].concat());
+    assert_eq!(ran.json()["trainable_parameters"], 887_042);
+    assert_eq!(ran.stdout.lines().count(), 1, "the tree is not in the way");
+}
+
+#[test]
+fn params_shows_the_tree_before_and_after_injection() {
+    let workshop = Workshop::new();
+    workshop.write("config.json", ROBERTA);
+    let ran = workshop.succeed(&["params", "--config", "config.json", "--tree"]);
+    let (before, after) = ran.stdout.split_once("after:").unwrap();
+    assert!(before.contains("(0-11): 12 x BertLayer") && !before.contains("lora_A"), "{before}");
+    assert!(after.contains("(query): Linear(weight [768, 768], bias [768])  adapted"), "{after}");
+    assert!(after.contains("(lora_A): Linear(weight [8, 768])  trained"), "{after}");
+    assert!(after.contains("(key): Linear(weight [768, 768], bias [768])  frozen"), "{after}");
+}
+
+#[test]
+fn params_counts_an_adapter_folder() {
+    let workshop = Workshop::new();
+    let summary = workshop.succeed(&["train", "run.toml", "--json"]).json();
+    let counted = workshop.succeed(&["params", "--model", "model", "--adapter", "out", "--json"]).json();
+    assert_eq!(counted["trainable_parameters"], summary["trainable_parameters"]);
+    assert_eq!(counted["all_parameters"], summary["all_parameters"]);
+}
+
+#[test]
+fn preview_shows_examples_as_the_model_sees_them() {
+    let workshop = Workshop::new();
+    let ran = workshop.succeed(&["data", "preview", "run.toml", "--examples", "1"]);
+    assert!(ran.stdout.contains("[CLS] the film was good [SEP]"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("train: 40 examples"), "{}", ran.stdout);
+    let preview = ["data", "preview", "run.toml", "--set", "data.max_length=5", "--json"];
+    let json = workshop.succeed(&preview).json();
+    assert_eq!(json["examples"][0]["ids"].as_array().unwrap().len(), 5);
+    assert_eq!(json["examples"][0]["truncated"], true);
+    assert_eq!((&json["train"]["labels"]["positive"], &json["train"]["labels"]["negative"]), (&14.into(), &26.into()));
+    assert_eq!(json["train"]["max_length"], 5);
+}
+
+#[test]
+fn bench_prints_the_documented_numbers() {
+    let workshop = Workshop::new();
+    workshop.write("lengths.txt", "5\n9\n12\n");
+    let arguments = ["bench", "train", "--config", "model/config.json", "--lengths", "lengths.txt", "--batch", "4"];
+    let report = workshop.succeed(&[&arguments[..], &["--steps", "3", "--rank", "2", "--json"]].concat()).json();
+    for key in ["step_seconds_median", "examples_per_second", "tokens_per_second", "peak_rss_bytes"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key} in {report}");
+    }
+    assert!(report["trainable_parameters"].as_u64() < report["all_parameters"].as_u64());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let workshop = Workshop::new();
+    workshop.write("config.json", ROBERTA);
+    let mut child = workshop
+        .command(&["params", "--config", "config.json", "--tree"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+}

@@ -1,0 +1,302 @@
+//! The module tree as text, before an adapter and with it.
+
+use std::fmt;
+
+use super::attach::Plan;
+use super::config::LoraConfig;
+use crate::nn::{Embedding, LayerNorm, Linear, Module, Visitor};
+use crate::tape::Parameter;
+use crate::tensor::Shape;
+
+/// A module tree with the shape of every tensor, and what becomes of it in training. Shapes are enough to make one.
+///
+/// Its text is indented as PyTorch prints a model; neighbours in a list that are alike are printed once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    root: Node,
+}
+
+/// What becomes of a tensor in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Frozen,
+    Trained,
+}
+
+/// A module or layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Node {
+    name: String,
+    kind: String,
+    tensors: Vec<Tensor>,
+    children: Vec<Node>,
+    adapted: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tensor {
+    name: &'static str,
+    shape: Shape,
+    /// Absent before there is an adapter.
+    mark: Option<Mark>,
+}
+
+impl Tree {
+    /// The tree of a model as it is.
+    pub fn of_base(model: &dyn Module) -> Self {
+        Self::build(model, None)
+    }
+
+    /// The tree with the adapter that `plan` describes.
+    pub fn with_adapter(model: &dyn Module, config: &LoraConfig, plan: &Plan) -> Self {
+        Self::build(model, Some((config, plan)))
+    }
+
+    fn build(model: &dyn Module, adapter: Option<(&LoraConfig, &Plan)>) -> Self {
+        let mut builder = Builder { adapter, open: vec![Node::new("", "")] };
+        model.visit("", &mut builder);
+        // A model is one module, or a lone layer.
+        let root = builder.open.pop().and_then(|mut top| top.children.pop());
+        Self { root: root.unwrap_or_else(|| Node::new("", "")) }
+    }
+}
+
+struct Builder<'p> {
+    adapter: Option<(&'p LoraConfig, &'p Plan)>,
+    /// The modules that have begun, the innermost last; the first holds the root.
+    open: Vec<Node>,
+}
+
+impl Builder<'_> {
+    fn tensor(&self, path: &str, name: &'static str, shape: Shape) -> Tensor {
+        let mark = self.adapter.map(|(_, plan)| {
+            let trained = plan.replaced.iter().any(|other| is_joined(other, path, name));
+            if trained { Mark::Trained } else { Mark::Frozen }
+        });
+        Tensor { name, shape, mark }
+    }
+
+    fn layer(&mut self, path: &str, kind: &str, tensors: &[(&'static str, &Parameter)]) {
+        let tensors = tensors.iter().map(|(name, tensor)| self.tensor(path, name, tensor.shape())).collect();
+        self.push(Node { tensors, ..Node::new(last(path), kind) });
+    }
+
+    fn push(&mut self, node: Node) {
+        if let Some(parent) = self.open.last_mut() {
+            parent.children.push(node);
+        }
+    }
+}
+
+impl<'a> Visitor<'a> for Builder<'_> {
+    fn enter(&mut self, path: &str, kind: &'static str) {
+        self.open.push(Node::new(last(path), kind));
+    }
+
+    fn leave(&mut self) {
+        if let Some(node) = self.open.pop() {
+            self.push(node);
+        }
+    }
+
+    fn linear(&mut self, path: &str, linear: &'a Linear) {
+        let mut node = Node::new(last(path), "Linear");
+        node.tensors.push(self.tensor(path, "weight", linear.weight.shape()));
+        if let Some(bias) = &linear.bias {
+            node.tensors.push(self.tensor(path, "bias", bias.shape()));
+        }
+        if let Some((config, plan)) = self.adapter
+            && plan.linears.iter().any(|other| other == path)
+        {
+            node.adapted = true;
+            for (name, shape) in
+                [("lora_A", [config.r, linear.inputs()]), ("lora_B", [linear.outputs(), config.r])]
+            {
+                let weight = Tensor { name: "weight", shape: shape.into(), mark: Some(Mark::Trained) };
+                node.children.push(Node { tensors: vec![weight], ..Node::new(name, "Linear") });
+            }
+        }
+        self.push(node);
+    }
+
+    fn layer_norm(&mut self, path: &str, norm: &'a LayerNorm) {
+        self.layer(path, "LayerNorm", &[("weight", &norm.weight), ("bias", &norm.bias)]);
+    }
+
+    fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
+        self.layer(path, "Embedding", &[("weight", &embedding.weight)]);
+    }
+
+    fn parameter(&mut self, path: &str, parameter: &'a Parameter) {
+        let trained = self.adapter.map(|(_, plan)| plan.replaced.iter().any(|other| other == path));
+        let mark = trained.map(|trained| if trained { Mark::Trained } else { Mark::Frozen });
+        let tensor = Tensor { name: "", shape: parameter.shape(), mark };
+        self.push(Node { tensors: vec![tensor], ..Node::new(last(path), "Parameter") });
+    }
+}
+
+impl Node {
+    fn new(name: &str, kind: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            tensors: Vec::new(),
+            children: Vec::new(),
+            adapted: false,
+        }
+    }
+
+    /// Whether the two are the same but for their names.
+    fn is_like(&self, other: &Self) -> bool {
+        (&self.kind, &self.tensors, &self.children) == (&other.kind, &other.tensors, &other.children)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, indent: usize, label: &str) -> fmt::Result {
+        write!(f, "{:indent$}{label}{}", "", self.kind)?;
+        if !self.tensors.is_empty() {
+            let shapes: Vec<String> = self.tensors.iter().map(Tensor::to_string).collect();
+            write!(f, "({})", shapes.join(", "))?;
+        }
+        if let Some(marks) = self.marks() {
+            write!(f, "  {marks}")?;
+        }
+        writeln!(f)?;
+        for (first, count) in groups(&self.children) {
+            let child = &self.children[first];
+            let label = match count {
+                1 => format!("({}): ", child.name),
+                _ => format!("({}-{}): {count} x ", child.name, self.children[first + count - 1].name),
+            };
+            child.write(f, indent + 2, &label)?;
+        }
+        Ok(())
+    }
+
+    /// `adapted`, `trained` or `frozen`; where the tensors differ, those that are trained by name.
+    fn marks(&self) -> Option<String> {
+        let trained: Vec<&str> = self
+            .tensors
+            .iter()
+            .filter(|tensor| tensor.mark == Some(Mark::Trained))
+            .map(|tensor| tensor.name)
+            .collect();
+        self.tensors.first()?.mark?;
+        let base = if self.adapted { "adapted" } else { "frozen" };
+        Some(match trained.len() {
+            0 => base.to_owned(),
+            all if all == self.tensors.len() => "trained".to_owned(),
+            _ => format!("{base}, {} trained", trained.join(" and ")),
+        })
+    }
+}
+
+/// The first index and the length of each run of children that are alike and numbered.
+fn groups(children: &[Node]) -> Vec<(usize, usize)> {
+    let mut groups: Vec<(usize, usize)> = Vec::new();
+    for (index, child) in children.iter().enumerate() {
+        let numbered = child.name.bytes().all(|byte| byte.is_ascii_digit());
+        match groups.last_mut() {
+            Some((first, count)) if numbered && children[*first].is_like(child) => *count += 1,
+            _ => groups.push((index, 1)),
+        }
+    }
+    groups
+}
+
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// Whether `full` is `path.name`.
+fn is_joined(full: &str, path: &str, name: &str) -> bool {
+    full.strip_suffix(name).is_some_and(|rest| rest.strip_suffix('.').unwrap_or(rest) == path)
+}
+
+impl fmt::Display for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.name.is_empty() {
+            write!(f, "{} ", self.name)?;
+        }
+        write!(f, "{}", self.shape)
+    }
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.root.write(f, 0, "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::{Targets, plan};
+    use crate::models::{EncoderConfig, from_config};
+
+    fn model() -> Box<dyn crate::models::Model> {
+        let config = serde_json::json!({
+            "model_type": "bert", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 12,
+        });
+        from_config(&EncoderConfig::from_json(&config).unwrap(), 2)
+    }
+
+    const BEFORE: &str = "\
+BertForSequenceClassification
+  (bert): BertModel
+    (embeddings): BertEmbeddings
+      (word_embeddings): Embedding(weight [30, 8])
+      (position_embeddings): Embedding(weight [12, 8])
+      (token_type_embeddings): Embedding(weight [2, 8])
+      (LayerNorm): LayerNorm(weight [8], bias [8])
+    (encoder): BertEncoder
+      (layer): ModuleList
+        (0-2): 3 x BertLayer
+          (attention): BertAttention
+            (self): BertSelfAttention
+              (query): Linear(weight [8, 8], bias [8])
+              (key): Linear(weight [8, 8], bias [8])
+              (value): Linear(weight [8, 8], bias [8])
+            (output): BertOutput
+              (dense): Linear(weight [8, 8], bias [8])
+              (LayerNorm): LayerNorm(weight [8], bias [8])
+          (intermediate): BertIntermediate
+            (dense): Linear(weight [16, 8], bias [16])
+          (output): BertOutput
+            (dense): Linear(weight [8, 16], bias [8])
+            (LayerNorm): LayerNorm(weight [8], bias [8])
+    (pooler): BertPooler
+      (dense): Linear(weight [8, 8], bias [8])
+  (classifier): Linear(weight [2, 8], bias [2])
+";
+
+    #[test]
+    fn layers_that_are_alike_are_printed_once() {
+        assert_eq!(Tree::of_base(&*model()).to_string(), BEFORE);
+    }
+
+    #[test]
+    fn an_adapter_marks_what_is_adapted_trained_and_frozen() {
+        let model = model();
+        let config = LoraConfig {
+            r: 4,
+            target_modules: Some(Targets::Pattern(r".*layer\.[01]\..*query".into())),
+            bias: crate::adapter::Bias::LoraOnly,
+            ..LoraConfig::default()
+        };
+        let plan = plan(&*model, model.info(), &config).unwrap();
+        let text = Tree::with_adapter(&*model, &config, &plan).to_string();
+        for line in [
+            "        (0-1): 2 x BertLayer\n",
+            "        (2): BertLayer\n",
+            "              (query): Linear(weight [8, 8], bias [8])  adapted, bias trained\n",
+            "                (lora_A): Linear(weight [4, 8])  trained\n",
+            "                (lora_B): Linear(weight [8, 4])  trained\n",
+            "              (key): Linear(weight [8, 8], bias [8])  frozen\n",
+            "  (classifier): Linear(weight [2, 8], bias [2])  trained\n",
+        ] {
+            assert!(text.contains(line), "{line:?} in\n{text}");
+        }
+        assert_eq!(text.matches("lora_A").count(), 1, "both adapted layers are one line");
+    }
+}

@@ -1,0 +1,195 @@
+//! How fast a model trains here: any configuration, random weights, random tokens.
+
+use std::fmt;
+use std::time::Duration;
+
+use lowrank_kernels::random::Philox;
+use lowrank_kernels::{Compute, memory};
+use serde::Serialize;
+
+use super::classifier::{Classifier, default_compute};
+use super::optimizer::{AdamW, AdamWConfig};
+use super::schedule::{Schedule, ScheduleKind};
+use super::trainer::Trainer;
+use crate::adapter::{self, LoraConfig, ParameterCount};
+use crate::data::{Batch, Labels};
+use crate::models::{self, EncoderConfig, ModelInfo};
+use crate::tape::AdapterId;
+use crate::tensor::DType;
+use crate::{Error, Result};
+
+/// Steps that are not measured.
+const WARM_UP_STEPS: usize = 2;
+const SEED: u64 = 42;
+const ADAPTER: AdapterId = AdapterId(0);
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// The model.
+    pub config: EncoderConfig,
+    /// The adapter.
+    pub lora: LoraConfig,
+    /// Sequences in a step.
+    pub batch_size: usize,
+    /// The lengths of the sequences, one after the other, and again from the first.
+    pub lengths: Vec<usize>,
+    /// Steps to measure.
+    pub steps: usize,
+    /// The type that is computed in; absent: the machine's own.
+    pub compute: Option<Compute>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchReport {
+    /// The median time of a step.
+    pub step_seconds_median: f64,
+    /// Sequences in a second.
+    pub examples_per_second: f64,
+    /// Tokens in a second.
+    pub tokens_per_second: f64,
+    /// The most memory that the process held.
+    pub peak_rss_bytes: u64,
+    /// What is trained.
+    pub trainable_parameters: u64,
+    /// All parameters, counted as PEFT does.
+    pub all_parameters: u64,
+}
+
+/// Trains a model on random tokens and measures it. Dropout is on as the configuration says.
+///
+/// # Errors
+/// If a length or a count is 0, or a length beyond the model's positions; or as [`adapter::attach`].
+pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
+    let compute = options.compute.unwrap_or_else(default_compute);
+    let mut model = models::from_config(&options.config, options.config.labels.len());
+    let info = model.info().clone();
+    check(options, &info)?;
+    let dtype = if compute == Compute::Bf16 { DType::Bf16 } else { DType::F32 };
+    models::initialise(&mut *model, SEED, dtype)?;
+    let mut classifier = Classifier::from_model(model, options.config.clone(), compute);
+    let plan = adapter::attach(classifier.model_mut(), &info, &options.lora, ADAPTER, SEED)?;
+    let count = ParameterCount::with_adapter(classifier.model(), &options.lora, &plan);
+
+    let schedule = Schedule {
+        kind: ScheduleKind::Constant,
+        warmup_steps: 0,
+        total_steps: WARM_UP_STEPS + options.steps,
+        base_learning_rate: 1e-4,
+    };
+    let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, SEED);
+    let mut generator = Philox::new(SEED, 0);
+    let mut lengths = options.lengths.iter().copied().cycle();
+    let (mut times, mut tokens) = (Vec::with_capacity(options.steps), 0);
+    for step in 0..WARM_UP_STEPS + options.steps {
+        let lengths: Vec<usize> = lengths.by_ref().take(options.batch_size).collect();
+        let batch = random_batch(&lengths, &info, options.config.regression, &mut generator);
+        let taken = trainer.step(&mut classifier, Some(ADAPTER), &[batch])?;
+        if step >= WARM_UP_STEPS {
+            times.push(taken.time);
+            tokens += taken.tokens;
+        }
+    }
+    let seconds = times.iter().sum::<Duration>().as_secs_f64();
+    Ok(BenchReport {
+        step_seconds_median: median(&mut times),
+        examples_per_second: (options.steps * options.batch_size) as f64 / seconds,
+        tokens_per_second: tokens as f64 / seconds,
+        peak_rss_bytes: memory::peak_rss_bytes(),
+        trainable_parameters: count.trainable,
+        all_parameters: count.all,
+    })
+}
+
+fn check(options: &BenchOptions, info: &ModelInfo) -> Result<()> {
+    for (key, value) in
+        [("batch", options.batch_size), ("steps", options.steps), ("lengths", options.lengths.len())]
+    {
+        if value == 0 {
+            return Err(Error::setting(key, "it is 0; it must be at least 1"));
+        }
+    }
+    match options.lengths.iter().find(|length| !(1..=info.max_length).contains(*length)) {
+        None => Ok(()),
+        Some(length) => {
+            let reason =
+                format!("{length} tokens are not from 1 to the model's {} positions", info.max_length);
+            Err(Error::setting("lengths", reason))
+        }
+    }
+}
+
+fn random_batch(lengths: &[usize], info: &ModelInfo, regression: bool, generator: &mut Philox) -> Batch {
+    let tokens: usize = lengths.iter().sum();
+    let mut offsets = vec![0];
+    let mut position_ids = Vec::with_capacity(tokens);
+    for length in lengths {
+        position_ids.extend(0..*length as u32);
+        offsets.push(position_ids.len());
+    }
+    let labels = if regression || info.num_labels == 1 {
+        Labels::Scores(lengths.iter().map(|_| generator.uniform_f32()).collect())
+    } else {
+        Labels::Classes(lengths.iter().map(|_| generator.below(info.num_labels as u64) as i64).collect())
+    };
+    Batch {
+        ids: (0..tokens).map(|_| generator.below(info.vocab_size as u64) as u32).collect(),
+        type_ids: vec![0; tokens],
+        position_ids,
+        offsets,
+        labels,
+        examples: (0..lengths.len() as u32).collect(),
+    }
+}
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    let middle = times.len() / 2;
+    let (low, high) = (times[(times.len() - 1) / 2], times[middle]);
+    (low + high).as_secs_f64() / 2.0
+}
+
+impl fmt::Display for BenchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "step_seconds_median   {:.4}", self.step_seconds_median)?;
+        writeln!(f, "examples_per_second   {:.1}", self.examples_per_second)?;
+        writeln!(f, "tokens_per_second     {:.0}", self.tokens_per_second)?;
+        writeln!(f, "peak_rss_bytes        {}", self.peak_rss_bytes)?;
+        writeln!(f, "trainable_parameters  {}", self.trainable_parameters)?;
+        write!(f, "all_parameters        {}", self.all_parameters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> BenchOptions {
+        let config = serde_json::json!({
+            "model_type": "bert", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 12,
+        });
+        BenchOptions {
+            config: EncoderConfig::from_json(&config).unwrap(),
+            lora: LoraConfig { r: 2, ..LoraConfig::default() },
+            batch_size: 3,
+            lengths: vec![4, 7],
+            steps: 2,
+            compute: Some(Compute::F32),
+        }
+    }
+
+    #[test]
+    fn the_counts_are_those_of_the_model_and_time_passes() {
+        let report = bench(&options()).unwrap();
+        assert_eq!(report.trainable_parameters, 2 * 2 * (8 + 8) + 2 * 8 + 2);
+        assert!(report.step_seconds_median > 0.0 && report.tokens_per_second > report.examples_per_second);
+    }
+
+    #[test]
+    fn a_length_beyond_the_models_positions_is_refused() {
+        let error = bench(&BenchOptions { lengths: vec![13], ..options() }).unwrap_err();
+        assert_eq!(error.to_string(), "lengths: 13 tokens are not from 1 to the model's 12 positions");
+    }
+}

@@ -1,0 +1,205 @@
+//! A run's data as its model will see them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::dataset::{RunData, max_length};
+use super::events::Observer;
+use super::run_file::RunFile;
+use crate::Result;
+use crate::data::{Label, TaskInfo, TokenizedDataset, Tokenizer};
+use crate::hub::{self, RepositoryKind};
+use crate::models;
+
+/// The data of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Preview {
+    /// The task.
+    pub task: String,
+    /// The longest example that is allowed, in tokens.
+    pub max_length: usize,
+    /// The first training examples.
+    pub examples: Vec<PreviewedExample>,
+    /// The training data.
+    pub train: Statistics,
+    /// The validation data.
+    pub validation: Option<Statistics>,
+}
+
+/// An example.
+#[derive(Clone, Debug, Serialize)]
+pub struct PreviewedExample {
+    /// Its line in the file, from 1.
+    pub line: usize,
+    /// Its text.
+    pub text: String,
+    /// Its second text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+    /// Its label, or its number.
+    pub label: String,
+    /// Its tokens as the vocabulary writes them.
+    pub tokens: Vec<String>,
+    /// Their ids.
+    pub ids: Vec<u32>,
+    /// Whether it lost its end.
+    pub truncated: bool,
+}
+
+/// A data set in numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Statistics {
+    /// Its examples.
+    pub examples: usize,
+    /// Its tokens.
+    pub tokens: usize,
+    /// The mean length of an example, in tokens.
+    pub mean_length: f64,
+    /// The length that half of the examples do not exceed.
+    pub median_length: usize,
+    /// The length that 95 of 100 examples do not exceed.
+    pub p95_length: usize,
+    /// The length of the longest.
+    pub max_length: usize,
+    /// Examples that lost their ends.
+    pub truncated: usize,
+    /// Rows that could not be used.
+    pub skipped: usize,
+    /// How often each label comes; empty in regression.
+    pub labels: BTreeMap<String, usize>,
+}
+
+/// Reads the data of a run, and shows its first `count` training examples.
+///
+/// # Errors
+/// If the data cannot be read, or the model has no configuration or tokeniser.
+pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Result<Preview> {
+    let data = RunData::open(run)?;
+    let task = data.task.info().clone();
+    let folder = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
+    let info = models::from_config(&models::read_config(&folder)?, task.num_labels).info().clone();
+    let tokenizer = Tokenizer::from_folder(&folder)?;
+    let length = max_length(run.data.max_length, &info, observer);
+    let statistics = |path: &Path, limit: usize| {
+        let dataset = data.dataset(path, limit, length, &tokenizer, &info)?;
+        Ok::<_, crate::Error>(Statistics::of(&dataset, &task))
+    };
+    let train = statistics(&data.files.train, run.data.limit)?;
+    let validation = data.files.validation.as_ref().map(|path| statistics(path, 0)).transpose()?;
+    let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };
+    let first = if first > 0 { data.task.read(&data.files.train, first)?.rows } else { Vec::new() };
+    let examples = first.into_iter().map(|example| {
+        let encoding = tokenizer.encode(&example.text, example.text_pair.as_deref(), length)?;
+        Ok(PreviewedExample {
+            line: example.line,
+            label: name_of(example.label, &task),
+            tokens: tokenizer.tokens(&encoding.ids),
+            ids: encoding.ids,
+            truncated: encoding.truncated,
+            text: example.text,
+            text_pair: example.text_pair,
+        })
+    });
+    let examples = examples.collect::<Result<_>>()?;
+    Ok(Preview { task: task.name, max_length: length, examples, train, validation })
+}
+
+fn name_of(label: Option<Label>, task: &TaskInfo) -> String {
+    match label {
+        None => String::new(),
+        Some(Label::Score(score)) => score.to_string(),
+        Some(Label::Class(class)) => {
+            task.labels.get(class as usize).cloned().unwrap_or_else(|| class.to_string())
+        }
+    }
+}
+
+impl Statistics {
+    fn of(dataset: &TokenizedDataset, task: &TaskInfo) -> Self {
+        let mut lengths: Vec<usize> = dataset.iter().map(|example| example.ids.len()).collect();
+        lengths.sort_unstable();
+        let mut labels: BTreeMap<String, usize> = task.labels.iter().map(|name| (name.clone(), 0)).collect();
+        for example in dataset.iter().filter(|example| matches!(example.label, Some(Label::Class(_)))) {
+            *labels.entry(name_of(example.label, task)).or_default() += 1;
+        }
+        Self {
+            examples: lengths.len(),
+            tokens: dataset.tokens(),
+            mean_length: dataset.tokens() as f64 / lengths.len().max(1) as f64,
+            median_length: quantile(&lengths, 0.5),
+            p95_length: quantile(&lengths, 0.95),
+            max_length: dataset.longest(),
+            truncated: dataset.truncated,
+            skipped: dataset.skipped,
+            labels,
+        }
+    }
+}
+
+/// The smallest value that this share of the values does not exceed.
+fn quantile(sorted: &[usize], share: f64) -> usize {
+    let place = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(place.saturating_sub(1)).copied().unwrap_or(0)
+}
+
+impl fmt::Display for Preview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for example in &self.examples {
+            let cut = if example.truncated { format!(", cut to {}", self.max_length) } else { String::new() };
+            writeln!(f, "line {}: {} tokens{cut}, label {}", example.line, example.ids.len(), example.label)?;
+            writeln!(f, "  text    {}", example.text)?;
+            if let Some(pair) = &example.text_pair {
+                writeln!(f, "  pair    {pair}")?;
+            }
+            writeln!(f, "  tokens  {}", example.tokens.join(" "))?;
+            let ids: Vec<String> = example.ids.iter().map(u32::to_string).collect();
+            writeln!(f, "  ids     {}\n", ids.join(" "))?;
+        }
+        write!(f, "train: {}", self.train)?;
+        match &self.validation {
+            Some(validation) => write!(f, "\nvalidation: {validation}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Statistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            examples,
+            tokens,
+            mean_length,
+            median_length,
+            p95_length,
+            max_length,
+            truncated,
+            skipped,
+            ..
+        } = self;
+        writeln!(f, "{examples} examples, {tokens} tokens; {truncated} cut, {skipped} skipped")?;
+        write!(
+            f,
+            "  length: mean {mean_length:.1}, median {median_length}, p95 {p95_length}, max {max_length}"
+        )?;
+        if self.labels.is_empty() {
+            return Ok(());
+        }
+        let labels: Vec<String> = self.labels.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        write!(f, "\n  labels: {}", labels.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<usize> = (1..=100).collect();
+        assert_eq!((quantile(&values, 0.5), quantile(&values, 0.95)), (50, 95));
+        assert_eq!((quantile(&[7], 0.95), quantile(&[], 0.5)), (7, 0));
+    }
+}
