@@ -67,11 +67,14 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let own_labels = file.as_ref().and_then(AdapterFile::num_labels).unwrap_or(config.labels.len());
     let num_labels = arguments.num_labels.map_or(own_labels, |labels| labels as usize);
     let model = models::from_config(&config, num_labels);
-    let lora = match &file {
-        Some(file) => file.config_for(&*model),
-        None => lora_config(&arguments.lora),
+    let (lora, plan) = match &file {
+        Some(file) => (file.config_for(&*model), file.plan(&*model, model.info())?),
+        None => {
+            let lora = lora_config(&arguments.lora);
+            let plan = adapter::plan(&*model, model.info(), &lora)?;
+            (lora, plan)
+        }
     };
-    let plan = adapter::plan(&*model, model.info(), &lora)?;
     if arguments.tree {
         output.say(format_args!("before:\n{}", Tree::of_base(&*model)))?;
         output.say(format_args!("after:\n{}", Tree::with_adapter(&*model, &lora, &plan)))?;

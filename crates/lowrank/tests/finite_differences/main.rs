@@ -1,6 +1,5 @@
 //! Every operation's backward against finite differences, on this process's CPU tier.
-#![allow(clippy::unwrap_used)]
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod check;
 #[path = "../common/mod.rs"]

@@ -1,6 +1,5 @@
 //! Model and adapter folders that are wrong: one clear sentence each, with the file and the key, and no panic.
-#![allow(clippy::unwrap_used)]
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod adapters;
 #[path = "../common/mod.rs"]
