@@ -20,7 +20,7 @@ impl Real {
         let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_dir());
         let found = folder("LOWRANK_SHARED").zip(folder("LOWRANK_MINILM"));
         if found.is_none() {
-            assert!(std::env::var_os("LOWRANK_REQUIRE_SHARED").is_none(), "the real data must be here");
+            assert!(std::env::var_os("LOWRANK_REQUIRE_REAL").is_none(), "the real data must be here");
             eprintln!("skipped: LOWRANK_SHARED and LOWRANK_MINILM do not name the data and the encoder");
         }
         found.map(|(shared, model)| Self { glue: shared.join("data/glue"), model })
