@@ -3,18 +3,19 @@
 //! Layers that read the same input (query, key and value) are one operation: their outputs stand side by side, and
 //! the `A` matrices of their adapters are one product. `B·A` is never formed.
 
+mod stack;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use lowrank_kernels::gemm::{Weight, weight_gradient};
 use lowrank_kernels::row_ops::column_sums;
-use lowrank_kernels::{Compute, Element, Rows, RowsMut, low_rank};
+use lowrank_kernels::{Compute, Rows, RowsMut};
 
+use self::stack::{Part, Stack, stack};
 use super::with_rows;
-use crate::tape::{
-    Activations, Backward, DropoutSite, Gradients, Layout, Leaf, Lora, Parameter, Tape, Var, VarId,
-};
-use crate::tensor::{DType, Stored, Tensor};
+use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Parameter, Tape, Var, VarId};
+use crate::tensor::{Stored, Tensor};
 use crate::{Error, Result};
 
 /// One linear layer of several that share an input.
@@ -144,145 +145,6 @@ fn resolve_bases(
         });
     }
     Ok(bases)
-}
-
-/// One adapter of one branch on a run of rows.
-struct Part {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    branch: usize,
-    lora: Lora,
-}
-
-/// Adapters of several branches that read the same rows under the same mask: their `A` are one matrix.
-struct Stack {
-    rows: Range<usize>,
-    site: Option<DropoutSite>,
-    parts: Vec<Part>,
-    /// The `A` matrices one below the other: `[Σ r, inputs]`.
-    a: Tensor,
-}
-
-/// Joins the parts that can share a product.
-fn stack(parts: Vec<Part>, sites: &[Option<DropoutSite>]) -> Vec<Stack> {
-    let mut groups: Vec<(Range<usize>, Option<DropoutSite>, Vec<Part>)> = Vec::new();
-    for part in parts {
-        let site = sites[part.branch].filter(|_| part.lora.dropout > 0.0);
-        let site = site.map(|site| DropoutSite { probability: part.lora.dropout, ..site });
-        let shared = groups
-            .iter_mut()
-            .find(|(rows, other, _)| *rows == part.rows && site.is_none() && other.is_none());
-        match shared {
-            Some((_, _, group)) => group.push(part),
-            None => groups.push((part.rows.clone(), site, vec![part])),
-        }
-    }
-    groups
-        .into_iter()
-        .map(|(rows, site, parts)| {
-            let a = match &parts[..] {
-                [only] => only.lora.a.value().clone(),
-                several => {
-                    let stacked: Vec<f32> = several
-                        .iter()
-                        .flat_map(|part| part.lora.a.value().as_slice::<f32>())
-                        .copied()
-                        .collect();
-                    let inputs = several[0].lora.a.value().shape().width();
-                    Tensor::from_slice([stacked.len() / inputs, inputs], &stacked)
-                }
-            };
-            Stack { rows, site, parts, a }
-        })
-        .collect()
-}
-
-impl Stack {
-    fn trains_a(&self) -> bool {
-        self.parts.iter().any(|part| part.lora.a.is_trainable())
-    }
-
-    fn is_trainable(&self) -> bool {
-        self.trains_a() || self.parts.iter().any(|part| part.lora.b.is_trainable())
-    }
-
-    fn rank(&self) -> usize {
-        self.a.shape().rows()
-    }
-
-    /// Each part with its columns of the stacked rank.
-    fn ranks(&self) -> impl Iterator<Item = (&Part, Range<usize>)> {
-        self.parts.iter().scan(0, |end, part| {
-            let start = *end;
-            *end += part.lora.rank();
-            Some((part, start..*end))
-        })
-    }
-
-    /// Adds the adapters' output to `y` and returns `dropout(x)·Aᵀ`.
-    fn forward<T: Element + Stored>(&self, x: &Tensor, layout: &Layout, y: &mut Tensor) -> Tensor {
-        let (tokens, inputs) = (self.rows.len(), self.a.shape().width());
-        let mut u = Tensor::uninit([tokens, self.rank()], DType::F32);
-        low_rank::down(
-            block::<T>(x, &self.rows, &(0..inputs)),
-            self.a.as_slice::<f32>(),
-            self.site.map(|site| site.on(layout, self.rows.clone())).as_ref(),
-            RowsMut::dense(u.make_mut::<f32>(), tokens, self.rank()),
-        );
-        for (part, ranks) in self.ranks() {
-            low_rank::up(
-                block::<f32>(&u, &(0..tokens), &ranks),
-                part.lora.b.value().as_slice::<f32>(),
-                part.lora.scaling,
-                block_mut::<T>(y, &part.rows, &part.columns),
-            );
-        }
-        u
-    }
-
-    /// Adds the gradients of `A` and `B`, and the adapters' part of `dx`.
-    fn backward<T: Element + Stored>(
-        &self,
-        x: Option<&Tensor>,
-        layout: &Layout,
-        u: &Tensor,
-        dy: &Tensor,
-        dx: Option<&mut Tensor>,
-        gradients: &mut Gradients,
-    ) {
-        let (tokens, inputs, rank) = (self.rows.len(), self.a.shape().width(), self.rank());
-        let site = self.site.map(|site| site.on(layout, self.rows.clone()));
-        let mut du = Tensor::uninit([tokens, rank], DType::F32);
-        for (part, ranks) in self.ranks() {
-            let dy = block::<T>(dy, &part.rows, &part.columns);
-            let (b, scaling) = (&part.lora.b, part.lora.scaling);
-            let du = block_mut::<f32>(&mut du, &(0..tokens), &ranks);
-            low_rank::up_backward(dy, b.value().as_slice::<f32>(), scaling, du);
-            if b.is_trainable() {
-                let u = block::<f32>(u, &(0..tokens), &ranks);
-                low_rank::outer_transposed(dy, u, scaling, gradients.accumulator(b));
-            }
-        }
-        let du = Rows::dense(du.as_slice::<f32>(), tokens, rank);
-        if let Some(x) = x.filter(|_| self.trains_a()) {
-            let x = block::<T>(x, &self.rows, &(0..inputs));
-            if let [only] = &self.parts[..] {
-                low_rank::outer(du, x, site.as_ref(), 1.0, gradients.accumulator(&only.lora.a));
-            } else {
-                let mut da = Tensor::zeros(self.a.shape(), DType::F32);
-                low_rank::outer(du, x, site.as_ref(), 1.0, da.make_mut::<f32>());
-                let da = da.as_slice::<f32>();
-                for (part, ranks) in self.ranks().filter(|(part, _)| part.lora.a.is_trainable()) {
-                    let own = &da[ranks.start * inputs..ranks.end * inputs];
-                    lowrank_kernels::elementwise::add_assign(gradients.accumulator(&part.lora.a), own);
-                }
-            }
-        }
-        if let Some(dx) = dx {
-            let dx = block_mut::<T>(dx, &self.rows, &(0..inputs));
-            low_rank::down_backward(du, self.a.as_slice::<f32>(), site.as_ref(), dx);
-        }
-    }
 }
 
 fn block<'a, T: Stored>(tensor: &'a Tensor, rows: &Range<usize>, columns: &Range<usize>) -> Rows<'a, T> {
