@@ -3,63 +3,31 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::glue::example;
 use super::labels::{LabelSet, Target, canonical};
 use super::table::{self, Format, Layout, Need, Role};
-use super::{Columns, Task, TaskInfo, TaskOptions};
-use crate::data::example::Examples;
+use super::tabular::{TabularTask, info};
+use super::{Columns, TaskOptions};
 use crate::{Error, Result};
 
 /// The task's name in a run file.
 pub(super) const NAME: &str = "text-classification";
 
-/// Texts or pairs of texts with labels, in JSON lines, CSV or TSV with a header.
-pub(super) struct TextClassification {
-    info: TaskInfo,
-    target: Target,
-    layout: Layout,
-}
-
-impl TextClassification {
-    /// With the label set of the options, else that of their training file.
-    pub fn new(options: &TaskOptions<'_>) -> Result<Self> {
-        let layout = layout(&options.columns);
-        let target = match (&options.labels, options.training_file) {
-            _ if options.regression => Target::Score,
-            (Some(labels), _) if !labels.is_empty() => Target::Classes(LabelSet::new(labels.clone())),
-            (_, Some(path)) => discover(path, &layout)?,
-            _ => return Err(Error::Usage(format!("{NAME} needs a label set or a file to learn it from"))),
-        };
-        let metrics: &[&str] = match &target {
-            Target::Score => &["pearson", "spearmanr"],
-            Target::Classes(set) if set.names.len() == 2 => &["accuracy", "f1"],
-            Target::Classes(_) => &["accuracy"],
-        };
-        Ok(Self { info: super::info(NAME, &target, metrics), target, layout })
-    }
-
-    fn read_rows(&self, path: &Path, layout: &Layout, limit: usize, labelled: bool) -> Result<Examples> {
-        let mut examples = Examples::default();
-        table::read(path, format(path)?, layout, limit, &mut |row| {
-            examples.rows.push(example(path, row, labelled.then_some(&self.target))?);
-            Ok(())
-        })?;
-        Ok(examples)
-    }
-}
-
-impl Task for TextClassification {
-    fn info(&self) -> &TaskInfo {
-        &self.info
-    }
-
-    fn read(&self, path: &Path, limit: usize) -> Result<Examples> {
-        self.read_rows(path, &self.layout, limit, true)
-    }
-
-    fn read_unlabelled(&self, path: &Path, limit: usize) -> Result<Examples> {
-        self.read_rows(path, &super::unlabelled(&self.layout), limit, false)
-    }
+/// Texts or pairs of texts with labels, in JSON lines, CSV or TSV with a header; with the label set of the options, else
+/// that of their training file.
+pub(super) fn open(options: &TaskOptions<'_>) -> Result<TabularTask> {
+    let layout = layout(&options.columns);
+    let target = match (&options.labels, options.training_file) {
+        _ if options.regression => Target::Score,
+        (Some(labels), _) if !labels.is_empty() => Target::Classes(LabelSet::new(labels.clone())),
+        (_, Some(path)) => discover(path, &layout)?,
+        _ => return Err(Error::Usage(format!("{NAME} needs a label set or a file to learn it from"))),
+    };
+    let metrics: &[&str] = match &target {
+        Target::Score => &["pearson", "spearmanr"],
+        Target::Classes(set) if set.names.len() == 2 => &["accuracy", "f1"],
+        Target::Classes(_) => &["accuracy"],
+    };
+    Ok(TabularTask { info: info(NAME, &target, metrics), target, layout, format })
 }
 
 /// The label set of a file: numbers in their order, other labels sorted; numbers with a fraction make regression.

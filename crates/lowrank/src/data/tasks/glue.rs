@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::labels::{LabelSet, Target};
-use super::table::{self, Format, Layout, Need, Places, Role, Row};
-use super::{Columns, Task, TaskInfo, TaskOptions};
-use crate::data::example::{Example, Examples};
-use crate::{Error, Result};
+use super::table::{Format, Layout, Need, Places, Role};
+use super::tabular::{TabularTask, info};
+use super::{Columns, TaskOptions};
+use crate::Result;
 
 /// What tells one of GLUE's tasks from the others.
 struct Facts {
@@ -91,50 +91,21 @@ const FACTS: [Facts; 8] = [
 /// CoLA's train and dev files have no header: source, label, the author's mark, sentence.
 const COLA: Places = Places { text: 3, pair: None, label: Some(1), columns: 4 };
 
-/// One of GLUE's tasks.
-pub(super) struct Glue {
-    info: TaskInfo,
-    target: Target,
-    layout: Layout,
+/// The task of this name, if it is one of GLUE's.
+pub(super) fn open(name: &str, options: &TaskOptions<'_>) -> Option<TabularTask> {
+    let facts = FACTS.iter().find(|facts| facts.name == name)?;
+    let target = match facts.labels {
+        [] => Target::Score,
+        labels => Target::Classes(LabelSet::published(labels, options.labels.as_deref())),
+    };
+    let info = info(facts.name, &target, facts.metrics);
+    let layout = layout(facts, &options.columns);
+    Some(TabularTask { info, target, layout, format })
 }
 
-impl Glue {
-    /// The task of this name, if it is one of GLUE's.
-    pub fn new(name: &str, options: &TaskOptions<'_>) -> Result<Option<Self>> {
-        let Some(facts) = FACTS.iter().find(|facts| facts.name == name) else { return Ok(None) };
-        let target = match facts.labels {
-            [] => Target::Score,
-            labels => Target::Classes(LabelSet::published(labels, options.labels.as_deref())),
-        };
-        let info = super::info(facts.name, &target, facts.metrics);
-        let layout = layout(facts, &options.columns);
-        Ok(Some(Self { info, target, layout }))
-    }
-
-    fn read_rows(&self, path: &Path, layout: &Layout, limit: usize, labelled: bool) -> Result<Examples> {
-        // GLUE's own files are TSV whatever they are called.
-        let format = Format::of(path).unwrap_or(Format::Tsv);
-        let mut examples = Examples::default();
-        table::read(path, format, layout, limit, &mut |row| {
-            examples.rows.push(example(path, row, labelled.then_some(&self.target))?);
-            Ok(())
-        })?;
-        Ok(examples)
-    }
-}
-
-impl Task for Glue {
-    fn info(&self) -> &TaskInfo {
-        &self.info
-    }
-
-    fn read(&self, path: &Path, limit: usize) -> Result<Examples> {
-        self.read_rows(path, &self.layout, limit, true)
-    }
-
-    fn read_unlabelled(&self, path: &Path, limit: usize) -> Result<Examples> {
-        self.read_rows(path, &super::unlabelled(&self.layout), limit, false)
-    }
+/// GLUE's own files are TSV whatever they are called.
+fn format(path: &Path) -> Result<Format> {
+    Ok(Format::of(path).unwrap_or(Format::Tsv))
 }
 
 fn layout(facts: &Facts, columns: &Columns) -> Layout {
@@ -152,17 +123,4 @@ fn layout(facts: &Facts, columns: &Columns) -> Layout {
         label: role("label", &columns.label, facts.label),
         headerless: (facts.name == "cola" && columns.text.is_none()).then_some(COLA),
     }
-}
-
-/// The example of a row; without a target its label is not looked at.
-pub(super) fn example(path: &Path, row: Row<'_>, target: Option<&Target>) -> Result<Example> {
-    let Row { line, text, pair, label } = row;
-    let label = match (target, label) {
-        (Some(target), Some(label)) => {
-            Some(target.read(&label).map_err(|reason| Error::row(path, line, reason))?)
-        }
-        (Some(_), None) => return Err(Error::row(path, line, "it has no label")),
-        (None, _) => None,
-    };
-    Ok(Example { text: text.into_owned(), text_pair: pair.map(|pair| pair.into_owned()), label, line })
 }

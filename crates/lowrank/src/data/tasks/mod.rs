@@ -5,6 +5,7 @@ mod files;
 mod glue;
 mod labels;
 mod table;
+mod tabular;
 
 use std::path::Path;
 
@@ -12,8 +13,6 @@ pub use files::DataFiles;
 
 use super::example::Examples;
 use crate::{Error, Result};
-use labels::Target;
-use table::{Layout, Need, Role};
 
 /// A task's fixed facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,30 +92,10 @@ pub const NAMES: [&str; 9] =
 /// ```
 pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
     if name == classification::NAME {
-        return Ok(Box::new(classification::TextClassification::new(options)?));
+        return Ok(Box::new(classification::open(options)?));
     }
-    match glue::Glue::new(name, options)? {
+    match glue::open(name, options) {
         Some(task) => Ok(Box::new(task)),
         None => Err(Error::unknown("task", name, NAMES)),
     }
-}
-
-fn info(name: &str, target: &Target, metrics: &[&'static str]) -> TaskInfo {
-    let labels = match target {
-        Target::Classes(set) => set.names.clone(),
-        Target::Score => Vec::new(),
-    };
-    TaskInfo {
-        name: name.to_owned(),
-        num_labels: labels.len().max(1),
-        regression: *target == Target::Score,
-        labels,
-        main_metric: metrics.first().copied().unwrap_or("loss"),
-        metrics: metrics.to_vec(),
-    }
-}
-
-/// The same columns without the label.
-fn unlabelled(layout: &Layout) -> Layout {
-    Layout { label: Role { need: Need::Ignored, ..layout.label.clone() }, ..layout.clone() }
 }
