@@ -1,6 +1,6 @@
 //! Checkpoints: everything that decides the next bit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ pub struct State {
     /// The seconds trained so far.
     pub train_seconds: f64,
     /// The losses of the last steps.
-    pub recent_losses: Vec<f64>,
+    pub recent_losses: VecDeque<f64>,
     /// The best evaluation so far: its step and value.
     pub best: Option<(usize, f64)>,
     /// Evaluations since then.
@@ -53,7 +53,7 @@ impl State {
             tokens: 0,
             examples: 0,
             train_seconds: 0.0,
-            recent_losses: Vec::new(),
+            recent_losses: VecDeque::new(),
             best: None,
             stale_evaluations: 0,
             settings,

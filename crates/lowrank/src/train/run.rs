@@ -1,11 +1,10 @@
 //! A whole run: from a run file to a folder with the result.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use lowrank_kernels::{Compute, Tier, memory, parallel};
+use lowrank_kernels::{Tier, memory, parallel};
 
 use super::checkpoint::{Checkpoint, State};
 use super::classifier::{Classifier, LoadOptions};
@@ -14,7 +13,8 @@ use super::evaluate::{Scores, evaluate};
 use super::events::{Observer, Start, StepReport, Summary};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::output::{self, Found, MetricsLog, RUN_FILE, SUMMARY_FILE};
-use super::run_file::{EvalEvery, KeepBest, RunFile};
+use super::run_file::{EvalEvery, RunFile};
+use super::settings::{best_metric, check_settings, name_of, settings};
 use super::snapshot::{self, Snapshot};
 use super::subject::Subject;
 use super::trainer::{Step, Trainer};
@@ -86,6 +86,8 @@ struct Session<'a> {
     classifier: Classifier,
     subject: Subject,
     task: TaskInfo,
+    /// What the best state is chosen by; none where the last is kept.
+    metric: Option<String>,
     train: TokenizedDataset,
     validation: Option<TokenizedDataset>,
     trainer: Trainer,
@@ -146,6 +148,7 @@ impl<'a> Session<'a> {
             classifier,
             subject,
             task,
+            metric,
             train,
             validation,
             trainer,
@@ -226,12 +229,10 @@ impl<'a> Session<'a> {
         state.tokens += step.tokens as u64;
         state.examples += step.examples as u64;
         state.train_seconds += step.time.as_secs_f64();
-        let mut recent = VecDeque::from(std::mem::take(&mut state.recent_losses));
-        recent.push_back(step.loss);
-        if recent.len() > RECENT_LOSSES {
-            recent.pop_front();
+        state.recent_losses.push_back(step.loss);
+        if state.recent_losses.len() > RECENT_LOSSES {
+            state.recent_losses.pop_front();
         }
-        state.recent_losses = recent.into();
     }
 
     fn is_out_of_patience(&self) -> bool {
@@ -249,8 +250,8 @@ impl<'a> Session<'a> {
         }
         self.log.evaluation(step, &scores)?;
         observer.evaluated(step, &scores);
-        if let Some(metric) = best_metric(self.run, &self.task, true)? {
-            let value = scores.get(&metric).copied().unwrap_or(f64::NAN);
+        if let Some(metric) = &self.metric {
+            let value = scores.get(metric).copied().unwrap_or(f64::NAN);
             let improved = match self.state.best {
                 None => true,
                 Some((_, best)) if metric == "loss" => value < best,
@@ -355,23 +356,6 @@ fn is_due(every: EvalEvery, step: usize, epoch_ends: bool) -> bool {
     }
 }
 
-/// The metric that the best state is chosen by; none where the last is kept.
-fn best_metric(run: &RunFile, task: &TaskInfo, has_validation: bool) -> Result<Option<String>> {
-    let known = || task.metrics.iter().copied().chain(["loss"]);
-    match &run.train.keep_best {
-        KeepBest::Last => Ok(None),
-        KeepBest::Auto => Ok(has_validation.then(|| task.main_metric.to_owned())),
-        KeepBest::Metric(name) if !known().any(|metric| metric == name) => {
-            Err(Error::unknown("metric", name, known()))
-        }
-        KeepBest::Metric(name) if !has_validation => {
-            let reason = format!("{name:?} needs data.validation to be measured on");
-            Err(Error::setting("train.keep_best", reason))
-        }
-        KeepBest::Metric(name) => Ok(Some(name.clone())),
-    }
-}
-
 fn note_skipped(classifier: &Classifier, observer: &mut dyn Observer) {
     let report = classifier.report();
     if !report.skipped.is_empty() {
@@ -379,45 +363,5 @@ fn note_skipped(classifier: &Classifier, observer: &mut dyn Observer) {
     }
     if !report.missing_head.is_empty() {
         observer.note(&format!("new head: {}", report.missing_head.join(", ")));
-    }
-}
-
-/// Everything that decides the result, by name: the settings, the data, and how numbers are computed.
-fn settings(
-    run: &RunFile,
-    compute: Compute,
-    train: &TokenizedDataset,
-    metric: Option<&str>,
-) -> BTreeMap<String, String> {
-    let mut settings = run.decisive_settings();
-    settings.insert("cpu".into(), Tier::active().to_string());
-    settings.insert("train.dtype".into(), name_of(compute).into());
-    settings.insert("train.keep_best".into(), metric.unwrap_or("last").into());
-    settings.insert("training data".into(), format!("{:016x}", train.fingerprint()));
-    settings
-}
-
-fn check_settings(
-    output: &Path,
-    old: &BTreeMap<String, String>,
-    new: &BTreeMap<String, String>,
-) -> Result<()> {
-    let keys = old.keys().chain(new.keys());
-    let changed = keys.into_iter().find(|key| old.get(*key) != new.get(*key));
-    let Some(key) = changed else { return Ok(()) };
-    let show =
-        |settings: &BTreeMap<String, String>| settings.get(key).cloned().unwrap_or_else(|| "absent".into());
-    let reason = format!(
-        "it cannot be resumed: {key} was {} and is {}; set it back, or add --overwrite to begin anew",
-        show(old),
-        show(new)
-    );
-    Err(Error::file(output, reason))
-}
-
-fn name_of(compute: Compute) -> &'static str {
-    match compute {
-        Compute::F32 => "f32",
-        Compute::Bf16 => "bf16",
     }
 }
