@@ -13,6 +13,7 @@ pub struct Metrics {
     names: Vec<&'static str>,
     num_labels: usize,
     regression: bool,
+    positive: u32,
     predicted: Vec<u32>,
     expected: Vec<u32>,
     predicted_scores: Vec<f32>,
@@ -28,6 +29,7 @@ impl Metrics {
             names: info.metrics.clone(),
             num_labels: info.num_labels,
             regression: info.regression,
+            positive: info.positive,
             predicted: Vec::new(),
             expected: Vec::new(),
             predicted_scores: Vec::new(),
@@ -89,7 +91,7 @@ impl Metrics {
             .map(|&name| {
                 let value = match name {
                     "accuracy" => accuracy(predicted, expected),
-                    "f1" => f1(predicted, expected),
+                    "f1" => f1(predicted, expected, self.positive),
                     "matthews_correlation" => matthews_correlation(predicted, expected),
                     "pearson" => pearson(&self.predicted_scores, &self.expected_scores),
                     "spearmanr" => spearmanr(&self.predicted_scores, &self.expected_scores),
@@ -122,12 +124,11 @@ pub fn accuracy(predicted: &[u32], expected: &[u32]) -> f64 {
     ratio(right as f64, expected.len() as f64)
 }
 
-/// The harmonic mean of precision and recall of class 1.
-pub fn f1(predicted: &[u32], expected: &[u32]) -> f64 {
-    let count =
-        |is: fn(u32, u32) -> bool| predicted.iter().zip(expected).filter(|&(&p, &e)| is(p, e)).count();
-    let both = count(|p, e| p == 1 && e == 1);
-    let either = count(|p, _| p == 1) + count(|_, e| e == 1);
+/// The harmonic mean of precision and recall of the class `positive`.
+pub fn f1(predicted: &[u32], expected: &[u32], positive: u32) -> f64 {
+    let is = |class: &&u32| **class == positive;
+    let both = predicted.iter().zip(expected).filter(|(p, e)| is(p) && is(e)).count();
+    let either = predicted.iter().filter(is).count() + expected.iter().filter(is).count();
     ratio(2.0 * both as f64, either as f64)
 }
 

@@ -41,7 +41,7 @@ fn metrics_are_those_of_scikit_learn_and_scipy() {
         close(&case.name, accuracy(p, e), case.accuracy, 1e-12);
         close(&case.name, matthews_correlation(p, e), case.matthews_correlation, 1e-12);
         if let Some(expected) = case.f1 {
-            close(&case.name, f1(p, e), expected, 1e-12);
+            close(&case.name, f1(p, e, 1), expected, 1e-12);
         }
     }
     for case in &golden.regression {
@@ -58,7 +58,7 @@ fn metrics_are_those_of_scikit_learn_and_scipy() {
 #[test]
 fn metrics_without_a_meaning_are_zero() {
     assert_eq!(accuracy(&[], &[]), 0.0);
-    assert_eq!(f1(&[0, 0], &[0, 0]), 0.0);
+    assert_eq!(f1(&[0, 0], &[0, 0], 1), 0.0);
     assert_eq!(matthews_correlation(&[1, 1], &[0, 1]), 0.0);
     assert_eq!(pearson(&[1.0, 1.0], &[0.0, 1.0]), 0.0);
     assert_eq!(pearson(&[1.0, f32::NAN], &[0.0, 1.0]), 0.0);

@@ -3,7 +3,8 @@ use std::path::PathBuf;
 
 use lowrank::Result;
 use lowrank::data::{
-    Columns, DataFiles, Example, Examples, Label, Task, TaskOptions, TokenizedDataset, Tokenizer, tasks,
+    Columns, DataFiles, Example, Examples, Label, Labels, Metrics, Task, TaskOptions, TokenizedDataset,
+    Tokenizer, tasks,
 };
 use tempfile::TempDir;
 
@@ -115,6 +116,31 @@ fn a_model_that_orders_the_labels_otherwise_keeps_its_order() {
     let plain = ["LABEL_0", "LABEL_1", "LABEL_2"].map(str::to_owned).to_vec();
     let task = tasks::open("mnli", &TaskOptions { labels: Some(plain), ..Default::default() }).unwrap();
     assert_eq!(task.info().labels, ["entailment", "neutral", "contradiction"]);
+}
+
+#[test]
+fn f1_is_of_the_published_positive_class_in_any_order() {
+    let labels = ["equivalent", "not_equivalent"].map(str::to_owned).to_vec();
+    let task = tasks::open("mrpc", &TaskOptions { labels: Some(labels), ..Default::default() }).unwrap();
+    assert_eq!((task.info().positive, glue("mrpc").info().positive, glue("qqp").info().positive), (0, 1, 1));
+    // Right twice about the positive class, wrong once about the other.
+    let mut metrics = Metrics::new(task.info());
+    metrics.add(&[1.0, 0.0, 1.0, 0.0, 1.0, 0.0], &Labels::Classes(vec![0, 0, 1])).unwrap();
+    assert_eq!(metrics.compute()[0], ("f1", 0.8));
+}
+
+#[test]
+fn torn_rows_of_qqp_are_left_out_and_counted() {
+    let header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n";
+    let content = format!("{header}1\t2\t3\tA?\tB?\t0\n2\t3\t4\tWhat is\nthis?\tC?\t1\n3\t4\t5\tD?\tE?\t1\n");
+    let examples = read("qqp", &content).unwrap();
+    assert_eq!((examples.rows.len(), examples.skipped), (2, 2));
+    assert_eq!(row(&examples, 1), ("D?", Some("E?"), Some(Label::Class(1))));
+    let folder = Folder::new();
+    let path = folder.write("train.tsv", &content);
+    let strict = tasks::open("qqp", &TaskOptions { strict: true, ..Default::default() }).unwrap();
+    let text = strict.read(&path, 0).unwrap_err().to_string();
+    assert!(text.contains("train.tsv:3: 4 columns where 6 belong"), "{text}");
 }
 
 #[test]
@@ -262,7 +288,7 @@ fn a_given_label_set_is_kept() {
 fn bad_rows_of_ones_own_table_are_refused_with_their_line() {
     let good = "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"y\"}\n";
     let after = |line: &str| format!("{good}{line}\n").into_bytes();
-    let cases: [(&str, Vec<u8>, &str); 17] = [
+    let cases: [(&str, Vec<u8>, &str); 19] = [
         ("a.jsonl", after("{\"text\":3,\"label\":\"x\"}"), ":3: \"text\" must be a text, not a number"),
         ("a.jsonl", after("{\"text\":[\"a\"],\"label\":\"x\"}"), ":3: \"text\" must be a text, not a list"),
         (
@@ -280,6 +306,8 @@ fn bad_rows_of_ones_own_table_are_refused_with_their_line() {
         ("a.csv", b"text,label\na,x\n\n\nb\n".to_vec(), ":5: 1 column where 2 belong"),
         ("a.csv", b"text,label\r\na,x\r\nb,y,z\r\n".to_vec(), ":3: 3 columns where 2 belong"),
         ("a.csv", b"text,label\n\"a\nb\",x\n\xff,y\n".to_vec(), ":4: a column is not UTF-8"),
+        ("a.csv", b"text,label\na,x\n\"b,y\nc,z\n".to_vec(), ":3: a quote is opened and never closed"),
+        ("a.csv", b"text,label\na,x\nb,\"y".to_vec(), ":3: a quote is opened and never closed"),
         ("a.csv", b"text,label\na,\n".to_vec(), ":2: its label is empty"),
         ("a.csv", b"text,label\na,x\nb,x\n".to_vec(), "every label is \"x\""),
         ("a.csv", b"text,label\n".to_vec(), "no rows"),

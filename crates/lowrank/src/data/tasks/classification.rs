@@ -67,6 +67,7 @@ fn layout(columns: &Columns) -> Layout {
         pair: role("text_pair", &columns.text_pair, &["text_pair", "sentence2"], Need::Optional),
         label: role("label", &columns.label, &["label", "labels"], Need::Required),
         headerless: None,
+        skip_ragged: false,
     }
 }
 

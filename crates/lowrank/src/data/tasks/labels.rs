@@ -44,6 +44,11 @@ impl LabelSet {
         }
     }
 
+    /// The class that a task's numbers call 1: the one that F1 is of.
+    pub fn positive(&self) -> u32 {
+        self.numbered.get(1).copied().unwrap_or(1)
+    }
+
     fn class(&self, label: &str) -> Option<u32> {
         let named = self.names.iter().position(|name| name == label);
         match named {

@@ -23,6 +23,8 @@ pub struct TaskInfo {
     pub labels: Vec<String>,
     /// The width of the model's output: the number of labels, 1 in regression.
     pub num_labels: usize,
+    /// The class that F1 is of, where the task has that metric.
+    pub positive: u32,
     /// Whether the labels are numbers to be met.
     pub regression: bool,
     /// The metric that says which of two models is better.
@@ -70,6 +72,8 @@ pub struct TaskOptions<'a> {
     pub labels: Option<Vec<String>>,
     /// The model has a single output that meets a number.
     pub regression: bool,
+    /// Whether a row that GLUE's published file has torn is an error, not left out.
+    pub strict: bool,
     /// The file to learn the label set from, where `labels` is absent.
     pub training_file: Option<&'a Path>,
 }
@@ -77,6 +81,11 @@ pub struct TaskOptions<'a> {
 /// The tasks that there are.
 pub const NAMES: [&str; 9] =
     ["sst2", "cola", "rte", "mrpc", "stsb", "qnli", "qqp", "mnli", classification::NAME];
+
+/// Whether a task has labels of its own, not those of its data.
+pub fn has_labels(name: &str) -> bool {
+    name != classification::NAME
+}
 
 /// The task of this name.
 ///

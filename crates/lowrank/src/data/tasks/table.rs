@@ -37,6 +37,8 @@ pub(super) struct Layout {
     pub label: Role,
     /// A TSV file whose first line names no such text column has no header and these columns.
     pub headerless: Option<Places>,
+    /// Whether a TSV file's rows of another width than the header's are left out; elsewhere they are errors.
+    pub skip_ragged: bool,
 }
 
 /// Where the wanted columns are, and how many columns there are.
@@ -77,22 +79,23 @@ impl Format {
     }
 }
 
-/// Hands the first `limit` rows of a file (0: all) to `visit`, in order.
+/// Hands the first `limit` rows of a file (0: all) to `visit`, in order, and counts those that were left out.
 pub(super) fn read(
     path: &Path,
     format: Format,
     layout: &Layout,
     limit: usize,
     visit: &mut dyn FnMut(Row<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<usize> {
     let mut count = 0;
     let mut limited = |row: Row<'_>| {
         visit(row)?;
         count += 1;
         Ok(count != limit)
     };
+    let mut skipped = 0;
     match format {
-        Format::Tsv => tsv_rows::read(path, layout, &mut limited)?,
+        Format::Tsv => skipped = tsv_rows::read(path, layout, &mut limited)?,
         Format::Csv => csv_rows::read(path, layout, &mut limited)?,
         Format::JsonLines => json_rows::read(path, layout, &mut limited)?,
     }
@@ -101,7 +104,7 @@ pub(super) fn read(
         let reason = if empty { "it is empty" } else { "it holds no rows" };
         return Err(Error::file(path, reason));
     }
-    Ok(())
+    Ok(skipped)
 }
 
 /// What a reader calls for each row; false: enough.

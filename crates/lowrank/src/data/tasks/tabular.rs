@@ -25,12 +25,12 @@ impl TabularTask {
         limit: usize,
         target: Option<&Target>,
     ) -> Result<Examples> {
-        let mut examples = Examples::default();
-        table::read(path, (self.format)(path)?, layout, limit, &mut |row| {
-            examples.rows.push(example(path, row, target)?);
+        let mut rows = Vec::new();
+        let skipped = table::read(path, (self.format)(path)?, layout, limit, &mut |row| {
+            rows.push(example(path, row, target)?);
             Ok(())
         })?;
-        Ok(examples)
+        Ok(Examples { rows, skipped })
     }
 }
 
@@ -58,6 +58,10 @@ pub(super) fn info(name: &str, target: &Target, metrics: &[&'static str]) -> Tas
         name: name.to_owned(),
         num_labels: labels.len().max(1),
         regression: *target == Target::Score,
+        positive: match target {
+            Target::Classes(set) => set.positive(),
+            Target::Score => 0,
+        },
         labels,
         main_metric: metrics.first().copied().unwrap_or("loss"),
         metrics: metrics.to_vec(),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use csv::ByteRecord;
@@ -9,19 +10,33 @@ use csv::ByteRecord;
 use super::{Layout, Visit};
 use crate::{Error, Result};
 
+/// What is read after a file's last byte.
+const END: &[u8] = b"\n\0\n";
+
 pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<()> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+    // A row of its own after the last, which a quote that is never closed swallows.
+    let input = bytes.chain(END);
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(input);
     let mut counter = LineCounter { bytes, at: 0, line: 1 };
     let mut record = ByteRecord::new();
     let mut next = |record: &mut ByteRecord| -> Result<Option<usize>> {
         let more = reader.read_byte_record(record).map_err(|error| Error::file(path, error.to_string()))?;
         Ok(more.then(|| counter.line_of(record.position().map_or(0, csv::Position::byte))))
     };
-    let Some(line) = next(&mut record)? else { return Ok(()) };
+    let mut next_row = |record: &mut ByteRecord| -> Result<Option<usize>> {
+        match next(record)? {
+            Some(line) if record.iter().any(|field| field.ends_with(END)) => {
+                Err(Error::row(path, line, "a quote is opened and never closed"))
+            }
+            Some(_) if record.len() == 1 && record.get(0) == Some(END.trim_ascii()) => Ok(None),
+            line => Ok(line),
+        }
+    };
+    let Some(line) = next_row(&mut record)? else { return Ok(()) };
     let places = layout.places(path, &text(path, line, &record)?)?;
-    while let Some(line) = next(&mut record)? {
+    while let Some(line) = next_row(&mut record)? {
         let fields = text(path, line, &record)?;
         if fields.len() != places.columns {
             return Err(places.ragged(path, line, fields.len()));

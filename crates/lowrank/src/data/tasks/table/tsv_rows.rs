@@ -4,35 +4,35 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::lines::Lines;
-use super::{Layout, Places, Visit};
+use super::{Layout, Visit};
 use crate::Result;
 
-pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<()> {
+/// Returns how many rows were left out because they are of another width than the header.
+pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<usize> {
     let mut lines = Lines::open(path)?;
-    let Some((line, first)) = lines.next()? else { return Ok(()) };
+    let Some((line, first)) = lines.next()? else { return Ok(0) };
     let header: Vec<&str> = first.split('\t').collect();
     let named = header.iter().any(|column| layout.text.names.iter().any(|name| name == column));
-    let places = match layout.headerless {
-        Some(places) if !named => {
-            if !visit_row(path, &places, line, first, visit)? {
-                return Ok(());
-            }
-            places
-        }
-        _ => layout.places(path, &header)?,
+    let (places, has_header) = match layout.headerless {
+        Some(places) if !named => (places, false),
+        _ => (layout.places(path, &header)?, true),
     };
-    while let Some((line, text)) = lines.next()? {
-        if !visit_row(path, &places, line, text, visit)? {
-            break;
+    let mut skipped = 0;
+    let mut row = |line: usize, text: &str| {
+        let fields: Vec<&str> = text.split('\t').collect();
+        if fields.len() == places.columns {
+            return visit(places.row(line, |place| Cow::Borrowed(fields[place])));
         }
+        if !layout.skip_ragged {
+            return Err(places.ragged(path, line, fields.len()));
+        }
+        skipped += 1;
+        Ok(true)
+    };
+    let mut more = has_header || row(line, first)?;
+    while more {
+        let Some((line, text)) = lines.next()? else { break };
+        more = row(line, text)?;
     }
-    Ok(())
-}
-
-fn visit_row(path: &Path, places: &Places, line: usize, text: &str, visit: &mut Visit<'_>) -> Result<bool> {
-    let fields: Vec<&str> = text.split('\t').collect();
-    if fields.len() != places.columns {
-        return Err(places.ragged(path, line, fields.len()));
-    }
-    visit(places.row(line, |place| Cow::Borrowed(fields[place])))
+    Ok(skipped)
 }
