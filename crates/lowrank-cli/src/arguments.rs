@@ -113,6 +113,10 @@ pub struct TaskArguments {
     /// Read the first N rows only; 0: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub limit: usize,
+    /// Names of the labels in the order of the head's outputs
+    /// [default: those that the adapter's run noted, the model's or the task's]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub labels: Vec<String>,
     /// Columns, as in text=review,label=stars
     #[arg(long, value_name = "ROLE=NAME,…", value_delimiter = ',')]
     pub columns: Vec<String>,
@@ -142,6 +146,7 @@ pub fn ask_options<'a>(
         task: &task.task,
         data: &task.data,
         columns: columns(&task.columns)?,
+        labels: task.labels.clone(),
         max_length: task.max_length,
         limit: task.limit,
         compute: global.compute(),

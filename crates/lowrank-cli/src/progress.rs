@@ -1,6 +1,7 @@
 //! How a run is going: a bar on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lowrank::train::{Observer, Scores, Start, Step, StepReport};
@@ -10,12 +11,18 @@ use crate::output::Output;
 /// The share of the newest step in the speeds that are shown.
 const NEWEST: f64 = 0.1;
 
+/// Between the lines of an evaluation by itself, where there is no terminal.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
 /// Shows the steps on standard error and the evaluations on standard output.
 pub struct Progress {
     output: Output,
     log_every: usize,
+    /// Whether evaluations are parts of a run.
+    in_run: bool,
     bar: Option<ProgressBar>,
     speed: Speed,
+    last_line: Instant,
 }
 
 /// Examples and tokens a second, recent steps counting most.
@@ -52,7 +59,8 @@ impl Speed {
 impl Progress {
     /// Progress that nobody has reported yet.
     pub fn new(output: Output) -> Self {
-        Self { output, log_every: 1, bar: None, speed: Speed::default() }
+        let speed = Speed::default();
+        Self { output, log_every: 1, in_run: false, bar: None, speed, last_line: Instant::now() }
     }
 
     /// Takes the bar away.
@@ -75,13 +83,12 @@ impl Progress {
 impl Observer for Progress {
     fn started(&mut self, start: &Start) {
         self.finish();
+        self.in_run = true;
         self.speed = Speed::default();
         self.log_every = start.log_every.max(1);
         self.line(&start.parameters.to_string());
         if stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left");
-            let bar = ProgressBar::new(start.total_steps as u64);
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let bar = bar("{bar:24} {pos}/{len}  {msg}  {eta} left", start.total_steps);
             bar.set_position(start.first_step as u64);
             bar.reset_eta();
             self.bar = Some(bar);
@@ -107,6 +114,19 @@ impl Observer for Progress {
         }
     }
 
+    fn evaluating(&mut self, done: usize, examples: usize) {
+        if self.in_run {
+            self.bar.iter().for_each(|bar| bar.set_message(format!("evaluating {done}/{examples}")));
+        } else if stderr().is_terminal() {
+            let bar =
+                self.bar.get_or_insert_with(|| bar("{bar:24} {pos}/{len} examples  {eta} left", examples));
+            bar.set_position(done as u64);
+        } else if self.last_line.elapsed() > BETWEEN_LINES && done < examples {
+            self.last_line = Instant::now();
+            self.line(&format!("{done}/{examples} examples"));
+        }
+    }
+
     fn evaluated(&mut self, step: usize, scores: &Scores) {
         let text: Vec<String> = scores.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
         let line = format!("step {step}  {}", text.join("  "));
@@ -123,6 +143,11 @@ impl Observer for Progress {
     fn note(&mut self, text: &str) {
         self.line(text);
     }
+}
+
+fn bar(template: &str, length: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
+    ProgressBar::new(length as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Seconds as `1:02:03` or `2:03`.

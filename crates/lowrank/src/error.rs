@@ -93,10 +93,10 @@ pub enum Error {
         /// What happened, and what to do.
         reason: String,
     },
-    /// The run was interrupted and can be resumed.
-    #[error("interrupted after step {step}; the checkpoint is written: add --resume to go on")]
+    /// The work was interrupted. A run that had begun has written a checkpoint and can be resumed.
+    #[error("interrupted{}", crate::error::after(*step))]
     Interrupted {
-        /// The last finished step.
+        /// The last finished step; 0: none of this run.
         step: usize,
     },
 }
@@ -163,6 +163,10 @@ impl Error {
         let nearest = crate::nearest::nearest(&name, candidates);
         Self::UnknownName { what, name, nearest }
     }
+}
+
+fn after(step: usize) -> String {
+    if step == 0 { String::new() } else { format!(" after step {step}; the checkpoint is written") }
 }
 
 fn did_you_mean(nearest: &[String]) -> String {

@@ -5,6 +5,7 @@ pub mod adapter;
 pub mod data;
 pub mod demo;
 pub mod error;
+mod fnv;
 pub mod hub;
 pub mod models;
 pub mod nearest;

@@ -8,6 +8,7 @@ mod runs;
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
+use common::{bert_config, write_model};
 use lowrank::Error;
 use lowrank::train::{RunOptions, run};
 use runs::{At, Notes, Room, STEPS_PER_EPOCH, copy_folder};
@@ -171,10 +172,88 @@ fn a_run_file_with_other_settings_does_not_resume() {
         assert!(error.contains(&format!(": {key} was ")), "{setting}: {error}");
         assert!(error.contains("cannot be resumed") && !error.contains('\n'), "{error}");
     }
-    for setting in ["train.save_every=2", "train.log_every=3", "train.save_total_limit=5"] {
-        let mut observer = At { step: 5, then: |_| () };
-        let stop = AtomicBool::new(true);
-        let result = run(&room.run_file("out", &[setting]), RESUME, &mut observer, &stop);
-        assert!(matches!(result, Err(Error::Interrupted { .. })), "{setting} does not decide the result");
+    for (setting, step) in
+        [("train.save_every=2", 5), ("train.log_every=3", 6), ("train.save_total_limit=5", 7)]
+    {
+        let result = room.run_until("out", &[setting], step, RESUME);
+        assert!(
+            matches!(result, Err(Error::Interrupted { step: at }) if at == step),
+            "{setting} does not decide the result"
+        );
+    }
+}
+
+#[test]
+fn a_run_resumes_where_it_was_moved_but_not_on_another_model_or_validation_data() {
+    let room = Room::new();
+    room.run_until("out", &[], 4, FRESH).unwrap_err();
+    room.run("whole", &[], FRESH).unwrap();
+    let moved = Room::new();
+    for name in ["base", "out"] {
+        copy_folder(&room.path(name), &moved.path(name));
+    }
+    moved.run("out", &[], RESUME).unwrap();
+    assert_eq!(moved.adapter("out"), room.adapter("whole"));
+
+    let dev = fs::read_to_string(room.path("dev.tsv")).unwrap();
+    fs::write(room.path("dev.tsv"), format!("{dev}the movie\t1\n")).unwrap();
+    let error = room.run("out", &[], RESUME).unwrap_err().to_string();
+    assert!(error.contains("validation data was"), "{error}");
+    fs::write(room.path("dev.tsv"), dev).unwrap();
+    write_model(&room.path("base"), &bert_config(2), 3);
+    let error = room.run("out", &[], RESUME).unwrap_err().to_string();
+    assert!(error.contains("weights at the start was"), "{error}");
+}
+
+#[test]
+fn the_state_after_the_last_step_is_kept_in_case_the_result_cannot_be_written() {
+    let room = Room::new();
+    let whole = room.run("out", &["train.save_every=1000"], FRESH).unwrap();
+    let adapter = room.adapter("out");
+    for name in ["summary.json", "adapter_model.safetensors", "adapter_config.json"] {
+        fs::remove_file(room.path("out").join(name)).unwrap();
+    }
+    let mut notes = Notes::default();
+    let run_file = room.run_file("out", &["train.save_every=1000"]);
+    let again = run(&run_file, RESUME, &mut notes, &AtomicBool::new(false)).unwrap();
+    assert!(notes.steps.is_empty() && notes.scores.is_empty());
+    assert_eq!((again.eval, again.best_step, room.adapter("out")), (whole.eval, whole.best_step, adapter));
+}
+
+#[test]
+fn a_run_replaces_neither_what_it_starts_from_nor_what_no_run_made() {
+    let room = Room::new();
+    room.run("start", &[], FRESH).unwrap();
+    let error = |output: &str, settings: &[&str], options| {
+        let before = fs::read(room.path(output).join("config.json")).ok();
+        let error = room.run(output, settings, options).unwrap_err().to_string();
+        assert_eq!(before, fs::read(room.path(output).join("config.json")).ok());
+        error
+    };
+    for options in [FRESH, OVERWRITE, RESUME] {
+        let text = error("base", &[], options);
+        assert!(text.contains("output: it is the folder of model"), "{text}");
+        let text = error("start", &["init_adapter=start"], options);
+        assert!(text.contains("output: it is the folder of init_adapter"), "{text}");
+        let text = error("base", &["model=start"], options);
+        assert!(text.contains("holds model.safetensors, but no run"), "{text}");
+    }
+    fs::remove_file(room.path("start").join("run.toml")).unwrap();
+    for name in ["summary.json", "metrics.jsonl"] {
+        fs::remove_file(room.path("start").join(name)).unwrap();
+    }
+    fs::remove_dir_all(room.path("start").join("checkpoints")).unwrap();
+    let text = error("start", &[], OVERWRITE);
+    assert!(text.contains("holds adapter_model.safetensors, but no run"), "{text}");
+}
+
+#[test]
+fn overwriting_a_whole_models_run_removes_all_of_the_model() {
+    let room = Room::new();
+    room.run("out", &["method=full"], FRESH).unwrap();
+    assert!(room.path("out").join("tokenizer.json").exists() || room.path("out").join("vocab.txt").exists());
+    room.run("out", &[], OVERWRITE).unwrap();
+    for name in ["model.safetensors", "config.json", "tokenizer.json", "vocab.txt"] {
+        assert!(!room.path("out").join(name).exists(), "{name}");
     }
 }

@@ -13,9 +13,10 @@ use std::sync::atomic::AtomicBool;
 use common::read_tensors;
 use lowrank::Error;
 use lowrank::hub::{Tensors, write_tensors};
+use lowrank::models::read_config;
 use lowrank::tensor::Tensor;
 use lowrank::train::{
-    Classifier, LoadOptions, RunData, RunOptions, Scores, Silent, Summary, evaluate, max_length, run,
+    Classifier, LoadOptions, RunData, RunFile, RunOptions, Scores, Silent, Summary, evaluate, max_length, run,
 };
 use lowrank_kernels::Compute;
 use runs::{Notes, Room, STEPS_PER_EPOCH};
@@ -32,7 +33,7 @@ fn run_noting(room: &Room, output: &str, settings: &[&str]) -> (Summary, Notes) 
 /// What the adapter in a run's output scores, loaded anew.
 fn score(room: &Room, output: &str) -> Scores {
     let run = room.run_file(output, &[]);
-    let data = RunData::open(&run).unwrap();
+    let data = RunData::open(&run, &read_config(Path::new(&run.model_source())).unwrap()).unwrap();
     let adapter = room.path(output);
     let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
     let classifier = Classifier::load(&run.model_source(), adapter.to_str(), options).unwrap();
@@ -40,7 +41,7 @@ fn score(room: &Room, output: &str) -> Scores {
     let length = max_length(run.data.max_length, info, &mut Silent);
     let path = run.data.validation.as_ref().unwrap();
     let dataset = data.dataset(path, 0, length, &tokenizer, info).unwrap();
-    evaluate(&classifier, classifier.first_adapter(), &dataset, data.task.info()).unwrap()
+    evaluate(&classifier, classifier.first_adapter(), &dataset, data.task.info(), &mut |_| Ok(())).unwrap()
 }
 
 /// The first step has no learning rate, the others far too much: the adapter to start from stays the best.
@@ -103,6 +104,48 @@ fn a_run_that_was_stopped_when_its_patience_ended_is_finished_by_resuming() {
     assert_eq!((resumed.steps, resumed.best_step, resumed.eval), (whole.steps, whole.best_step, whole.eval));
     assert!(resumed.stopped_early);
     assert_eq!(room.adapter("out"), room.adapter("whole"));
+}
+
+#[test]
+fn patience_ends_a_run_that_keeps_the_last_state_and_needs_something_to_measure() {
+    let room = room_with_a_start();
+    let settings = worsening(&["train.patience=2", "train.keep_best=last"]);
+    let (summary, _) = run_noting(&room, "last", &settings);
+    assert!(summary.stopped_early && summary.steps < STEPS, "{summary:?}");
+    assert_eq!(summary.best_step, summary.steps);
+    assert_ne!(room.adapter("last"), room.adapter("start"));
+    let text = room.run("none", &["train.patience=2", "data.validation="], FRESH).unwrap_err().to_string();
+    assert!(text.contains("train.patience") && text.contains("data.validation"), "{text}");
+}
+
+#[test]
+fn what_is_said_of_lora_must_agree_with_the_adapter_to_start_from() {
+    let room = room_with_a_start();
+    let begin = |setting: &str| {
+        let text = format!(
+            "model = 'base'\ntask = 'sst2'\noutput = 'again'\ninit_adapter = 'start'\n[data]\ntrain = 'train.tsv'\n\
+             [train]\nmax_steps = 1\n[lora]\n{setting}\n"
+        );
+        let run_file = RunFile::from_toml(&text, room.path("")).unwrap();
+        run(&run_file, RunOptions { resume: false, overwrite: true }, &mut Silent, &AtomicBool::new(false))
+    };
+    for agreed in ["", "r = 3", "lora_dropout = 0.2", "target_modules = 'all-linear'", "bias = 'none'"] {
+        begin(agreed).unwrap();
+    }
+    for (other, key) in [
+        ("r = 4", "lora.r: it is 4, but init_adapter has 3"),
+        ("lora_alpha = 3", "lora.lora_alpha"),
+        ("lora_dropout = 0.1", "lora.lora_dropout"),
+        ("bias = 'all'", "lora.bias"),
+        ("target_modules = ['query']", "lora: its targets"),
+        ("modules_to_save = ['LayerNorm']", "lora: its targets"),
+        ("train_layer_norms = true", "lora: its targets"),
+    ] {
+        let text = begin(other).unwrap_err().to_string();
+        assert!(text.contains(key), "{other}: {text}");
+    }
+    let text = room.run_file_error("again", &["method=full", "init_adapter=start"]);
+    assert!(text.contains("init_adapter"), "{text}");
 }
 
 fn single_sentence(error: &Error) -> String {

@@ -38,7 +38,10 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
     let options = ask_options(&arguments.model, &arguments.task, global)?;
-    let predictions = Ask::load(&options)?.predict(&options, &mut Progress::new(output))?;
+    let mut progress = Progress::new(output);
+    let predictions = Ask::load(&options)?.predict(&options, &mut progress);
+    progress.finish();
+    let predictions = predictions?;
     let lines: serde_json::Result<Vec<String>> = predictions.iter().map(serde_json::to_string).collect();
     let lines = lines.map_err(|error| Error::file(&arguments.out, error.to_string()))?;
     write_atomically(&arguments.out, |file| lines.iter().try_for_each(|line| writeln!(file, "{line}")))?;

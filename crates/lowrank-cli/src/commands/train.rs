@@ -148,7 +148,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     progress.finish();
     match summary {
         Ok(summary) => output.result(report(&run, &summary), &summary),
-        Err(error @ Error::Interrupted { .. }) => {
+        Err(error @ Error::Interrupted { step: 1.. }) => {
             Err(Failure::interrupted(format!("{error}; go on with: {}", resume_command(std::env::args()))))
         }
         Err(error) => Err(error.into()),

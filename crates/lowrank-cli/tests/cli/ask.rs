@@ -64,6 +64,37 @@ fn labels_of_ones_own_come_back_by_name() {
 }
 
 #[test]
+fn labels_that_nobody_noted_are_numbered_or_named_on_the_command_line() {
+    let workshop = Workshop::new();
+    workshop.succeed(&["train", "run.toml"]);
+    std::fs::remove_file(workshop.path("out/summary.json")).unwrap();
+    workshop.write("one.jsonl", "{\"text\":\"the plot was bad\"}\n");
+    let label = |more: &[&str]| {
+        let predict =
+            "predict --model model --adapter out --task text-classification --data one.jsonl --out a.jsonl";
+        workshop.succeed(&[&predict.split(' ').collect::<Vec<_>>(), more].concat());
+        let answer: Value = serde_json::from_slice(&workshop.read("a.jsonl")).unwrap();
+        answer["label"].as_str().unwrap().to_owned()
+    };
+    let numbered = label(&[]);
+    let place = ["LABEL_0", "LABEL_1"].iter().position(|name| *name == numbered).unwrap();
+    assert_eq!(label(&["--labels", "bad,good"]), ["bad", "good"][place]);
+
+    workshop.write(
+        "two.csv",
+        "text,label\nthe plot was bad,bad\nthe film was good,fine\nthe film was good,good\n",
+    );
+    let eval = "eval --model model --adapter out --task text-classification --data two.csv";
+    let output = workshop.run(&eval.split(' ').collect::<Vec<_>>());
+    assert!(output.code == 1 && output.stderr.contains("3 labels (bad, fine, good)"), "{}", output.stderr);
+    workshop.write("two.csv", "text,label\nthe plot was bad,bad\nthe film was good,good\n");
+    workshop.succeed(&[&eval.split(' ').collect::<Vec<_>>()[..], &["--labels", "bad,good"]].concat());
+    let sst2 = "eval --model model --adapter out --task sst2 --data dev.tsv --labels bad,good";
+    let output = workshop.run(&sst2.split(' ').collect::<Vec<_>>());
+    assert!(output.code == 2 && output.stderr.contains("negative, positive"), "{}", output.stderr);
+}
+
+#[test]
 fn forward_writes_logits_loss_and_the_gradient_of_every_adapter_tensor() {
     let workshop = Workshop::new();
     let case = golden("cases/bert_query_value");

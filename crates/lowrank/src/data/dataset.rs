@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::example::{Example, Examples, Label};
 use super::tokenizer::Tokenizer;
+use crate::fnv::Fnv;
 use crate::{Error, Result};
 
 /// Examples tokenised in parallel at a time; what one of these holds is the only memory beside the packed result.
@@ -114,10 +115,9 @@ impl TokenizedDataset {
         let ids = self.ids.iter().map(|&id| u64::from(id));
         let types = self.type_ids.iter().map(|&id| u64::from(id));
         let bounds = self.bounds.iter().map(|&bound| bound as u64);
-        ids.chain(types)
-            .chain(bounds)
-            .chain(labels)
-            .fold(0xcbf2_9ce4_8422_2325, |hash, value| (hash ^ value).wrapping_mul(0x0000_0100_0000_01b3))
+        let mut hash = Fnv::default();
+        ids.chain(types).chain(bounds).chain(labels).for_each(|word| hash.add_word(word));
+        hash.0
     }
 
     /// The largest token id, to be compared with the model's vocabulary.

@@ -21,7 +21,7 @@ use crate::adapter::ParameterCount;
 use crate::data::metrics::argmax;
 use crate::data::{Batch, Example, Examples, TokenizedDataset};
 use crate::hub::{ADAPTER_FILE, MODEL_FILE};
-use crate::models::initialise_head;
+use crate::models::{initialise_head, read_config};
 use crate::tape::AdapterId;
 use crate::train::{
     self, Classifier, LoadOptions, Method, Observer, RunData, RunFile, RunOptions, Summary, evaluate,
@@ -148,7 +148,7 @@ fn write_run(folder: &Path, plan: &Plan, stream: u64, compute: Option<Compute>) 
 
 /// The accuracy of a run's model before the run, under a head that knows nothing.
 fn untrained_accuracy(run: &RunFile) -> Result<f64> {
-    let data = RunData::open(run)?;
+    let data = RunData::open(run, &read_config(Path::new(&run.model_source()))?)?;
     let task = data.task.info();
     let load = LoadOptions { compute: Some(run.compute()), num_labels: Some(task.num_labels) };
     let mut classifier = Classifier::load(&run.model_source(), None, load)?;
@@ -156,7 +156,7 @@ fn untrained_accuracy(run: &RunFile) -> Result<f64> {
     let file = data.files.validation.as_ref().unwrap_or(&data.files.train);
     let info = classifier.model().info().clone();
     let dataset = data.dataset(file, 0, info.max_length, &classifier.tokenizer()?, &info)?;
-    Ok(accuracy(&evaluate(&classifier, None, &dataset, task)?))
+    Ok(accuracy(&evaluate(&classifier, None, &dataset, task, &mut |_| Ok(()))?))
 }
 
 fn accuracy(scores: &train::Scores) -> f64 {

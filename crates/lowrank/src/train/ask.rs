@@ -6,10 +6,9 @@ use lowrank_kernels::Compute;
 use serde::Serialize;
 
 use super::classifier::{Classifier, LoadOptions};
-use super::dataset::{max_length, tokenize};
+use super::dataset::{labels_of_run, max_length, tokenize};
 use super::evaluate::{Scores, all_logits, evaluate};
 use super::events::Observer;
-use super::output::SUMMARY_FILE;
 use crate::adapter::AdapterFile;
 use crate::data::metrics::argmax;
 use crate::data::{Columns, DataFiles, Examples, Task, TaskOptions, TokenizedDataset, tasks};
@@ -29,6 +28,8 @@ pub struct AskOptions<'a> {
     pub data: &'a Path,
     /// Where the texts and the label are in a table.
     pub columns: Columns,
+    /// The names of the head's outputs in their order; empty: as the adapter's run, the model or the task has them.
+    pub labels: Vec<String>,
     /// The longest example in tokens.
     pub max_length: usize,
     /// The number of rows to read; 0: all.
@@ -55,67 +56,126 @@ pub struct Prediction {
     pub logits: Vec<f32>,
 }
 
-/// A model that is ready for a task.
+/// A model that is ready to be asked.
 pub struct Ask {
     classifier: Classifier,
-    task: Box<dyn Task>,
 }
 
 impl Ask {
-    /// Loads the model and opens the task. The labels are those that the adapter's run noted, else the model's own,
-    /// else the task's, or for a table of one's own those of the file.
+    /// Loads the model and its adapter.
     ///
     /// # Errors
-    /// As [`Classifier::load`] and [`tasks::open`]; if the model has no head for the task, or one of another width.
+    /// As [`Classifier::load`]; if the model has no head and no adapter brings one.
     pub fn load(options: &AskOptions<'_>) -> Result<Self> {
         let load = LoadOptions { compute: options.compute, num_labels: None };
         let classifier = Classifier::load(options.model, options.adapter, load)?;
-        let width = classifier.model().info().num_labels;
         check_head(options, &classifier)?;
-        let data = DataFiles::evaluation(options.data)?;
-        let task_options = TaskOptions {
-            columns: options.columns.clone(),
-            labels: labels(options, &classifier)?,
-            regression: width == 1,
-            training_file: Some(&data),
-        };
-        let task = tasks::open(options.task, &task_options)?;
-        let info = task.info();
-        if info.num_labels != width {
-            let reason =
-                format!("its head has {width} outputs, and {} has {} labels", options.task, info.num_labels);
-            return Err(Error::file(options.adapter.unwrap_or(options.model), reason));
-        }
-        Ok(Self { classifier, task })
+        Ok(Self { classifier })
     }
 
-    /// The task's metrics on labelled examples.
+    /// The task's metrics on labelled examples, and how many they are. The labels are those of the options, else those
+    /// that the adapter's run noted, else the model's own, else the task's, or for a table of one's own those of the
+    /// file.
     ///
     /// # Errors
-    /// If the file cannot be read or an example has no label, or as [`Classifier::forward`].
+    /// As [`tasks::open`]; if the task has another number of labels than the head; if the file cannot be read or an
+    /// example has no label; or as [`Classifier::forward`].
     pub fn evaluate(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<(Scores, usize)> {
-        let examples = self.task.read(&DataFiles::evaluation(options.data)?, options.limit)?;
+        let file = DataFiles::evaluation(options.data)?;
+        let labels = self.labels(options)?;
+        let known = labels.is_some() || tasks::has_labels(options.task);
+        let task = self.open(options, labels, &file)?;
+        if !known && !task.info().regression {
+            let names = task.info().labels.join(", ");
+            observer.note(&format!("nobody noted the labels; those of the file, in this order: {names}"));
+        }
+        let examples = task.read(&file, options.limit)?;
         let dataset = self.tokenize(options, &examples, observer)?;
-        let scores = evaluate(&self.classifier, self.classifier.first_adapter(), &dataset, self.task.info())?;
+        let mut progress = |done| {
+            observer.evaluating(done, dataset.len());
+            Ok(())
+        };
+        let adapter = self.classifier.first_adapter();
+        let scores = evaluate(&self.classifier, adapter, &dataset, task.info(), &mut progress)?;
         Ok((scores, dataset.len()))
     }
 
-    /// The answers to examples, in the order of their file; labels are not looked at.
+    /// The answers to examples, in the order of their file, whose labels are not looked at. The names of the labels come
+    /// from where [`Ask::evaluate`] has them, but never from the file: they are `LABEL_0` and so on, as in Transformers,
+    /// where nobody noted them.
     ///
     /// # Errors
-    /// If the file cannot be read, or as [`Classifier::forward`].
+    /// As [`Ask::evaluate`].
     pub fn predict(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<Vec<Prediction>> {
-        let examples = self.task.read_unlabelled(&DataFiles::evaluation(options.data)?, options.limit)?;
+        let file = DataFiles::evaluation(options.data)?;
+        let width = self.classifier.model().info().num_labels;
+        let numbered = || Some((0..width).map(|id| format!("LABEL_{id}")).collect());
+        let task = self.open(options, self.labels(options)?.or_else(numbered), &file)?;
+        let examples = task.read_unlabelled(&file, options.limit)?;
         let dataset = self.tokenize(options, &examples, observer)?;
-        let (width, names) = (self.classifier.model().info().num_labels, &self.task.info().labels);
+        let names = &task.info().labels;
         let mut lines = dataset.iter().map(|example| example.line);
         let mut predictions = Vec::with_capacity(dataset.len());
         all_logits(&self.classifier, self.classifier.first_adapter(), &dataset, |_, logits| {
             let rows = logits.chunks(width).zip(&mut lines);
             predictions.extend(rows.map(|(row, line)| predict_one(row, line, names)));
+            observer.evaluating(predictions.len(), dataset.len());
             Ok(())
         })?;
         Ok(predictions)
+    }
+
+    /// The task, its labels fitting the head.
+    fn open(
+        &self,
+        options: &AskOptions<'_>,
+        labels: Option<Vec<String>>,
+        file: &Path,
+    ) -> Result<Box<dyn Task>> {
+        let width = self.classifier.model().info().num_labels;
+        let task_options = TaskOptions {
+            columns: options.columns.clone(),
+            labels,
+            regression: width == 1,
+            strict: false,
+            training_file: Some(file),
+        };
+        let task = tasks::open(options.task, &task_options)?;
+        let info = task.info();
+        if info.num_labels != width {
+            let found = info.labels.join(", ");
+            let reason = format!(
+                "its head has {width} outputs, and {} has {} labels ({found}); name them in the head's order",
+                options.task, info.num_labels
+            );
+            return Err(Error::file(options.adapter.unwrap_or(options.model), reason));
+        }
+        if options.labels.iter().zip(&info.labels).any(|(given, own)| !given.eq_ignore_ascii_case(own)) {
+            let reason = format!("{} has the labels {}", options.task, info.labels.join(", "));
+            return Err(Error::setting("labels", reason));
+        }
+        Ok(task)
+    }
+
+    /// The names of the head's outputs in their order, as far as somebody wrote them down.
+    fn labels(&self, options: &AskOptions<'_>) -> Result<Option<Vec<String>>> {
+        let width = self.classifier.model().info().num_labels;
+        if !options.labels.is_empty() {
+            return Ok(Some(options.labels.clone()));
+        }
+        if let Some(adapter) = options.adapter {
+            let folder = hub::resolve(adapter, RepositoryKind::Adapter)?.path;
+            if let Some(labels) = labels_of_run(&folder).filter(|labels| labels.len() == width) {
+                return Ok(Some(labels));
+            }
+            if AdapterFile::open(&folder)?.num_labels().is_some() {
+                // The adapter's head is not the one that the model's configuration names.
+                return Ok(None);
+            }
+        }
+        let own = &self.classifier.config().labels;
+        let generic = own.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
+        Ok((own.len() == width && !generic).then(|| own.clone()))
     }
 
     fn tokenize(
@@ -143,31 +203,6 @@ fn check_head(options: &AskOptions<'_>, classifier: &Classifier) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// The names of the head's outputs in their order, as far as somebody wrote them down.
-fn labels(options: &AskOptions<'_>, classifier: &Classifier) -> Result<Option<Vec<String>>> {
-    let width = classifier.model().info().num_labels;
-    if let Some(adapter) = options.adapter {
-        let folder = hub::resolve(adapter, RepositoryKind::Adapter)?.path;
-        if let Some(labels) = labels_of_run(&folder).filter(|labels| labels.len() == width) {
-            return Ok(Some(labels));
-        }
-        if AdapterFile::open(&folder)?.num_labels().is_some() {
-            // The adapter's head is not the one that the model's configuration names.
-            return Ok(None);
-        }
-    }
-    let own = &classifier.config().labels;
-    let generic = own.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
-    Ok((own.len() == width && !generic).then(|| own.clone()))
-}
-
-/// The labels in the summary of the run that made an adapter. An adapter from elsewhere has none.
-fn labels_of_run(folder: &Path) -> Option<Vec<String>> {
-    let text = std::fs::read_to_string(folder.join(SUMMARY_FILE)).ok()?;
-    let summary: serde_json::Value = serde_json::from_str(&text).ok()?;
-    summary.get("labels")?.as_array()?.iter().map(|label| label.as_str().map(str::to_owned)).collect()
 }
 
 fn predict_one(logits: &[f32], line: usize, names: &[String]) -> Prediction {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::evaluate::Scores;
 use super::optimizer::Moments;
 use super::output::write_json;
 use super::snapshot::Snapshot;
@@ -35,8 +36,12 @@ pub struct State {
     pub train_seconds: f64,
     /// The losses of the last steps.
     pub recent_losses: VecDeque<f64>,
-    /// The best evaluation so far: its step and value.
-    pub best: Option<(usize, f64)>,
+    /// Whether this state is still to be evaluated.
+    pub evaluation_due: bool,
+    /// The newest evaluation.
+    pub scores: Scores,
+    /// The best evaluation so far, and its step.
+    pub best: Option<(usize, Scores)>,
     /// Evaluations since then.
     pub stale_evaluations: usize,
     /// The settings that decide the result, by their keys.
@@ -54,6 +59,8 @@ impl State {
             examples: 0,
             train_seconds: 0.0,
             recent_losses: VecDeque::new(),
+            evaluation_due: false,
+            scores: Scores::new(),
             best: None,
             stale_evaluations: 0,
             settings,

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use super::events::Observer;
+use super::output::SUMMARY_FILE;
 use super::run_file::RunFile;
 use crate::data::{DataFiles, Task, TaskOptions, TokenizedDataset, Tokenizer, tasks};
-use crate::models::ModelInfo;
+use crate::hub::{self, RepositoryKind};
+use crate::models::{EncoderConfig, ModelInfo};
 use crate::{Error, Result};
 
 /// The files of a run, and how they are read.
@@ -17,16 +19,22 @@ pub struct RunData {
 }
 
 impl RunData {
-    /// Finds the files and opens the task.
+    /// Finds the files and opens the task. Its labels are those of the adapter that the run starts from, else in the
+    /// order that the base model's configuration has them in, if it has the same.
     ///
     /// # Errors
     /// If a file is missing, or the labels of a table cannot be read from it.
-    pub fn open(run: &RunFile) -> Result<Self> {
+    pub fn open(run: &RunFile, config: &EncoderConfig) -> Result<Self> {
         let files = DataFiles::locate(&run.data.train, run.data.validation.as_deref())?;
+        let adapter = run.init_adapter_source().map(|name| hub::resolve(&name, RepositoryKind::Adapter));
+        let noted = adapter.transpose()?.and_then(|folder| labels_of_run(&folder.path));
+        let own = || tasks::has_labels(&run.task).then(|| config.labels.clone());
         let options = TaskOptions {
             columns: run.data.columns.clone(),
+            labels: noted.or_else(own),
+            regression: false,
+            strict: run.data.strict,
             training_file: Some(&files.train),
-            ..TaskOptions::default()
         };
         let task = tasks::open(&run.task, &options)?;
         Ok(Self { files, task })
@@ -47,6 +55,13 @@ impl RunData {
         let examples = self.task.read(path, limit)?;
         tokenize(tokenizer, &examples, max_length, info)
     }
+}
+
+/// The labels in the summary of the run that made an adapter. An adapter from elsewhere has none.
+pub(super) fn labels_of_run(folder: &Path) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(folder.join(SUMMARY_FILE)).ok()?;
+    let summary: serde_json::Value = serde_json::from_str(&text).ok()?;
+    summary.get("labels")?.as_array()?.iter().map(|label| label.as_str().map(str::to_owned)).collect()
 }
 
 /// Tokenises examples for a model.

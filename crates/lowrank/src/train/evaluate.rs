@@ -13,10 +13,10 @@ pub type Scores = BTreeMap<String, f64>;
 /// Sequences that are read at a time.
 const BATCH_SIZE: usize = 64;
 
-/// The logits of every example in the order of the data set.
+/// The logits of every example in the order of the data set, batch by batch.
 ///
 /// # Errors
-/// As [`Classifier::forward`].
+/// As [`Classifier::forward`], or what `each` gives: the rest is then left.
 pub fn all_logits(
     classifier: &Classifier,
     adapter: Option<AdapterId>,
@@ -32,20 +32,23 @@ pub fn all_logits(
     Ok(())
 }
 
-/// Evaluates a classifier: the mean loss, and the task's metrics.
+/// Evaluates a classifier: the mean loss, and the task's metrics. After each batch `progress` is told how many examples
+/// are done; an error of its ends the evaluation.
 ///
 /// # Errors
-/// If an example has no label, or as [`Classifier::forward`].
+/// If an example has no label, as [`Classifier::forward`], or what `progress` gives.
 pub fn evaluate(
     classifier: &Classifier,
     adapter: Option<AdapterId>,
     dataset: &TokenizedDataset,
     task: &TaskInfo,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Scores> {
     let mut metrics = Metrics::new(task);
     all_logits(classifier, adapter, dataset, |labels, logits| {
         metrics.add_loss(summed_loss(labels, logits)? / labels.len() as f64, labels.len());
-        metrics.add(logits, labels)
+        metrics.add(logits, labels)?;
+        progress(metrics.examples())
     })?;
     Ok(metrics.compute().into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

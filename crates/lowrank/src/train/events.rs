@@ -18,6 +18,11 @@ pub trait Observer {
         let _ = report;
     }
 
+    /// An evaluation goes on: so many examples of so many are done.
+    fn evaluating(&mut self, done: usize, examples: usize) {
+        let _ = (done, examples);
+    }
+
     /// The model was evaluated after `step` steps.
     fn evaluated(&mut self, step: usize, scores: &Scores) {
         let _ = (step, scores);

@@ -15,6 +15,7 @@ mod preview;
 mod run;
 mod run_file;
 mod schedule;
+mod session;
 mod settings;
 pub mod snapshot;
 mod subject;

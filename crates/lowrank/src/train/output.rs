@@ -1,7 +1,7 @@
 //! The folder that a run fills.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -20,6 +20,23 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The copy of the run file.
 pub const RUN_FILE: &str = "run.toml";
 
+/// The configuration of a model that was trained whole.
+pub(super) const MODEL_CONFIG: &str = "config.json";
+/// The tokeniser's files beside it, as far as the base model has them.
+pub(super) const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+];
+/// All that a model that was trained whole is written to.
+const MODEL_FILES: [&str; 8] = {
+    let [a, b, c, d, e, f] = TOKENIZER_FILES;
+    [MODEL_CONFIG, a, b, c, d, e, f, MODEL_FILE]
+};
+
 /// What a folder holds when a run comes to it.
 #[derive(Debug)]
 pub enum Found {
@@ -31,23 +48,35 @@ pub enum Found {
     Finished(Box<Summary>),
 }
 
-/// Checks that the output is a folder, or nothing yet.
+/// Checks that the output is a folder that a run may fill, or nothing yet.
 ///
 /// # Errors
-/// If it is a file.
+/// If it is a file, or holds a model or an adapter that no run put there.
 pub fn check_folder(folder: &Path) -> Result<()> {
     if folder.exists() && !folder.is_dir() {
         return Err(Error::file(folder, "the output must be a folder, and this is a file"));
     }
-    Ok(())
+    let has = |name: &&&str| folder.join(name).exists();
+    let foreign = [ADAPTER_FILE, CONFIG_FILE, MODEL_FILE, MODEL_CONFIG].iter().find(has);
+    match foreign {
+        Some(name) if !begun(folder) => {
+            let reason = format!("it holds {name}, but no run of this program: choose another output");
+            Err(Error::file(folder, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a folder holds anything of a run.
+fn begun(folder: &Path) -> bool {
+    [SUMMARY_FILE, METRICS_FILE, RUN_FILE, CHECKPOINTS].iter().any(|name| folder.join(name).exists())
 }
 
 /// Looks at a folder.
 ///
 /// # Errors
-/// If it is a file, or its `summary.json` cannot be read.
+/// If its `summary.json` cannot be read.
 pub fn look(folder: &Path) -> Result<Found> {
-    check_folder(folder)?;
     let summary = folder.join(SUMMARY_FILE);
     if summary.is_file() {
         let text = fs::read_to_string(&summary).map_err(Error::io(&summary))?;
@@ -56,8 +85,7 @@ pub fn look(folder: &Path) -> Result<Found> {
             parsed.map_err(|e| Error::file(&summary, format!("not a summary: {e}")))?,
         ));
     }
-    let begun = [METRICS_FILE, RUN_FILE, CHECKPOINTS].iter().any(|name| folder.join(name).exists());
-    Ok(if begun { Found::Unfinished } else { Found::Nothing })
+    Ok(if begun(folder) { Found::Unfinished } else { Found::Nothing })
 }
 
 /// Removes what an earlier run left, and nothing else.
@@ -65,14 +93,20 @@ pub fn look(folder: &Path) -> Result<Found> {
 /// # Errors
 /// If something cannot be removed.
 pub fn clear(folder: &Path) -> Result<()> {
-    // The summary goes first: without it no reader takes the rest for a finished run.
-    for name in [SUMMARY_FILE, CONFIG_FILE, ADAPTER_FILE, MODEL_FILE, METRICS_FILE, RUN_FILE] {
-        let path = folder.join(name);
-        if path.exists() {
-            fs::remove_file(&path).map_err(Error::io(&path))?;
-        }
+    let full: &[&str] = if folder.join(MODEL_FILE).exists() { &MODEL_FILES } else { &[] };
+    // The summary goes first: without it no reader takes the rest for a finished run. The run file goes last: it says
+    // that the rest is a run's.
+    let names = [&[SUMMARY_FILE, CONFIG_FILE, ADAPTER_FILE], full, &[METRICS_FILE]].concat();
+    names.iter().try_for_each(|name| remove(&folder.join(name)))?;
+    checkpoint::clear(folder)?;
+    remove(&folder.join(RUN_FILE))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path)(error)),
+        _ => Ok(()),
     }
-    checkpoint::clear(folder)
 }
 
 /// Writes a JSON file.

@@ -77,10 +77,11 @@ pub struct Statistics {
 /// # Errors
 /// If the data cannot be read, or the model has no configuration or tokeniser.
 pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Result<Preview> {
-    let data = RunData::open(run)?;
-    let task = data.task.info().clone();
     let folder = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
-    let info = models::from_config(&models::read_config(&folder)?, task.num_labels).info().clone();
+    let config = models::read_config(&folder)?;
+    let data = RunData::open(run, &config)?;
+    let task = data.task.info().clone();
+    let info = models::from_config(&config, task.num_labels).info().clone();
     let tokenizer = Tokenizer::from_folder(&folder)?;
     let length = max_length(run.data.max_length, &info, observer);
     let statistics = |path: &Path, limit: usize| {

@@ -45,8 +45,8 @@ pub struct RunFile {
     pub data: DataSection,
     /// `[lora]`.
     pub lora: LoraConfig,
-    /// Whether the run gives anything of `[lora]` itself.
-    pub lora_is_given: bool,
+    /// The keys of `[lora]` that the run gives itself: those that an `init_adapter` must agree with.
+    pub lora_given: Vec<String>,
     /// `[train]`.
     pub train: TrainSection,
     source: Source,

@@ -5,24 +5,53 @@ use std::path::Path;
 
 use lowrank_kernels::{Compute, Tier};
 
+use super::evaluate::Scores;
 use super::run_file::{KeepBest, RunFile};
 use crate::data::{TaskInfo, TokenizedDataset};
+use crate::fnv::Fnv;
+use crate::models::Model;
+use crate::nn::{for_each_parameter, for_each_trained_mut};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// The metric that the best state is chosen by; none where the last is kept.
-pub(super) fn best_metric(run: &RunFile, task: &TaskInfo, has_validation: bool) -> Result<Option<String>> {
-    let known = || task.metrics.iter().copied().chain(["loss"]);
-    match &run.train.keep_best {
-        KeepBest::Last => Ok(None),
-        KeepBest::Auto => Ok(has_validation.then(|| task.main_metric.to_owned())),
-        KeepBest::Metric(name) if !known().any(|metric| metric == name) => {
-            Err(Error::unknown("metric", name, known()))
+/// How the states of a run are compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Selection {
+    /// What says which of two evaluations is better; none where there are none.
+    pub metric: Option<String>,
+    /// Whether the best state is kept, not the last.
+    pub keep: bool,
+}
+
+impl Selection {
+    /// What `keep_best` and `patience` come to mean for a task.
+    pub fn of(run: &RunFile, task: &TaskInfo, has_validation: bool) -> Result<Self> {
+        let known = || task.metrics.iter().copied().chain(["loss"]);
+        let needs = |key: &str, what: String| Err(Error::setting(key, what + " needs data.validation"));
+        let main = has_validation.then(|| task.main_metric.to_owned());
+        if !has_validation && run.train.patience > 0 {
+            return needs("train.patience", "it counts evaluations and".to_owned());
         }
-        KeepBest::Metric(name) if !has_validation => {
-            let reason = format!("{name:?} needs data.validation to be measured on");
-            Err(Error::setting("train.keep_best", reason))
+        match &run.train.keep_best {
+            KeepBest::Last => Ok(Self { metric: main, keep: false }),
+            KeepBest::Auto => Ok(Self { keep: main.is_some(), metric: main }),
+            KeepBest::Metric(name) if !known().any(|metric| metric == name) => {
+                Err(Error::unknown("metric", name, known()))
+            }
+            KeepBest::Metric(name) if !has_validation => needs("train.keep_best", format!("{name:?}")),
+            KeepBest::Metric(name) => Ok(Self { metric: Some(name.clone()), keep: true }),
         }
-        KeepBest::Metric(name) => Ok(Some(name.clone())),
+    }
+
+    /// Whether an evaluation is better than the best so far.
+    pub fn improves(&self, scores: &Scores, best: Option<&Scores>) -> bool {
+        let Some(metric) = &self.metric else { return false };
+        let value = |scores: &Scores| scores.get(metric).copied().unwrap_or(f64::NAN);
+        match best {
+            None => true,
+            Some(best) if metric == "loss" => value(scores) < value(best),
+            Some(best) => value(scores) > value(best),
+        }
     }
 }
 
@@ -30,15 +59,43 @@ pub(super) fn best_metric(run: &RunFile, task: &TaskInfo, has_validation: bool) 
 pub(super) fn settings(
     run: &RunFile,
     compute: Compute,
-    train: &TokenizedDataset,
-    metric: Option<&str>,
+    selection: &Selection,
+    data: [Option<&TokenizedDataset>; 2],
+    start: &mut dyn Model,
 ) -> BTreeMap<String, String> {
     let mut settings = run.decisive_settings();
+    let metric = selection.metric.as_deref().filter(|_| selection.keep);
     settings.insert("cpu".into(), Tier::active().to_string());
     settings.insert("train.dtype".into(), name_of(compute).into());
     settings.insert("train.keep_best".into(), metric.unwrap_or("last").into());
-    settings.insert("training data".into(), format!("{:016x}", train.fingerprint()));
+    settings.insert("weights at the start".into(), format!("{:016x}", fingerprint(start)));
+    for (what, data) in ["training data", "validation data"].into_iter().zip(data) {
+        let value = data.map_or_else(|| "absent".to_owned(), |data| format!("{:016x}", data.fingerprint()));
+        settings.insert(what.into(), value);
+    }
     settings
+}
+
+/// A number that changes with the model's parameters and with what is trained: FNV-1a over their names, types, shapes
+/// and some of their values. All of them would cost a second of reading; a model that was trained further differs
+/// nearly everywhere.
+fn fingerprint(model: &mut dyn Model) -> u64 {
+    const SAMPLES: usize = 16;
+    let mut hash = Fnv::default();
+    let mut add = |name: &str, tensor: &Tensor| {
+        let bytes = tensor.bytes();
+        hash.add(name.as_bytes());
+        hash.add(format!("{:?} {:?}", tensor.dtype(), tensor.shape().dims()).as_bytes());
+        let places = (0..SAMPLES).map(|place| place * (bytes.len() / 8) / SAMPLES * 8);
+        places.for_each(|place| hash.add(&bytes[place..bytes.len().min(place + 8)]));
+    };
+    for_each_parameter(&*model, |name, parameter| {
+        if let Some(leaf) = parameter.base() {
+            add(name, leaf.value());
+        }
+    });
+    for_each_trained_mut(model, |name, leaf| add(name, leaf.value()));
+    hash.0
 }
 
 /// Refuses a checkpoint of other settings, and names the first that differs.

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::classifier::Classifier;
+use super::output::{MODEL_CONFIG, TOKENIZER_FILES};
 use super::run_file::{Method, RunFile};
 use crate::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Plan};
 use crate::data::TaskInfo;
@@ -53,10 +54,14 @@ impl Subject {
             return Ok(Self::Adapter { config: Box::new(run.lora.clone()), plan });
         };
         let file = AdapterFile::open(&hub::resolve(&name, RepositoryKind::Adapter)?.path)?;
-        if run.lora_is_given {
-            agree(&run.lora, file.config())?;
-        }
+        run.agree_with(file.config())?;
         let plan = file.attach(classifier.model_mut(), &info, ADAPTER)?;
+        let wanted = adapter::plan(classifier.model(), &info, &run.given_over(file.config()));
+        if wanted? != plan {
+            let reason =
+                "its targets or modules are not those of init_adapter; leave [lora] out to take them over";
+            return Err(Error::setting("lora", reason));
+        }
         adapter::set_trainable(classifier.model_mut(), ADAPTER, true);
         Ok(Self::Adapter { config: Box::new(file.config().clone()), plan })
     }
@@ -99,25 +104,6 @@ impl Subject {
     }
 }
 
-/// `[lora]` must say what the adapter to start from says.
-fn agree(given: &LoraConfig, file: &LoraConfig) -> Result<()> {
-    let alpha = |config: &LoraConfig| config.lora_alpha.unwrap_or(config.r as f64);
-    let checks = [
-        ("lora.r", given.r.to_string(), file.r.to_string()),
-        ("lora.lora_alpha", alpha(given).to_string(), alpha(file).to_string()),
-        ("lora.use_rslora", given.use_rslora.to_string(), file.use_rslora.to_string()),
-        ("lora.bias", given.bias.as_str().to_owned(), file.bias.as_str().to_owned()),
-    ];
-    match checks.into_iter().find(|(_, given, file)| given != file) {
-        None => Ok(()),
-        Some((key, given, file)) => {
-            let reason =
-                format!("it is {given}, but init_adapter has {file}; leave [lora] out to take it over");
-            Err(Error::setting(key, reason))
-        }
-    }
-}
-
 /// Writes a model folder in Hugging Face's layout: weights as f32, the configuration with the task's labels, and the
 /// tokeniser's files as they were.
 ///
@@ -142,17 +128,8 @@ pub fn save_model(classifier: &Classifier, task: &TaskInfo, folder: &Path) -> Re
     write_config(classifier, task, folder)
 }
 
-const TOKENIZER_FILES: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-];
-
 fn write_config(classifier: &Classifier, task: &TaskInfo, folder: &Path) -> Result<()> {
-    let source = classifier.folder().join("config.json");
+    let source = classifier.folder().join(MODEL_CONFIG);
     let text = fs::read_to_string(&source).map_err(Error::io(&source))?;
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
@@ -169,5 +146,5 @@ fn write_config(classifier: &Classifier, task: &TaskInfo, folder: &Path) -> Resu
         config.insert("problem_type".into(), json!("regression"));
     }
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-    write_atomically(folder.join("config.json"), |file| writeln!(file, "{text}"))
+    write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"))
 }

@@ -39,6 +39,15 @@ impl Room {
 
     /// The run that fills the folder `output`; three epochs of three steps with all dropouts on.
     pub fn run_file(&self, output: &str, settings: &[&str]) -> RunFile {
+        self.builder(output, settings).build().unwrap()
+    }
+
+    /// What is wrong with a run file.
+    pub fn run_file_error(&self, output: &str, settings: &[&str]) -> String {
+        self.builder(output, settings).build().unwrap_err().to_string()
+    }
+
+    fn builder(&self, output: &str, settings: &[&str]) -> RunFileBuilder {
         let text = format!(
             "model = 'base'\ntask = 'sst2'\noutput = '{output}'\n\
              [data]\ntrain = 'train.tsv'\nvalidation = 'dev.tsv'\n\
@@ -49,7 +58,7 @@ impl Room {
         for setting in settings {
             builder.set(setting).unwrap();
         }
-        builder.build().unwrap()
+        builder
     }
 
     pub fn run(&self, output: &str, settings: &[&str], options: RunOptions) -> Result<Summary> {

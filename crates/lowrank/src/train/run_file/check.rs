@@ -1,6 +1,6 @@
 //! Ranges of a run's values, however the run was made.
 
-use super::{KeepBest, RunFile, Warmup};
+use super::{KeepBest, Method, RunFile, Warmup};
 use crate::data::tasks;
 use crate::{Error, Result};
 
@@ -46,9 +46,18 @@ impl RunFile {
     /// Names the first key whose value is out of range, or asks for something that this program does not do yet.
     pub fn check(&self) -> Result<()> {
         self.check_task()?;
+        self.check_start()?;
         at_least("data.max_length", self.data.max_length, SHORTEST_LENGTH)?;
         self.lora.check().map_err(|error| error.in_section("lora"))?;
         self.check_train()
+    }
+
+    fn check_start(&self) -> Result<()> {
+        if self.method == Method::Full && self.init_adapter.is_some() {
+            let reason = "training the whole model starts from no adapter; merge it first, or leave it out";
+            return Err(Error::setting("init_adapter", reason));
+        }
+        Ok(())
     }
 
     fn check_task(&self) -> Result<()> {
@@ -71,6 +80,12 @@ impl RunFile {
         at_least("train.batch_size", train.batch_size, 1)?;
         at_least("train.gradient_accumulation", train.gradient_accumulation, 1)?;
         at_least("train.log_every", train.log_every, 1)?;
+        if let (Some(compute), Some(dtype)) = (train.compute, train.dtype)
+            && compute != dtype
+        {
+            let reason = "products of another type than train.dtype are not supported yet; leave it at auto";
+            return Err(Error::setting("train.compute", reason));
+        }
         let rate = train.learning_rate;
         if !(rate.is_finite() && rate > 0.0) {
             return Err(Error::setting("train.learning_rate", format!("it is {rate}; it must be above 0")));

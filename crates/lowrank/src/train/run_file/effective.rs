@@ -44,6 +44,10 @@ impl RunFile {
         let [(_, data), (_, lora), (_, train)] = &mut sections;
         self.write_data(data);
         lora::write(&self.lora, lora);
+        if self.init_adapter.is_some() {
+            // The adapter says the rest.
+            lora.retain(|key, _| self.lora_given.iter().any(|given| given == key));
+        }
         self.write_train(train);
         for (name, section) in sections {
             table.insert(name.to_owned(), Value::Table(section));
@@ -55,9 +59,12 @@ impl RunFile {
     /// The settings that decide the result, by their keys. Where things lie and how often the run tells of itself is
     /// not among them.
     pub fn decisive_settings(&self) -> BTreeMap<String, String> {
-        const OTHER: [&str; 7] = [
+        const OTHER: [&str; 10] = [
+            "model",
+            "init_adapter",
             "output",
             "data.train",
+            "data.validation",
             "train.log_every",
             "train.save_every",
             "train.save_total_limit",

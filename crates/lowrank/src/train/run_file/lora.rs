@@ -2,6 +2,7 @@
 
 use toml::{Table, Value};
 
+use super::RunFile;
 use super::values::{Values, wrong};
 use crate::adapter::{Bias, Init, LoraConfig, Targets};
 use crate::{Error, Result};
@@ -23,6 +24,47 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
         train_layer_norms: values.flag("lora.train_layer_norms")?,
         train_embeddings: values.flag("lora.train_embeddings")?,
     })
+}
+
+/// Keys that choose modules: two ways of choosing the same ones agree.
+const CHOICES: [&str; 5] =
+    ["target_modules", "exclude_modules", "modules_to_save", "train_layer_norms", "train_embeddings"];
+
+impl RunFile {
+    /// Checks that what the run gives of `[lora]` is what the adapter to start from has; modules are not compared.
+    ///
+    /// # Errors
+    /// Names the first key that differs.
+    pub(in crate::train) fn agree_with(&self, file: &LoraConfig) -> Result<()> {
+        let (mut given, mut theirs) = (Table::new(), Table::new());
+        write(&self.lora, &mut given);
+        write(file, &mut theirs);
+        for key in self.lora_given.iter().filter(|key| !CHOICES.contains(&key.as_str())) {
+            let (Some(given), Some(theirs)) = (given.get(key), theirs.get(key)) else { continue };
+            if given != theirs {
+                let reason =
+                    format!("it is {given}, but init_adapter has {theirs}; leave it out to take that over");
+                return Err(Error::setting(format!("lora.{key}"), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The configuration of the adapter to start from, with the modules that the run chooses itself.
+    pub(in crate::train) fn given_over(&self, file: &LoraConfig) -> LoraConfig {
+        let mut config = file.clone();
+        for key in &self.lora_given {
+            match key.as_str() {
+                "target_modules" => config.target_modules.clone_from(&self.lora.target_modules),
+                "exclude_modules" => config.exclude_modules.clone_from(&self.lora.exclude_modules),
+                "modules_to_save" => config.modules_to_save.clone_from(&self.lora.modules_to_save),
+                "train_layer_norms" => config.train_layer_norms = self.lora.train_layer_norms,
+                "train_embeddings" => config.train_embeddings = self.lora.train_embeddings,
+                _ => {}
+            }
+        }
+        config
+    }
 }
 
 fn targets(values: &Values, key: &str) -> Result<Option<Targets>> {

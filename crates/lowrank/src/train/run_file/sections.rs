@@ -23,7 +23,7 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
         method: values.choice("method", &Method::NAMES)?,
         data: data(values, &source.folder)?,
         lora: lora::read(values)?,
-        lora_is_given: values.gives("lora"),
+        lora_given: values.given("lora"),
         train: train(values)?,
         source,
     })

@@ -23,11 +23,19 @@ fn message(result: Result<RunFile>) -> String {
 }
 
 #[test]
+fn products_of_another_type_than_the_rows_are_refused() {
+    let text =
+        "model='m'\ntask='sst2'\noutput='o'\ndata.train='t.tsv'\ntrain.compute='bf16'\ntrain.dtype='f32'";
+    let error = read(text).unwrap_err().to_string();
+    assert!(error.contains("train.compute"), "{error}");
+}
+
+#[test]
 fn the_least_run_file_has_the_documented_defaults() {
     let run = read(LEAST).unwrap();
     assert_eq!((run.model.as_str(), run.task.as_str()), ("m", "sst2"));
     assert_eq!(run.output, Path::new("runs/out"));
-    assert_eq!((run.init_adapter.as_ref(), run.method, run.lora_is_given), (None, Method::Lora, false));
+    assert_eq!((run.init_adapter.as_ref(), run.method, run.lora_given.len()), (None, Method::Lora, 0));
     let data = DataSection {
         train: "runs/train.tsv".into(),
         validation: None,
@@ -111,7 +119,7 @@ fn every_key_can_be_given() {
         compute = "bf16"
         shuffle = false
         seed = 7
-        dtype = "f32"
+        dtype = "bf16"
         eval_every = 50
         save_every = 25
         save_total_limit = 1
@@ -129,10 +137,10 @@ fn every_key_can_be_given() {
     assert_eq!(run.lora.exclude_modules, Some(Targets::Pattern(r".*layer\.0\..*".into())));
     assert_eq!((run.lora.bias, run.lora.lora_dropout), (Bias::LoraOnly, 0.1));
     assert_eq!((run.train.warmup, run.train.eval_every), (Warmup::Steps(5), EvalEvery::Steps(50)));
-    assert_eq!((run.train.compute, run.train.dtype), (Some(Compute::Bf16), Some(Compute::F32)));
+    assert_eq!((run.train.compute, run.train.dtype), (Some(Compute::Bf16), Some(Compute::Bf16)));
     assert_eq!(run.compute(), Compute::Bf16);
     assert_eq!(run.train.keep_best, KeepBest::Metric("f1".into()));
-    assert_eq!((run.method, run.train.learning_rate, run.lora_is_given), (Method::Full, 1.0, true));
+    assert_eq!((run.method, run.train.learning_rate, run.lora_given.is_empty()), (Method::Full, 1.0, false));
 
     let again = read(&run.to_toml()).unwrap();
     assert_eq!(again.to_toml(), run.to_toml(), "the effective run says the same");

@@ -97,7 +97,13 @@ impl Values {
         }
     }
 
-    /// Whether the run gives this key, or anything of this section, itself.
+    /// The keys of a section that the run gives itself.
+    pub fn given(&self, section: &str) -> Vec<String> {
+        let table = find(&self.0, section).and_then(Value::as_table);
+        table.map(|table| table.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Whether the run gives this key itself.
     pub fn gives(&self, key: &str) -> bool {
         find(&self.0, key).is_some()
     }

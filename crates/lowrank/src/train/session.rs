@@ -1,0 +1,339 @@
+//! A run in progress.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use lowrank_kernels::{Tier, memory, parallel};
+
+use super::checkpoint::{Checkpoint, State};
+use super::classifier::{Classifier, LoadOptions};
+use super::dataset::{RunData, max_length};
+use super::evaluate::evaluate;
+use super::events::{Observer, Start, StepReport, Summary};
+use super::optimizer::{AdamW, AdamWConfig};
+use super::output::{self, MetricsLog, RUN_FILE, SUMMARY_FILE};
+use super::run::RunOptions;
+use super::run_file::{EvalEvery, RunFile};
+use super::settings::{Selection, check_settings, name_of, settings};
+use super::snapshot::{self, Snapshot};
+use super::subject::Subject;
+use super::trainer::{Step, Trainer};
+use crate::data::{BatchPlan, Batches, TaskInfo, TokenizedDataset};
+use crate::hub::{self, RepositoryKind, write_atomically};
+use crate::models;
+use crate::{Error, Result};
+
+/// Losses that the summary's mean is taken of.
+const RECENT_LOSSES: usize = 100;
+
+/// Ends the work if the user wants it ended.
+fn check_stop(stop: &AtomicBool, step: usize) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Error::Interrupted { step }) } else { Ok(()) }
+}
+
+/// A run in progress.
+pub(super) struct Session<'a> {
+    run: &'a RunFile,
+    classifier: Classifier,
+    subject: Subject,
+    task: TaskInfo,
+    selection: Selection,
+    train: TokenizedDataset,
+    validation: Option<TokenizedDataset>,
+    trainer: Trainer,
+    log: MetricsLog,
+    state: State,
+    total_steps: usize,
+    best: Option<Snapshot>,
+}
+
+impl<'a> Session<'a> {
+    /// Loads the model and the data, and the checkpoint that is to be gone on from.
+    pub fn open(
+        run: &'a RunFile,
+        options: RunOptions,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Self> {
+        let base = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
+        let data = RunData::open(run, &models::read_config(&base)?)?;
+        let task = data.task.info().clone();
+        let selection = Selection::of(run, &task, data.files.validation.is_some())?;
+        let compute = run.compute();
+        let load = LoadOptions { compute: Some(compute), num_labels: Some(task.num_labels) };
+        let mut classifier = Classifier::load(&run.model_source(), None, load)?;
+        let subject = Subject::prepare(run, &mut classifier)?;
+        note_skipped(&classifier, observer);
+        check_stop(stop, 0)?;
+
+        let tokenizer = classifier.tokenizer()?;
+        let info = classifier.model().info().clone();
+        let length = max_length(run.data.max_length, &info, observer);
+        let train = data.dataset(&data.files.train, run.data.limit, length, &tokenizer, &info)?;
+        let validation = data.files.validation.as_ref();
+        let validation =
+            validation.map(|path| data.dataset(path, 0, length, &tokenizer, &info)).transpose()?;
+        note_left_out(&train, "training", observer);
+        validation.iter().for_each(|data| note_left_out(data, "validation", observer));
+        check_stop(stop, 0)?;
+
+        let steps_per_epoch = plan(run).steps_per_epoch(train.len());
+        let total_steps = match run.train.max_steps {
+            0 => run.train.epochs * steps_per_epoch,
+            steps => steps,
+        };
+        let optimizer = AdamWConfig {
+            weight_decay: run.train.weight_decay,
+            max_grad_norm: run.train.max_grad_norm,
+            ..AdamWConfig::default()
+        };
+        let trainer = Trainer::new(AdamW::new(optimizer), run.schedule(total_steps), run.train.seed);
+        let sets = [Some(&train), validation.as_ref()];
+        let settings = settings(run, compute, &selection, sets, classifier.model_mut());
+        if options.overwrite {
+            output::clear(&run.output)?;
+        }
+        std::fs::create_dir_all(&run.output).map_err(Error::io(&run.output))?;
+        let resumed = if options.resume { Checkpoint::newest(&run.output)? } else { None };
+        let state = match &resumed {
+            Some(checkpoint) => {
+                check_settings(&run.output, &checkpoint.state.settings, &settings)?;
+                checkpoint.state.clone()
+            }
+            None => State::new(settings),
+        };
+        let log = MetricsLog::open(&run.output, state.metrics_bytes)?;
+        let mut session = Self {
+            run,
+            classifier,
+            subject,
+            task,
+            selection,
+            train,
+            validation,
+            trainer,
+            log,
+            state,
+            total_steps,
+            best: None,
+        };
+        if let Some(checkpoint) = resumed {
+            observer.note(&format!("going on after step {}", session.state.step));
+            snapshot::restore(session.classifier.model_mut(), &checkpoint.values)?;
+            session.trainer.optimizer_mut().restore(session.state.step as u64, checkpoint.moments);
+            session.best = checkpoint.best;
+        }
+        let text = run.text();
+        write_atomically(run.output.join(RUN_FILE), |file| file.write_all(text.as_bytes()))?;
+        Ok(session)
+    }
+
+    /// Takes the steps that are left.
+    pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+        observer.started(&Start {
+            first_step: self.state.step,
+            total_steps: self.total_steps,
+            parameters: self.subject.count(&self.classifier),
+            examples: self.train.len(),
+            log_every: self.run.train.log_every,
+        });
+        // The batches borrow the data set, which nothing else of the session may then change.
+        let train = std::mem::take(&mut self.train);
+        let result = self.steps(&train, observer, stop);
+        self.train = train;
+        result
+    }
+
+    fn steps(
+        &mut self,
+        train: &TokenizedDataset,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let mut batches = Batches::new(train, plan(self.run), self.state.position)?;
+        if self.state.evaluation_due {
+            self.evaluate(observer, stop)?;
+        }
+        while !self.is_over() {
+            let step = batches.next_step()?;
+            let adapter = self.subject.adapter();
+            let result =
+                self.trainer.step(&mut self.classifier, adapter, &step).map_err(|e| self.advise(e))?;
+            self.state.position = batches.position();
+            self.count(&result);
+            let report = StepReport { step: self.state.step, total_steps: self.total_steps, result };
+            self.log.step(&report)?;
+            observer.step(&report);
+
+            let step = self.state.step;
+            let (last, epoch_ends) = (step == self.total_steps, self.state.position.step == 0);
+            let every = self.run.train.eval_every;
+            self.state.evaluation_due =
+                self.validation.is_some() && (last || is_due(every, step, epoch_ends));
+            if self.state.evaluation_due {
+                self.evaluate(observer, stop)?;
+            }
+            let over = self.is_over();
+            let saves = match self.run.train.save_every {
+                0 => epoch_ends,
+                steps => step.is_multiple_of(steps),
+            };
+            let interrupted = if over { Ok(()) } else { check_stop(stop, step) };
+            // The last steps, too: the result that is written next may not fit on the disk.
+            if saves || over || interrupted.is_err() {
+                self.save()?;
+            }
+            interrupted?;
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.step >= self.total_steps || self.is_out_of_patience()
+    }
+
+    fn count(&mut self, step: &Step) {
+        let state = &mut self.state;
+        state.step += 1;
+        state.tokens += step.tokens as u64;
+        state.examples += step.examples as u64;
+        state.train_seconds += step.time.as_secs_f64();
+        state.recent_losses.push_back(step.loss);
+        if state.recent_losses.len() > RECENT_LOSSES {
+            state.recent_losses.pop_front();
+        }
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        self.run.train.patience > 0 && self.state.stale_evaluations >= self.run.train.patience
+    }
+
+    /// Evaluates the state. Interrupted, it leaves a checkpoint that does so when the run goes on.
+    fn evaluate(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+        let Some(validation) = &self.validation else { return Ok(()) };
+        let (step, examples) = (self.state.step, validation.len());
+        let mut progress = |done| {
+            observer.evaluating(done, examples);
+            check_stop(stop, step)
+        };
+        let adapter = self.subject.adapter();
+        let result = evaluate(&self.classifier, adapter, validation, &self.task, &mut progress);
+        if matches!(result, Err(Error::Interrupted { .. })) {
+            self.save()?;
+        }
+        let scores = result?;
+        if scores.get("loss").is_some_and(|loss| !loss.is_finite()) {
+            let tensor = "the loss on the validation data".to_owned();
+            let error = Error::NotFinite { step, tensor, advice: "lower the learning rate".into() };
+            return Err(self.advise(error));
+        }
+        self.log.evaluation(step, &scores)?;
+        observer.evaluated(step, &scores);
+        if self.selection.improves(&scores, self.state.best.as_ref().map(|(_, best)| best)) {
+            self.state.best = Some((step, scores.clone()));
+            self.state.stale_evaluations = 0;
+            self.best = self.selection.keep.then(|| snapshot::take(self.classifier.model_mut()));
+        } else {
+            self.state.stale_evaluations += 1;
+        }
+        self.state.scores = scores;
+        self.state.evaluation_due = false;
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.state.metrics_bytes = self.log.bytes();
+        let checkpoint = Checkpoint {
+            state: self.state.clone(),
+            values: snapshot::take(self.classifier.model_mut()),
+            moments: self.trainer.optimizer().moments().clone(),
+            best: self.best.clone(),
+        };
+        checkpoint.write(&self.run.output, self.run.train.save_total_limit).map(|_| ())
+    }
+
+    /// Puts the best state back, writes the result, and the summary last of all.
+    pub fn finish(mut self, begun: Instant) -> Result<Summary> {
+        if let Some(best) = &self.best {
+            snapshot::restore(self.classifier.model_mut(), best)?;
+        }
+        let (best_step, eval) = match &self.state.best {
+            Some((step, scores)) if self.selection.keep => (*step, scores.clone()),
+            _ => (self.state.step, self.state.scores.clone()),
+        };
+        self.subject.save(self.run, &mut self.classifier, &self.task)?;
+        let parameters = self.subject.count(&self.classifier);
+        let (state, seconds) = (&self.state, self.state.train_seconds.max(1e-9));
+        let summary = Summary {
+            model: self.run.model.clone(),
+            task: self.task.name.clone(),
+            labels: self.task.labels.clone(),
+            method: self.subject.method().to_owned(),
+            steps: state.step,
+            epochs: state.examples as f64 / self.train.len().max(1) as f64,
+            stopped_early: state.step < self.total_steps,
+            best_step,
+            eval,
+            train_loss: state.recent_losses.iter().sum::<f64>() / state.recent_losses.len().max(1) as f64,
+            trainable_parameters: parameters.trainable,
+            all_parameters: parameters.all,
+            examples: self.train.len(),
+            truncated_examples: self.train.truncated,
+            skipped_examples: self.train.skipped,
+            tokens: state.tokens,
+            train_seconds: state.train_seconds,
+            total_seconds: begun.elapsed().as_secs_f64(),
+            examples_per_second: state.examples as f64 / seconds,
+            tokens_per_second: state.tokens as f64 / seconds,
+            peak_rss_bytes: memory::peak_rss_bytes(),
+            dtype: name_of(self.classifier.compute()).to_owned(),
+            cpu: Tier::active().to_string(),
+            threads: parallel::threads(),
+            seed: self.run.train.seed,
+        };
+        output::write_json(&self.run.output.join(SUMMARY_FILE), &summary)?;
+        Ok(summary)
+    }
+
+    /// Tells where the last good state is.
+    fn advise(&self, error: Error) -> Error {
+        let Error::NotFinite { step, tensor, advice } = error else { return error };
+        let kept = match Checkpoint::newest(&self.run.output) {
+            Ok(Some(checkpoint)) => format!("the checkpoint of step {} is kept", checkpoint.state.step),
+            _ => "no checkpoint was written yet".to_owned(),
+        };
+        Error::NotFinite { step, tensor, advice: format!("{kept}; {advice}") }
+    }
+}
+
+fn plan(run: &RunFile) -> BatchPlan {
+    BatchPlan {
+        batch_size: run.train.batch_size,
+        gradient_accumulation: run.train.gradient_accumulation,
+        shuffle: run.train.shuffle,
+        seed: run.train.seed,
+    }
+}
+
+fn is_due(every: EvalEvery, step: usize, epoch_ends: bool) -> bool {
+    match every {
+        EvalEvery::Epoch => epoch_ends,
+        EvalEvery::Steps(steps) => step.is_multiple_of(steps.max(1)),
+    }
+}
+
+fn note_left_out(data: &TokenizedDataset, what: &str, observer: &mut dyn Observer) {
+    if data.skipped > 0 {
+        observer.note(&format!("{} rows of the {what} data are torn and left out", data.skipped));
+    }
+}
+
+fn note_skipped(classifier: &Classifier, observer: &mut dyn Observer) {
+    let report = classifier.report();
+    if !report.skipped.is_empty() {
+        observer.note(&format!("not used by this task: {}", report.skipped.join(", ")));
+    }
+    if !report.missing_head.is_empty() {
+        observer.note(&format!("new head: {}", report.missing_head.join(", ")));
+    }
+}
