@@ -57,7 +57,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
         (Some(path), _) => EncoderConfig::read(path)?,
         (None, model) => {
             let name = model.as_deref().unwrap_or_default();
-            models::read_config(&hub::resolve(name, RepositoryKind::Model)?.path)?
+            models::read_config(&hub::resolve(name, RepositoryKind::Configuration)?.path)?
         }
     };
     let file = match &arguments.adapter {

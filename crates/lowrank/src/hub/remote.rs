@@ -94,12 +94,13 @@ impl<'a> Remote<'a> {
     /// The cache's folder of the last commit that was seen, if all that is needed is in it.
     fn cached(&self) -> Option<PathBuf> {
         let config = match self.kind {
-            RepositoryKind::Model => CONFIG,
+            RepositoryKind::Model | RepositoryKind::Configuration => CONFIG,
             RepositoryKind::Adapter => ADAPTER_CONFIG,
         };
         let folder = self.cache_repo().get(config)?.parent()?.to_path_buf();
         let has = |name: &str| folder.join(name).is_file();
         let complete = match self.kind {
+            RepositoryKind::Configuration => true,
             RepositoryKind::Adapter => has(ADAPTER_FILE),
             RepositoryKind::Model if has(MODEL_FILE) => true,
             RepositoryKind::Model => {
@@ -122,6 +123,7 @@ impl<'a> Remote<'a> {
         let commit = snapshot.list()?;
         match self.kind {
             RepositoryKind::Model => snapshot.fetch_model()?,
+            RepositoryKind::Configuration => snapshot.fetch_configuration()?,
             RepositoryKind::Adapter => snapshot.fetch_adapter()?,
         }
         if let Some(commit) = commit {
@@ -186,7 +188,8 @@ impl Snapshot<'_> {
     }
 
     fn fetch_model(&mut self) -> Result<(), Failure> {
-        self.require(CONFIG, "it is not a model", &[(ADAPTER_CONFIG, "it is an adapter, not a model")])?;
+        // The weights are last: a copy that has them is complete.
+        self.fetch_configuration()?;
         if !self.fetch(MODEL_FILE)? {
             let pickled = "its weights are not safetensors, only pytorch_model.bin, which is not read";
             let others = [("pytorch_model.bin", pickled), ("pytorch_model.bin.index.json", pickled)];
@@ -196,6 +199,11 @@ impl Snapshot<'_> {
                 self.require(shard, "its index names a shard that is missing", &[])?;
             }
         }
+        Ok(())
+    }
+
+    fn fetch_configuration(&mut self) -> Result<(), Failure> {
+        self.require(CONFIG, "it is not a model", &[(ADAPTER_CONFIG, "it is an adapter, not a model")])?;
         for extra in EXTRAS {
             self.fetch(extra)?;
         }

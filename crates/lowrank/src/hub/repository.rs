@@ -11,6 +11,8 @@ use crate::{Error, Result};
 pub enum RepositoryKind {
     /// A model: `config.json`, weights and, where it has one, its tokeniser.
     Model,
+    /// A model without its weights: `config.json` and, where it has one, its tokeniser.
+    Configuration,
     /// An adapter: `adapter_config.json` and `adapter_model.safetensors`.
     Adapter,
 }

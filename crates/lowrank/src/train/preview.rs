@@ -79,7 +79,7 @@ pub struct Statistics {
 pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Result<Preview> {
     let data = RunData::open(run)?;
     let task = data.task.info().clone();
-    let folder = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
+    let folder = hub::resolve(&run.model_source(), RepositoryKind::Configuration)?.path;
     let info = models::from_config(&models::read_config(&folder)?, task.num_labels).info().clone();
     let tokenizer = Tokenizer::from_folder(&folder)?;
     let length = max_length(run.data.max_length, &info, observer);

@@ -2,7 +2,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use lowrank::hub::RepositoryKind::{Adapter, Model};
+use lowrank::hub::RepositoryKind::{Adapter, Configuration, Model};
 use lowrank::hub::{Checkpoint, HubOptions, StoredDtype, TensorToWrite, resolve_with, write_safetensors};
 use tempfile::TempDir;
 
@@ -99,6 +99,22 @@ fn a_model_is_downloaded_once_and_then_read_offline() {
     options.offline = true;
     assert_eq!(resolve_with(ID, Model, &options).unwrap(), folder);
     assert!(server.requests().is_empty());
+}
+
+#[test]
+fn a_configuration_comes_without_the_weights() {
+    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
+    let options = options(&server, &cache);
+    let folder = resolve_with(ID, Configuration, &options).unwrap();
+    assert!(folder.path.join("config.json").is_file() && folder.path.join("vocab.txt").is_file());
+    assert!(!server.requests().iter().any(|request| request.contains("safetensors")));
+    let offline = HubOptions { offline: true, ..options };
+    assert_eq!(resolve_with(ID, Configuration, &offline).unwrap(), folder);
+    failure(ID, Model, &offline);
+
+    let bare: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("pytorch_model.bin", b"x")];
+    let (server, cache) = (Server::start(ID, &bare, Manners::default()), TempDir::new().unwrap());
+    resolve_with(ID, Configuration, &self::options(&server, &cache)).unwrap();
 }
 
 #[test]
