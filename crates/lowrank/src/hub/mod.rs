@@ -7,6 +7,7 @@ mod options;
 mod remote;
 mod repository;
 mod safetensors_file;
+mod snapshot;
 mod tensors;
 mod write;
 

@@ -1,0 +1,209 @@
+//! Fetching the files of one commit into the cache.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{ApiError, ApiRepo};
+
+use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
+use super::options::{Download, OnDownload};
+use super::remote::{Failure, Remote};
+use super::repository::RepositoryKind;
+
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// What a model may have beside its configuration and weights.
+const EXTRAS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "preprocessor_config.json",
+];
+/// How often a download that breaks off is taken up again.
+const TRIES: usize = 4;
+
+/// Files of one commit, fetched into one folder.
+pub(super) struct Snapshot<'a> {
+    remote: &'a Remote<'a>,
+    api: ApiRepo,
+    /// The files that the repository has, where the Hub lists them.
+    listed: Option<BTreeSet<String>>,
+    /// Known from the listing, or from the first file.
+    folder: Option<PathBuf>,
+}
+
+impl<'a> Snapshot<'a> {
+    pub fn new(remote: &'a Remote<'a>, api: ApiRepo) -> Self {
+        Self { remote, api, listed: None, folder: None }
+    }
+
+    /// The folder of what was fetched; none if nothing was.
+    pub fn into_folder(self) -> Option<PathBuf> {
+        self.folder
+    }
+
+    /// Fetches all files that this kind of repository needs.
+    pub fn fetch(&mut self, kind: RepositoryKind) -> Result<(), Failure> {
+        match kind {
+            RepositoryKind::Model => self.fetch_model(),
+            RepositoryKind::Configuration => self.fetch_configuration(),
+            RepositoryKind::Adapter => self.fetch_adapter(),
+        }
+    }
+
+    /// Asks which files there are, and of which commit. A server that does not tell is asked file by file.
+    pub fn list(&mut self) -> Result<Option<String>, Failure> {
+        match self.api.info() {
+            Ok(info) => {
+                let commit = Path::new(&info.sha);
+                if commit.file_name() != Some(commit.as_os_str()) {
+                    return Err(Failure::Other(format!("the Hub names {:?} as its commit", info.sha)));
+                }
+                self.listed = Some(info.siblings.into_iter().map(|sibling| sibling.rfilename).collect());
+                self.folder = Some(self.remote.repository_folder().join("snapshots").join(commit));
+                Ok(Some(info.sha))
+            }
+            Err(ApiError::RequestError(error)) if matches!(*error, ureq::Error::Transport(_)) => {
+                Err(self.remote.failure(ApiError::RequestError(error), "its files"))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn fetch_model(&mut self) -> Result<(), Failure> {
+        // The weights are last: a copy that has them is complete.
+        self.fetch_configuration()?;
+        if !self.fetch_file(MODEL_FILE)? {
+            let pickled = "its weights are not safetensors, only pytorch_model.bin, which is not read";
+            let others = [("pytorch_model.bin", pickled), ("pytorch_model.bin.index.json", pickled)];
+            let index = self.require(INDEX_FILE, "it has no safetensors weights", &others)?;
+            let shards = shard_names(&index).map_err(|error| Failure::Other(error.to_string()))?;
+            for shard in &shards {
+                self.require(shard, "its index names a shard that is missing", &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch_configuration(&mut self) -> Result<(), Failure> {
+        self.require(CONFIG, "it is not a model", &[(ADAPTER_CONFIG, "it is an adapter, not a model")])?;
+        for extra in EXTRAS {
+            self.fetch_file(extra)?;
+        }
+        Ok(())
+    }
+
+    fn fetch_adapter(&mut self) -> Result<(), Failure> {
+        self.require(ADAPTER_CONFIG, "it is not an adapter", &[(CONFIG, "it is a model, not an adapter")])?;
+        let pickled = "its weights are not safetensors, only adapter_model.bin, which is not read";
+        self.require(ADAPTER_FILE, "it has no safetensors weights", &[("adapter_model.bin", pickled)])?;
+        Ok(())
+    }
+
+    /// Fetches a file that must be there; what to say if it is not, and if one of `others` is there instead.
+    fn require(&mut self, file: &str, absent: &str, others: &[(&str, &str)]) -> Result<PathBuf, Failure> {
+        if self.fetch_file(file)? {
+            return Ok(self.path(file).unwrap_or_default());
+        }
+        let listed = self.listed.as_ref();
+        let other = others.iter().find(|(other, _)| listed.is_some_and(|listed| listed.contains(*other)));
+        let reason = other.map_or(absent, |(_, reason)| reason);
+        Err(Failure::Other(format!("{reason} (no {file})")))
+    }
+
+    fn path(&self, file: &str) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(file))
+    }
+
+    /// Fetches a file unless it is here; false if the repository has none.
+    fn fetch_file(&mut self, file: &str) -> Result<bool, Failure> {
+        if self.listed.as_ref().is_some_and(|listed| !listed.contains(file)) {
+            return Ok(false);
+        }
+        if self.path(file).is_some_and(|path| path.is_file()) {
+            return Ok(true);
+        }
+        if let Some(dangling) = self.path(file).filter(|path| path.is_symlink()) {
+            let _ = fs::remove_file(dangling);
+        }
+        let path = match self.download(file) {
+            Ok(path) => path,
+            // The first file tells whether there is a repository at all; of the others each may be absent.
+            Err(error) if self.folder.is_some() && is_status(&error, 404) => return Ok(false),
+            Err(error) => return Err(self.remote.failure(error, file)),
+        };
+        let depth = Path::new(file).components().count();
+        let folder = path.ancestors().nth(depth).unwrap_or(&path).to_path_buf();
+        match &self.folder {
+            Some(expected) if *expected != folder => {
+                Err(Failure::Other("it changed while it was being downloaded: try again".to_owned()))
+            }
+            _ => {
+                self.folder = Some(folder);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Downloads a file, going on where an earlier try broke off.
+    fn download(&self, file: &str) -> Result<PathBuf, ApiError> {
+        let mut tries = 0;
+        loop {
+            let report =
+                Report { file, done: 0, all: 0, on_download: self.remote.options.on_download.clone() };
+            let result = self.api.download_with_progress(file, report);
+            tries += 1;
+            match &result {
+                Err(ApiError::IoError(_)) if tries < TRIES => {}
+                // A part that is whole already, or longer than the file is now, cannot be gone on with.
+                Err(error)
+                    if tries < TRIES
+                        && (matches!(error, ApiError::InvalidResume) || is_status(error, 416)) =>
+                {
+                    self.remove_parts();
+                }
+                _ => return result,
+            }
+        }
+    }
+
+    fn remove_parts(&self) {
+        let blobs = self.remote.repository_folder().join("blobs");
+        for entry in fs::read_dir(blobs).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "part") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+fn is_status(error: &ApiError, code: u16) -> bool {
+    matches!(error, ApiError::RequestError(error) if matches!(**error, ureq::Error::Status(c, _) if c == code))
+}
+
+/// Passes on how far a download has come.
+struct Report<'f> {
+    file: &'f str,
+    done: u64,
+    all: u64,
+    on_download: Option<OnDownload>,
+}
+
+impl Progress for Report<'_> {
+    fn init(&mut self, size: usize, _filename: &str) {
+        (self.done, self.all) = (0, size as u64);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size as u64;
+        if let Some(on_download) = &self.on_download {
+            on_download(Download { file: self.file, done_bytes: self.done, all_bytes: self.all });
+        }
+    }
+
+    fn finish(&mut self) {}
+}
