@@ -36,16 +36,19 @@ impl<'a> Remote<'a> {
                 ))
             });
         }
-        match self.download() {
-            Err(Failure::Unreachable(reason)) => self.cached().ok_or_else(|| {
-                self.error(format!(
-                    "no such folder, the Hub at {} cannot be reached ({reason}), and the cache {} has no copy",
-                    self.options.endpoint,
-                    self.cache.display()
-                ))
-            }),
-            Err(Failure::Other(reason)) => Err(self.error(reason)),
-            Ok(folder) => Ok(folder),
+        // Looked at before anything is fetched: a part of a newer commit is no copy.
+        let copy = self.cached();
+        let failure = match self.download() {
+            Ok(folder) => return Ok(folder),
+            Err(failure) => failure,
+        };
+        if let Some(commit) = copy.as_ref().and_then(|copy| copy.file_name()?.to_str()) {
+            // The first file of a newer commit has moved the reference, by which offline runs find the copy.
+            let _ = self.cache_repo().create_ref(commit);
+        }
+        match failure {
+            Failure::NoAnswer(reason) => copy.ok_or_else(|| self.error(reason)),
+            Failure::Final(reason) => Err(self.error(reason)),
         }
     }
 
@@ -98,41 +101,59 @@ impl<'a> Remote<'a> {
         snapshot.fetch(self.kind)?;
         if let Some(commit) = commit {
             // So that offline runs find this commit even if every file of it was here already.
-            self.cache_repo().create_ref(&commit).map_err(|error| Failure::Other(error.to_string()))?;
+            self.cache_repo().create_ref(&commit).map_err(|error| Failure::Final(error.to_string()))?;
         }
-        snapshot.into_folder().ok_or_else(|| Failure::Other("it holds no files".to_owned()))
+        snapshot.into_folder().ok_or_else(|| Failure::Final("it holds no files".to_owned()))
     }
 
+    /// What an error means for a repository of which `file` was asked.
+    ///
+    /// # Source
+    /// `huggingface_hub.file_download`: where the request for a file's metadata fails, a copy in the cache will do.
     pub fn failure(&self, error: ApiError, file: &str) -> Failure {
-        let ApiError::RequestError(error) = error else {
-            return Failure::Other(format!("the download of {file} failed: {error}"));
-        };
-        match *error {
-            ureq::Error::Transport(error) => Failure::Unreachable(error.to_string()),
-            ureq::Error::Status(code @ (401 | 403), _) if self.options.token.is_some() => {
-                Failure::Other(format!(
-                    "the Hub refuses it to this token ({code}): it does not exist, or the token may not read it"
-                ))
+        let error = match error {
+            ApiError::RequestError(error) => *error,
+            // Not the Hub's answer: what a portal or a proxy says in its place.
+            ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) | ApiError::ParseIntError(_) => {
+                return Failure::NoAnswer(format!("what is answered for {file} is not of a Hub: {error}"));
             }
-            ureq::Error::Status(code @ (401 | 403), _) => Failure::Other(format!(
-                "no such folder, and the Hub refuses it ({code}): it does not exist, or it is private or gated and \
-                 needs a token in HF_TOKEN"
-            )),
-            ureq::Error::Status(404, _) => Failure::Other(format!(
+            error => return Failure::Final(format!("the download of {file} failed: {error}")),
+        };
+        match error {
+            ureq::Error::Transport(error) => self.unreachable(&error.to_string()),
+            ureq::Error::Status(404, _) => Failure::Final(format!(
                 "no such folder, and {} has no such repository, or no {file} in it",
                 self.options.endpoint
             )),
-            ureq::Error::Status(code, response) => Failure::Other(format!(
+            ureq::Error::Status(code @ (401 | 403), _) => Failure::NoAnswer(match self.options.token {
+                Some(_) => format!(
+                    "the Hub refuses it to this token ({code}): it does not exist, or the token may not read it"
+                ),
+                None => format!(
+                    "no such folder, and the Hub refuses it ({code}): it does not exist, or it is private or gated \
+                     and needs a token in HF_TOKEN"
+                ),
+            }),
+            ureq::Error::Status(code, response) => Failure::NoAnswer(format!(
                 "the Hub answers {code} {} when asked for {file}",
                 response.status_text()
             )),
         }
     }
+
+    fn unreachable(&self, reason: &str) -> Failure {
+        Failure::NoAnswer(format!(
+            "no such folder, the Hub at {} cannot be reached ({reason}), and the cache {} has no copy",
+            self.options.endpoint,
+            self.cache.display()
+        ))
+    }
 }
 
 /// Why nothing was fetched.
 pub(super) enum Failure {
-    /// No answer: the cache may do.
-    Unreachable(String),
-    Other(String),
+    /// Nothing was said of the repository: a copy in the cache will do.
+    NoAnswer(String),
+    /// What was said holds, whatever is in the cache.
+    Final(String),
 }

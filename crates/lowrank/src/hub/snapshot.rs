@@ -61,7 +61,7 @@ impl<'a> Snapshot<'a> {
             Ok(info) => {
                 let commit = Path::new(&info.sha);
                 if commit.file_name() != Some(commit.as_os_str()) {
-                    return Err(Failure::Other(format!("the Hub names {:?} as its commit", info.sha)));
+                    return Err(Failure::Final(format!("the Hub names {:?} as its commit", info.sha)));
                 }
                 self.listed = Some(info.siblings.into_iter().map(|sibling| sibling.rfilename).collect());
                 self.folder = Some(self.remote.repository_folder().join("snapshots").join(commit));
@@ -70,6 +70,7 @@ impl<'a> Snapshot<'a> {
             Err(ApiError::RequestError(error)) if matches!(*error, ureq::Error::Transport(_)) => {
                 Err(self.remote.failure(ApiError::RequestError(error), "its files"))
             }
+            // The first file's answer tells what is the matter.
             Err(_) => Ok(None),
         }
     }
@@ -81,7 +82,7 @@ impl<'a> Snapshot<'a> {
             let pickled = "its weights are not safetensors, only pytorch_model.bin, which is not read";
             let others = [("pytorch_model.bin", pickled), ("pytorch_model.bin.index.json", pickled)];
             let index = self.require(INDEX_FILE, "it has no safetensors weights", &others)?;
-            let shards = shard_names(&index).map_err(|error| Failure::Other(error.to_string()))?;
+            let shards = shard_names(&index).map_err(|error| Failure::Final(error.to_string()))?;
             for shard in &shards {
                 self.require(shard, "its index names a shard that is missing", &[])?;
             }
@@ -112,7 +113,7 @@ impl<'a> Snapshot<'a> {
         let listed = self.listed.as_ref();
         let other = others.iter().find(|(other, _)| listed.is_some_and(|listed| listed.contains(*other)));
         let reason = other.map_or(absent, |(_, reason)| reason);
-        Err(Failure::Other(format!("{reason} (no {file})")))
+        Err(Failure::Final(format!("{reason} (no {file})")))
     }
 
     fn path(&self, file: &str) -> Option<PathBuf> {
@@ -140,7 +141,7 @@ impl<'a> Snapshot<'a> {
         let folder = path.ancestors().nth(depth).unwrap_or(&path).to_path_buf();
         match &self.folder {
             Some(expected) if *expected != folder => {
-                Err(Failure::Other("it changed while it was being downloaded: try again".to_owned()))
+                Err(Failure::Final("it changed while it was being downloaded: try again".to_owned()))
             }
             _ => {
                 self.folder = Some(folder);

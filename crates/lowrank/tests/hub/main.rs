@@ -7,3 +7,4 @@ mod atomic;
 mod checkpoint;
 mod repository;
 mod server;
+mod trouble;

@@ -8,9 +8,9 @@ use tempfile::TempDir;
 
 use crate::server::{Manners, Server};
 
-const ID: &str = "owner/tiny.model";
+pub const ID: &str = "owner/tiny.model";
 
-fn options(server: &Server, cache: &TempDir) -> HubOptions {
+pub fn options(server: &Server, cache: &TempDir) -> HubOptions {
     HubOptions {
         endpoint: server.endpoint.clone(),
         cache: cache.path().join("hub"),
@@ -20,7 +20,7 @@ fn options(server: &Server, cache: &TempDir) -> HubOptions {
     }
 }
 
-fn weights(key: &str, elements: usize) -> Vec<u8> {
+pub fn weights(key: &str, elements: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
     let bytes: Vec<u8> = (0..elements * 4).map(|i| (i % 251) as u8).collect();
@@ -29,7 +29,7 @@ fn weights(key: &str, elements: usize) -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
-fn model(manners: Manners) -> Server {
+pub fn model(manners: Manners) -> Server {
     let files: [(&str, &[u8]); 5] = [
         ("config.json", b"{\"model_type\":\"bert\"}"),
         ("model.safetensors", &weights("a", 5000)),
@@ -40,7 +40,7 @@ fn model(manners: Manners) -> Server {
     Server::start(ID, &files, manners)
 }
 
-fn failure(name: &str, kind: lowrank::hub::RepositoryKind, options: &HubOptions) -> String {
+pub fn failure(name: &str, kind: lowrank::hub::RepositoryKind, options: &HubOptions) -> String {
     let text = resolve_with(name, kind, options).unwrap_err().to_string();
     assert!(text.contains(name) && !text.contains('\n'), "one sentence that names it: {text}");
     text

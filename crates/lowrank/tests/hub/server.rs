@@ -19,6 +19,8 @@ pub struct Manners {
     pub breaks: usize,
     /// Answers every request with this code.
     pub answers: Option<u16>,
+    /// Answers requests for this file with this code.
+    pub refuses: Option<(&'static str, u16)>,
 }
 
 struct State {
@@ -54,6 +56,11 @@ impl Server {
     /// The requests since the last time: method, path, token and range.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
+
+    /// Behaves like this from now on.
+    pub fn behave(&self, manners: Manners) {
+        self.state.lock().unwrap().manners = manners;
     }
 
     /// A new commit with this file changed.
@@ -104,6 +111,9 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
     let elsewhere = path.strip_prefix("/elsewhere/");
     let name = path.strip_prefix(&resolve).or(elsewhere).unwrap_or_default();
+    if let Some((_, code)) = state.manners.refuses.filter(|(file, _)| *file == name) {
+        return head(&mut stream, code, &[], 0);
+    }
     let Some(bytes) = state.files.get(name).cloned() else { return head(&mut stream, 404, &[], 0) };
     let etag = format!(
         "\"{:x}-{}\"",
