@@ -13,7 +13,7 @@ pub enum RepositoryKind {
     Model,
     /// A model without its weights: `config.json` and, where it has one, its tokeniser.
     Configuration,
-    /// An adapter: `adapter_config.json` and `adapter_model.safetensors`.
+    /// An adapter: `adapter_config.json`, `adapter_model.safetensors` and, where a run left one, its `summary.json`.
     Adapter,
 }
 

@@ -23,6 +23,8 @@ const EXTRAS: [&str; 6] = [
     "vocab.txt",
     "preprocessor_config.json",
 ];
+/// What a trained adapter may have beside its configuration and weights: the names of its labels are in it.
+const SUMMARY: &str = "summary.json";
 /// How often a download that breaks off is taken up again.
 const TRIES: usize = 4;
 
@@ -100,6 +102,7 @@ impl<'a> Snapshot<'a> {
 
     fn fetch_adapter(&mut self) -> Result<(), Failure> {
         self.require(ADAPTER_CONFIG, "it is not an adapter", &[(CONFIG, "it is a model, not an adapter")])?;
+        self.fetch_file(SUMMARY)?;
         let pickled = "its weights are not safetensors, only adapter_model.bin, which is not read";
         self.require(ADAPTER_FILE, "it has no safetensors weights", &[("adapter_model.bin", pickled)])?;
         Ok(())

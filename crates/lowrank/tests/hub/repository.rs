@@ -283,6 +283,21 @@ fn repositories_of_another_kind_are_told_apart() {
 }
 
 #[test]
+fn an_adapter_comes_with_the_summary_of_its_run() {
+    let summary: &[u8] = br#"{"labels":["rotten","fresh"]}"#;
+    let files: [(&str, &[u8]); 4] = [
+        ("adapter_config.json", b"{}"),
+        ("adapter_model.safetensors", &weights("a", 3)),
+        ("summary.json", summary),
+        ("metrics.jsonl", b"not wanted"),
+    ];
+    let (server, cache) = (Server::start(ID, &files, Manners::default()), TempDir::new().unwrap());
+    let folder = resolve_with(ID, Adapter, &options(&server, &cache)).unwrap().path;
+    assert_eq!(fs::read(folder.join("summary.json")).unwrap(), summary);
+    assert!(!folder.join("metrics.jsonl").exists());
+}
+
+#[test]
 fn the_environment_is_that_of_huggingface_hub() {
     let from = |pairs: &[(&str, &str)]| {
         let pairs: Vec<_> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
