@@ -93,6 +93,12 @@ pub enum Error {
         /// What happened, and what to do.
         reason: String,
     },
+    /// A download from the model hub was stopped by the flag that does so.
+    #[error("{id}: stopped before all of it was downloaded; what has come is kept: run this again to go on")]
+    DownloadStopped {
+        /// The repository's id.
+        id: String,
+    },
     /// The run was interrupted and can be resumed.
     #[error("interrupted after step {step}; the checkpoint is written: add --resume to go on")]
     Interrupted {

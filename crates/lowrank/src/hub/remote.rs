@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, CacheRepo, Repo};
 
+use super::attend::Broken;
 use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
 use super::options::HubOptions;
 use super::repository::RepositoryKind;
@@ -13,7 +14,7 @@ use crate::{Error, Result};
 
 /// A repository and how to reach it.
 pub(super) struct Remote<'a> {
-    id: &'a str,
+    pub id: &'a str,
     kind: RepositoryKind,
     pub options: &'a HubOptions,
     cache: PathBuf,
@@ -49,6 +50,7 @@ impl<'a> Remote<'a> {
         match failure {
             Failure::NoAnswer(reason) => copy.ok_or_else(|| self.error(reason)),
             Failure::Final(reason) => Err(self.error(reason)),
+            Failure::Stopped => Err(Error::DownloadStopped { id: self.id.to_owned() }),
         }
     }
 
@@ -94,7 +96,7 @@ impl<'a> Remote<'a> {
             .with_progress(false)
             .with_user_agent("lowrank", env!("CARGO_PKG_VERSION"))
             .build()
-            .map_err(|error| self.failure(error, ""))?
+            .map_err(|error| self.failure(Broken::Failed(error), ""))?
             .repo(self.repo());
         let mut snapshot = Snapshot::new(self, api);
         let commit = snapshot.list()?;
@@ -110,17 +112,36 @@ impl<'a> Remote<'a> {
     ///
     /// # Source
     /// `huggingface_hub.file_download`: where the request for a file's metadata fails, a copy in the cache will do.
-    pub fn failure(&self, error: ApiError, file: &str) -> Failure {
+    pub fn failure(&self, error: Broken, file: &str) -> Failure {
         let error = match error {
-            ApiError::RequestError(error) => *error,
+            Broken::Stopped => return Failure::Stopped,
+            Broken::Silent(time) => {
+                return Failure::NoAnswer(format!(
+                    "the Hub at {} sent nothing of {file} for {} s, and the cache {} has no copy; what has come is \
+                     kept: run this again to go on",
+                    self.options.endpoint,
+                    time.as_secs_f64(),
+                    self.cache.display()
+                ));
+            }
+            Broken::Failed(ApiError::RequestError(error)) => *error,
             // Not the Hub's answer: what a portal or a proxy says in its place.
-            ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) | ApiError::ParseIntError(_) => {
+            Broken::Failed(
+                error
+                @ (ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) | ApiError::ParseIntError(_)),
+            ) => {
                 return Failure::NoAnswer(format!("what is answered for {file} is not of a Hub: {error}"));
             }
-            error => return Failure::Final(format!("the download of {file} failed: {error}")),
+            Broken::Failed(error) => {
+                return Failure::Final(format!("the download of {file} failed: {error}"));
+            }
         };
         match error {
-            ureq::Error::Transport(error) => self.unreachable(&error.to_string()),
+            ureq::Error::Transport(error) => Failure::NoAnswer(format!(
+                "no such folder, the Hub at {} cannot be reached ({error}), and the cache {} has no copy",
+                self.options.endpoint,
+                self.cache.display()
+            )),
             ureq::Error::Status(404, _) => Failure::Final(format!(
                 "no such folder, and {} has no such repository, or no {file} in it",
                 self.options.endpoint
@@ -140,14 +161,6 @@ impl<'a> Remote<'a> {
             )),
         }
     }
-
-    fn unreachable(&self, reason: &str) -> Failure {
-        Failure::NoAnswer(format!(
-            "no such folder, the Hub at {} cannot be reached ({reason}), and the cache {} has no copy",
-            self.options.endpoint,
-            self.cache.display()
-        ))
-    }
 }
 
 /// Why nothing was fetched.
@@ -156,4 +169,6 @@ pub(super) enum Failure {
     NoAnswer(String),
     /// What was said holds, whatever is in the cache.
     Final(String),
+    /// The caller wants no more of it.
+    Stopped,
 }

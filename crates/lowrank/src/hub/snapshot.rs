@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use hf_hub::api::Progress;
 use hf_hub::api::sync::{ApiError, ApiRepo};
 
+use super::attend::{Broken, attend};
 use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
-use super::options::{Download, OnDownload};
 use super::remote::{Failure, Remote};
 use super::repository::RepositoryKind;
+use super::watch::Download;
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -31,7 +32,7 @@ const TRIES: usize = 4;
 /// Files of one commit, fetched into one folder.
 pub(super) struct Snapshot<'a> {
     remote: &'a Remote<'a>,
-    api: ApiRepo,
+    api: Arc<ApiRepo>,
     /// The files that the repository has, where the Hub lists them.
     listed: Option<BTreeSet<String>>,
     /// Known from the listing, or from the first file.
@@ -40,7 +41,7 @@ pub(super) struct Snapshot<'a> {
 
 impl<'a> Snapshot<'a> {
     pub fn new(remote: &'a Remote<'a>, api: ApiRepo) -> Self {
-        Self { remote, api, listed: None, folder: None }
+        Self { remote, api: Arc::new(api), listed: None, folder: None }
     }
 
     /// The folder of what was fetched; none if nothing was.
@@ -59,7 +60,8 @@ impl<'a> Snapshot<'a> {
 
     /// Asks which files there are, and of which commit. A server that does not tell is asked file by file.
     pub fn list(&mut self) -> Result<Option<String>, Failure> {
-        match self.api.info() {
+        let (options, api) = (self.remote.options, Arc::clone(&self.api));
+        match attend(options, options.etag_timeout, |_, _| {}, move |_| api.info()) {
             Ok(info) => {
                 let commit = Path::new(&info.sha);
                 if commit.file_name() != Some(commit.as_os_str()) {
@@ -69,11 +71,9 @@ impl<'a> Snapshot<'a> {
                 self.folder = Some(self.remote.repository_folder().join("snapshots").join(commit));
                 Ok(Some(info.sha))
             }
-            Err(ApiError::RequestError(error)) if matches!(*error, ureq::Error::Transport(_)) => {
-                Err(self.remote.failure(ApiError::RequestError(error), "its files"))
-            }
             // The first file's answer tells what is the matter.
-            Err(_) => Ok(None),
+            Err(Broken::Failed(error)) if !is_transport(&error) => Ok(None),
+            Err(broken) => Err(self.remote.failure(broken, "the list of its files")),
         }
     }
 
@@ -154,22 +154,26 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Downloads a file, going on where an earlier try broke off.
-    fn download(&self, file: &str) -> Result<PathBuf, ApiError> {
+    fn download(&self, file: &str) -> Result<PathBuf, Broken> {
+        let Remote { id: repository, options, .. } = *self.remote;
+        let on_piece = |done_bytes, all_bytes| {
+            if let Some(on_download) = &options.on_download {
+                on_download(Download { repository, file, done_bytes, all_bytes });
+            }
+        };
+        // The question where the file is, and the one for the file itself.
+        let patience = options.etag_timeout + options.download_timeout;
         let mut tries = 0;
         loop {
-            let report =
-                Report { file, done: 0, all: 0, on_download: self.remote.options.on_download.clone() };
-            let result = self.api.download_with_progress(file, report);
+            let (api, name) = (Arc::clone(&self.api), file.to_owned());
+            let result =
+                attend(options, patience, on_piece, move |report| api.download_with_progress(&name, report));
             tries += 1;
             match &result {
-                Err(ApiError::IoError(_)) if tries < TRIES => {}
+                Err(Broken::Failed(ApiError::IoError(_))) if tries < TRIES => {}
                 // A part that is whole already, or longer than the file is now, cannot be gone on with.
-                Err(error)
-                    if tries < TRIES
-                        && (matches!(error, ApiError::InvalidResume) || is_status(error, 416)) =>
-                {
-                    self.remove_parts();
-                }
+                Err(Broken::Failed(ApiError::InvalidResume)) if tries < TRIES => self.remove_parts(),
+                Err(broken) if tries < TRIES && is_status(broken, 416) => self.remove_parts(),
                 _ => return result,
             }
         }
@@ -185,29 +189,11 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-fn is_status(error: &ApiError, code: u16) -> bool {
-    matches!(error, ApiError::RequestError(error) if matches!(**error, ureq::Error::Status(c, _) if c == code))
+fn is_status(broken: &Broken, code: u16) -> bool {
+    let Broken::Failed(ApiError::RequestError(error)) = broken else { return false };
+    matches!(**error, ureq::Error::Status(answered, _) if answered == code)
 }
 
-/// Passes on how far a download has come.
-struct Report<'f> {
-    file: &'f str,
-    done: u64,
-    all: u64,
-    on_download: Option<OnDownload>,
-}
-
-impl Progress for Report<'_> {
-    fn init(&mut self, size: usize, _filename: &str) {
-        (self.done, self.all) = (0, size as u64);
-    }
-
-    fn update(&mut self, size: usize) {
-        self.done += size as u64;
-        if let Some(on_download) = &self.on_download {
-            on_download(Download { file: self.file, done_bytes: self.done, all_bytes: self.all });
-        }
-    }
-
-    fn finish(&mut self) {}
+fn is_transport(error: &ApiError) -> bool {
+    matches!(error, ApiError::RequestError(error) if matches!(**error, ureq::Error::Transport(_)))
 }

@@ -5,6 +5,7 @@
 
 mod atomic;
 mod checkpoint;
+mod options;
 mod repository;
 mod server;
 mod trouble;

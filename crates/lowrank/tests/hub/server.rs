@@ -17,6 +17,10 @@ pub struct Manners {
     pub redirects: bool,
     /// How many bodies break off in the middle before they are served whole.
     pub breaks: usize,
+    /// Whether it falls silent in the middle of bodies, and keeps the connections.
+    pub stalls: bool,
+    /// Whether it takes requests and answers none.
+    pub silent: bool,
     /// Answers every request with this code.
     pub answers: Option<u16>,
     /// Answers requests for this file with this code.
@@ -29,6 +33,8 @@ struct State {
     files: BTreeMap<String, Vec<u8>>,
     manners: Manners,
     requests: Vec<String>,
+    /// Connections on which nothing more is said.
+    held: Vec<TcpStream>,
 }
 
 pub struct Server {
@@ -43,7 +49,14 @@ impl Server {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
         let commit = "c0ffee00".to_owned();
-        let state = Arc::new(Mutex::new(State { id, commit, files, manners, requests: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            id,
+            commit,
+            files,
+            manners,
+            requests: Vec::new(),
+            held: Vec::new(),
+        }));
         let served = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -58,9 +71,11 @@ impl Server {
         std::mem::take(&mut self.state.lock().unwrap().requests)
     }
 
-    /// Behaves like this from now on.
+    /// Behaves like this from now on, and closes the connections on which it fell silent.
     pub fn behave(&self, manners: Manners) {
-        self.state.lock().unwrap().manners = manners;
+        let mut state = self.state.lock().unwrap();
+        state.manners = manners;
+        state.held.clear();
     }
 
     /// A new commit with this file changed.
@@ -94,6 +109,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let shown = [token.as_deref(), range.as_deref()].into_iter().flatten();
     state.requests.push([method, path].into_iter().chain(shown).collect::<Vec<_>>().join(" "));
     let needed = state.manners.token.map(|token| format!("Bearer {token}"));
+    if state.manners.silent {
+        state.held.push(stream);
+        return Ok(());
+    }
     if let Some(code) = state.manners.answers {
         return head(&mut stream, code, &[], 0);
     }
@@ -141,6 +160,11 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     if end - start > 100 && state.manners.breaks > 0 {
         state.manners.breaks -= 1;
         end = start + (end - start) / 2;
+    }
+    if end - start > 100 && state.manners.stalls {
+        stream.write_all(&bytes[start..start + (end - start) / 2])?;
+        state.held.push(stream);
+        return Ok(());
     }
     stream.write_all(&bytes[start..end])
 }

@@ -1,11 +1,17 @@
 //! A Hub that fails, and what the cache is good for then.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lowrank::Error;
 use lowrank::hub::RepositoryKind::Model;
-use lowrank::hub::{HubOptions, resolve_with};
+use lowrank::hub::{Checkpoint, Download, HubOptions, resolve_with};
 use tempfile::TempDir;
 
 use crate::repository::{ID, failure, model, options};
-use crate::server::Manners;
+use crate::server::{Manners, Server};
 
 #[test]
 fn where_the_hub_is_out_of_order_or_refuses_a_complete_copy_will_do() {
@@ -49,4 +55,48 @@ fn a_first_download_that_the_hub_ends_is_no_copy() {
         }
     }
     failure(ID, Model, &HubOptions { offline: true, ..options });
+}
+
+#[test]
+fn a_hub_that_falls_silent_is_not_waited_for() {
+    let (server, cache) = (model(Manners { stalls: true, ..Manners::default() }), TempDir::new().unwrap());
+    let time = Duration::from_millis(300);
+    let patient = options(&server, &cache);
+    let impatient = HubOptions { etag_timeout: time, download_timeout: time, ..patient.clone() };
+    let text = failure(ID, Model, &impatient);
+    assert!(text.contains("sent nothing of model.safetensors for"), "{text}");
+    server.behave(Manners::default());
+    let folder = went_on(&server, &patient);
+    server.behave(Manners { silent: true, ..Manners::default() });
+    assert_eq!(resolve_with(ID, Model, &impatient).unwrap().path, folder, "the copy will do");
+}
+
+#[test]
+fn a_download_that_is_stopped_ends_at_once_and_is_gone_on_with() {
+    let (server, cache) = (model(Manners { stalls: true, ..Manners::default() }), TempDir::new().unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&stop);
+    let on_download = move |download: Download<'_>| {
+        assert_eq!(download.repository, ID);
+        if download.file == "model.safetensors" && download.done_bytes > 0 {
+            raised.store(true, Ordering::Relaxed);
+        }
+    };
+    let stoppable =
+        HubOptions { on_download: Some(Arc::new(on_download)), stop: Some(stop), ..options(&server, &cache) };
+    let error = resolve_with(ID, Model, &stoppable).unwrap_err();
+    assert!(matches!(error, Error::DownloadStopped { .. }), "{error}");
+    assert!(error.to_string().contains("run this again"), "{error}");
+    server.behave(Manners::default());
+    went_on(&server, &options(&server, &cache));
+}
+
+/// Asks again, and checks that the weights were not fetched from their beginning.
+fn went_on(server: &Server, options: &HubOptions) -> PathBuf {
+    server.requests();
+    let folder = resolve_with(ID, Model, options).unwrap().path;
+    Checkpoint::open(&folder).unwrap();
+    let requests = server.requests();
+    assert!(!requests.iter().any(|request| request.ends_with("model.safetensors bytes=0-")), "{requests:?}");
+    folder
 }
