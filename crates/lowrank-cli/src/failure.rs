@@ -49,7 +49,11 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = if error.is_usage() { USAGE } else { FAILED };
+        let code = match error {
+            Error::DownloadStopped { .. } => INTERRUPTED,
+            _ if error.is_usage() => USAGE,
+            _ => FAILED,
+        };
         Self { message: error.to_string(), code }
     }
 }

@@ -9,6 +9,7 @@ use lowrank::models::{self, EncoderConfig};
 use serde_json::json;
 
 use crate::arguments::{Global, LoraArguments};
+use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 
@@ -53,6 +54,7 @@ struct Source {
 /// Runs the command.
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
+    let _downloads = Downloads::show(None);
     let config = match (&arguments.source.config, &arguments.source.model) {
         (Some(path), _) => EncoderConfig::read(path)?,
         (None, model) => {

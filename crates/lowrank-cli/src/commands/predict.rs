@@ -9,6 +9,7 @@ use lowrank::train::Ask;
 use serde_json::json;
 
 use crate::arguments::{Global, ModelArguments, TaskArguments, ask_options};
+use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -38,6 +39,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
     let options = ask_options(&arguments.model, &arguments.task, global)?;
+    let _downloads = Downloads::show(None);
     let predictions = Ask::load(&options)?.predict(&options, &mut Progress::new(output))?;
     let lines: serde_json::Result<Vec<String>> = predictions.iter().map(serde_json::to_string).collect();
     let lines = lines.map_err(|error| Error::file(&arguments.out, error.to_string()))?;

@@ -19,5 +19,5 @@ pub use dtype::StoredDtype;
 pub use options::HubOptions;
 pub use repository::{ModelFolder, RepositoryKind, resolve, resolve_with};
 pub use tensors::{Tensors, to_tensor, write_tensors};
-pub use watch::{Download, OnDownload};
+pub use watch::{Download, OnDownload, watch_downloads};
 pub use write::{TensorToWrite, write_safetensors};

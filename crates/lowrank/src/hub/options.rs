@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::watch::OnDownload;
+use super::watch::{OnDownload, Watch, watch};
 
 /// The public Hub.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -37,9 +37,10 @@ pub struct HubOptions {
 impl HubOptions {
     /// As the environment says, by the variables of `huggingface_hub`: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`,
     /// `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`, `HF_HUB_ETAG_TIMEOUT` and
-    /// `HF_HUB_DOWNLOAD_TIMEOUT`.
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`; and with what [`watch_downloads`](super::watch_downloads) set.
     pub fn from_env() -> Self {
-        Self::from_variables(|name| std::env::var(name).ok())
+        let Watch { on_download, stop } = watch();
+        Self { on_download, stop, ..Self::from_variables(|name| std::env::var(name).ok()) }
     }
 
     /// As these variables say.
