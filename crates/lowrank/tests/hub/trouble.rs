@@ -10,11 +10,15 @@ use lowrank::hub::RepositoryKind::Model;
 use lowrank::hub::{Checkpoint, Download, HubOptions, resolve_with};
 use tempfile::TempDir;
 
+use crate::direct::ran_without_proxy;
 use crate::repository::{ID, failure, model, options};
 use crate::server::{Manners, Server};
 
 #[test]
 fn where_the_hub_is_out_of_order_or_refuses_a_complete_copy_will_do() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let options = options(&server, &cache);
     let folder = resolve_with(ID, Model, &options).unwrap();
@@ -32,6 +36,9 @@ fn where_the_hub_is_out_of_order_or_refuses_a_complete_copy_will_do() {
 
 #[test]
 fn a_part_of_a_newer_commit_is_no_copy() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let options = options(&server, &cache);
     let old = resolve_with(ID, Model, &options).unwrap();
@@ -46,6 +53,9 @@ fn a_part_of_a_newer_commit_is_no_copy() {
 
 #[test]
 fn a_first_download_that_the_hub_ends_is_no_copy() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
     let options = options(&server, &cache);
     for hides_listing in [false, true] {
@@ -59,6 +69,9 @@ fn a_first_download_that_the_hub_ends_is_no_copy() {
 
 #[test]
 fn a_hub_that_falls_silent_is_not_waited_for() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners { stalls: true, ..Manners::default() }), TempDir::new().unwrap());
     let time = Duration::from_millis(300);
     let patient = options(&server, &cache);
@@ -73,6 +86,9 @@ fn a_hub_that_falls_silent_is_not_waited_for() {
 
 #[test]
 fn a_download_that_is_stopped_ends_at_once_and_is_gone_on_with() {
+    if ran_without_proxy() {
+        return;
+    }
     let (server, cache) = (model(Manners { stalls: true, ..Manners::default() }), TempDir::new().unwrap());
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
