@@ -1,5 +1,4 @@
 use std::fs;
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use lowrank::hub::RepositoryKind::{Adapter, Configuration, Model};
@@ -166,21 +165,6 @@ fn an_incomplete_copy_will_not_do_offline() {
 }
 
 #[test]
-fn without_a_network_a_complete_copy_will_do() {
-    if ran_without_proxy() {
-        return;
-    }
-    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
-    let mut options = options(&server, &cache);
-    let folder = resolve_with(ID, Model, &options).unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    options.endpoint = format!("http://{closed}");
-    assert_eq!(resolve_with(ID, Model, &options).unwrap(), folder);
-    let text = failure("owner/other", Model, &options);
-    assert!(text.contains("cannot be reached") && text.contains(&options.endpoint), "{text}");
-}
-
-#[test]
 fn a_token_is_sent_and_asked_for() {
     if ran_without_proxy() {
         return;
@@ -198,19 +182,6 @@ fn a_token_is_sent_and_asked_for() {
     resolve_with(ID, Model, &options).unwrap();
     assert!(server.requests().iter().all(|request| request.contains("Bearer hf_secret")));
     assert!(!format!("{options:?}").contains("hf_secret"));
-}
-
-#[test]
-fn a_repository_that_is_not_there_is_an_error() {
-    if ran_without_proxy() {
-        return;
-    }
-    let (server, cache) = (model(Manners::default()), TempDir::new().unwrap());
-    let text = failure("owner/other", Model, &options(&server, &cache));
-    assert!(text.contains("no such repository"), "{text}");
-    let server = model(Manners { answers: Some(503), ..Manners::default() });
-    let text = failure(ID, Model, &options(&server, &cache));
-    assert!(text.contains("503"), "{text}");
 }
 
 #[test]
@@ -236,27 +207,6 @@ fn large_files_elsewhere_are_followed() {
     let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
     Checkpoint::open(folder.path).unwrap();
     assert!(server.requests().iter().any(|request| request.contains("/elsewhere/model.safetensors")));
-}
-
-#[test]
-fn a_download_that_breaks_off_goes_on_where_it_was() {
-    if ran_without_proxy() {
-        return;
-    }
-    let (server, cache) = (model(Manners { breaks: 2, ..Manners::default() }), TempDir::new().unwrap());
-    let folder = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
-    assert_eq!(fs::read(folder.path.join("model.safetensors")).unwrap(), weights("a", 5000));
-    let ranges: Vec<_> =
-        server.requests().into_iter().filter(|request| request.contains("model.safetensors")).collect();
-    assert_eq!(ranges.iter().filter(|request| request.ends_with("bytes=0-")).count(), 1, "{ranges:?}");
-
-    // A part that was whole when its writer was killed.
-    let blob = fs::canonicalize(folder.path.join("model.safetensors")).unwrap();
-    let part = blob.with_extension("part");
-    fs::rename(&blob, &part).unwrap();
-    let again = resolve_with(ID, Model, &options(&server, &cache)).unwrap();
-    Checkpoint::open(again.path).unwrap();
-    assert!(blob.is_file() && !part.exists());
 }
 
 #[test]
