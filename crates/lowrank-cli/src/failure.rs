@@ -50,7 +50,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error {
-            Error::Interrupted { .. } => INTERRUPTED,
+            Error::Interrupted { .. } | Error::DownloadStopped { .. } => INTERRUPTED,
             _ if error.is_usage() => USAGE,
             _ => FAILED,
         };

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod commands;
+mod downloads;
 mod failure;
 mod interrupt;
 mod output;

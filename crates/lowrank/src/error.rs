@@ -93,6 +93,12 @@ pub enum Error {
         /// What happened, and what to do.
         reason: String,
     },
+    /// A download from the model hub was stopped by the flag that does so.
+    #[error("{id}: stopped before all of it was downloaded; what has come is kept: run this again to go on")]
+    DownloadStopped {
+        /// The repository's id.
+        id: String,
+    },
     /// The work was interrupted. A run that had begun has written a checkpoint and can be resumed.
     #[error("interrupted{}", crate::error::after(*step))]
     Interrupted {

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use lowrank::train::{self, RunFileBuilder};
 
 use crate::arguments::Global;
+use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -44,6 +45,7 @@ pub fn run(command: Command, global: Global) -> Result {
     for assignment in &arguments.set {
         builder.set(assignment)?;
     }
+    let _downloads = Downloads::show(None);
     let preview = train::preview(&builder.build()?, arguments.examples, &mut Progress::new(output))?;
     output.result(&preview, &preview)
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use lowrank::train::Ask;
 
 use crate::arguments::{Global, ModelArguments, TaskArguments, ask_options};
+use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -27,6 +28,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
     let options = ask_options(&arguments.model, &arguments.task, global)?;
+    let _downloads = Downloads::show(None);
     let mut progress = Progress::new(output);
     let result = Ask::load(&options)?.evaluate(&options, &mut progress);
     progress.finish();

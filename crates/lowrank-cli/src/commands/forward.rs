@@ -10,6 +10,7 @@ use lowrank::train::{self, Classifier, LoadOptions};
 use serde_json::json;
 
 use crate::arguments::{Global, ModelArguments};
+use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 
@@ -43,6 +44,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let ModelArguments { model, adapter } = &arguments.model;
     let compute = if global.dtype.is_none() { Some(Compute::F32) } else { global.compute() };
+    let _downloads = Downloads::show(None);
     let mut classifier =
         Classifier::load(model, adapter.as_deref(), LoadOptions { compute, num_labels: None })?;
     let file = match adapter {

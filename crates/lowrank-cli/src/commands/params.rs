@@ -9,6 +9,7 @@ use lowrank::models::{self, EncoderConfig};
 use serde_json::json;
 
 use crate::arguments::{Global, LoraArguments};
+use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 
@@ -53,11 +54,12 @@ struct Source {
 /// Runs the command.
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
+    let _downloads = Downloads::show(None);
     let config = match (&arguments.source.config, &arguments.source.model) {
         (Some(path), _) => EncoderConfig::read(path)?,
         (None, model) => {
             let name = model.as_deref().unwrap_or_default();
-            models::read_config(&hub::resolve(name, RepositoryKind::Model)?.path)?
+            models::read_config(&hub::resolve(name, RepositoryKind::Configuration)?.path)?
         }
     };
     let file = match &arguments.adapter {

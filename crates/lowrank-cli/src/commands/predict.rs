@@ -9,6 +9,7 @@ use lowrank::train::Ask;
 use serde_json::json;
 
 use crate::arguments::{Global, ModelArguments, TaskArguments, ask_options};
+use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -38,6 +39,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
     let options = ask_options(&arguments.model, &arguments.task, global)?;
+    let _downloads = Downloads::show(None);
     let mut progress = Progress::new(output);
     let predictions = Ask::load(&options)?.predict(&options, &mut progress);
     progress.finish();

@@ -1,12 +1,14 @@
 //! `lowrank train`.
 
 use std::path::{Path, PathBuf, absolute};
+use std::sync::Arc;
 
 use clap::Args;
 use lowrank::Error;
 use lowrank::train::{self, RunFile, RunFileBuilder, RunOptions, Summary};
 
 use crate::arguments::Global;
+use crate::downloads::Downloads;
 use crate::failure::{Failure, Result};
 use crate::interrupt::stop_flag;
 use crate::output::Output;
@@ -142,6 +144,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let run = run_file(&arguments, global)?;
     let output = Output::new(global.json);
     let stop = stop_flag()?;
+    let _downloads = Downloads::show(Some(Arc::clone(&stop)));
     let options = RunOptions { resume: arguments.resume, overwrite: arguments.overwrite };
     let mut progress = Progress::new(output);
     let summary = train::run(&run, options, &mut progress, &stop);

@@ -3,7 +3,11 @@
 #![allow(missing_docs)]
 
 mod ask;
+mod download;
 mod measure;
 mod refuse;
+#[allow(dead_code)]
+#[path = "../../../lowrank/tests/hub/server.rs"]
+mod server;
 mod train;
 mod workshop;

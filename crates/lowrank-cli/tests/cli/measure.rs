@@ -61,6 +61,25 @@ fn preview_shows_examples_as_the_model_sees_them() {
 }
 
 #[test]
+fn what_is_asked_of_a_configuration_needs_no_weights() {
+    let workshop = Workshop::new();
+    std::fs::remove_file(workshop.path("model/model.safetensors")).unwrap();
+    workshop.succeed(&["data", "preview", "run.toml"]);
+    workshop.succeed(&["params", "--model", "model"]);
+    // The same from the cache of the Hub.
+    let copy = workshop.path("hub/hub/models--owner--tiny");
+    std::fs::create_dir_all(copy.join("refs")).unwrap();
+    std::fs::create_dir_all(copy.join("snapshots")).unwrap();
+    std::fs::write(copy.join("refs/main"), "c0ffee00").unwrap();
+    std::fs::rename(workshop.path("model"), copy.join("snapshots/c0ffee00")).unwrap();
+    workshop.succeed(&["data", "preview", "run.toml", "--set", "model=owner/tiny"]);
+    workshop.succeed(&["params", "--model", "owner/tiny"]);
+    let ran = workshop.run(&["eval", "--model", "owner/tiny", "--task", "sst2", "--data", "dev.tsv"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("not in the cache"), "{}", ran.stderr);
+}
+
+#[test]
 fn bench_prints_the_documented_numbers() {
     let workshop = Workshop::new();
     workshop.write("lengths.txt", "5\n9\n12\n");

@@ -64,6 +64,17 @@ impl Workshop {
         command
     }
 
+    /// The binary, to be run in the folder, asking this Hub.
+    pub fn online(&self, endpoint: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
+        command.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", endpoint);
+        // It asks them for this machine's own servers too.
+        for proxy in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
+            command.env_remove(proxy).env_remove(proxy.to_lowercase());
+        }
+        command
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Ran {
         Ran::from(self.command(arguments).output().unwrap())
     }

@@ -11,14 +11,19 @@ use crate::{Error, Result};
 
 /// How many temporary files this process has begun: the number in their names.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
+/// Bytes that are handed to the system at a time.
+const BUFFER: usize = 1 << 20;
 
 /// Writes `path` through a temporary file beside it that is flushed to the disk and then renamed into place.
 ///
 /// Whatever stood at `path` stays until the new file is whole; a failure leaves it as it was. Temporary files of
-/// the same name that a killed process left behind are removed.
+/// the same name that a killed process left behind are removed. A link to a file stays a link, and the file that it
+/// leads to is replaced. What is neither file nor folder, such as `/dev/null` or a pipe, cannot be replaced: it is
+/// written to as it is.
 ///
 /// # Errors
-/// [`Error::Io`] at `path`: its folder is missing or may not be written, the disk is full, or `write` failed.
+/// [`Error::Io`] at `path`: it is a folder, its folder is missing or may not be written, the disk is full, or `write`
+/// failed.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -32,7 +37,20 @@ pub fn write_atomically(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
     let path = path.as_ref();
-    replace(path, write).map_err(Error::io(path))
+    let result = match fs::metadata(path) {
+        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(there) if !there.is_file() => write_to(path, write),
+        Ok(_) if path.is_symlink() => fs::canonicalize(path).and_then(|target| replace(&target, write)),
+        _ => replace(path, write),
+    };
+    result.map_err(Error::io(path))
+}
+
+/// Writes to a device or a pipe; there is nothing to flush to a disk.
+fn write_to(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut writer = BufWriter::with_capacity(BUFFER, OpenOptions::new().write(true).open(path)?);
+    write(&mut writer)?;
+    writer.flush()
 }
 
 fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
@@ -45,7 +63,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     remove_stale(folder, name);
     let mut temporary = Temporary::beside(folder, name);
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary.path)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    let mut writer = BufWriter::with_capacity(BUFFER, file);
     write(&mut writer)?;
     let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;

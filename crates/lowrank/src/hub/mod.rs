@@ -1,19 +1,23 @@
 //! Where models and adapters come from: folders, the Hugging Face Hub, and the files in them.
 
 mod atomic;
+mod attend;
 mod checkpoint;
 mod dtype;
 mod options;
 mod remote;
 mod repository;
 mod safetensors_file;
+mod snapshot;
 mod tensors;
+mod watch;
 mod write;
 
 pub use atomic::write_atomically;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, TensorView};
 pub use dtype::StoredDtype;
-pub use options::{Download, HubOptions, OnDownload};
+pub use options::HubOptions;
 pub use repository::{ModelFolder, RepositoryKind, resolve, resolve_with};
 pub use tensors::{Tensors, to_tensor, write_tensors};
+pub use watch::{Download, OnDownload, watch_downloads};
 pub use write::{TensorToWrite, write_safetensors};

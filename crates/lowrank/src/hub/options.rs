@@ -3,23 +3,15 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::watch::{OnDownload, Watch, watch};
 
 /// The public Hub.
 const ENDPOINT: &str = "https://huggingface.co";
-
-/// How far the download of a file has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Download<'a> {
-    /// The file's name in the repository.
-    pub file: &'a str,
-    /// Bytes that are here.
-    pub done_bytes: u64,
-    /// Bytes of the whole file.
-    pub all_bytes: u64,
-}
-
-/// Told of each piece of a download.
-pub type OnDownload = Arc<dyn Fn(Download<'_>) + Send + Sync>;
+/// How long `huggingface_hub` waits.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to ask the Hugging Face Hub.
 #[derive(Clone)]
@@ -32,15 +24,23 @@ pub struct HubOptions {
     pub token: Option<String>,
     /// Use what the cache has and ask nobody.
     pub offline: bool,
+    /// How long the answer to what a repository holds may take.
+    pub etag_timeout: Duration,
+    /// How long the Hub may be silent within a download.
+    pub download_timeout: Duration,
     /// Told of each piece of a download.
     pub on_download: Option<OnDownload>,
+    /// Stops a download when it is raised.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 impl HubOptions {
     /// As the environment says, by the variables of `huggingface_hub`: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`,
-    /// `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE`.
+    /// `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`, `HF_HUB_ETAG_TIMEOUT` and
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`; and with what [`watch_downloads`](super::watch_downloads) set.
     pub fn from_env() -> Self {
-        Self::from_variables(|name| std::env::var(name).ok())
+        let Watch { on_download, stop } = watch();
+        Self { on_download, stop, ..Self::from_variables(|name| std::env::var(name).ok()) }
     }
 
     /// As these variables say.
@@ -59,6 +59,10 @@ impl HubOptions {
             value(name)
                 .is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()))
         };
+        let seconds = |name: &str| {
+            let seconds = value(name).and_then(|value| value.parse().ok()).filter(|&seconds| seconds > 0);
+            seconds.map_or(TIMEOUT, Duration::from_secs)
+        };
         Self {
             endpoint: value("HF_ENDPOINT")
                 .unwrap_or_else(|| ENDPOINT.to_owned())
@@ -67,7 +71,10 @@ impl HubOptions {
             cache: cache.unwrap_or_else(|| home.join("hub")),
             token: token.or_else(|| read_token(&token_file)),
             offline: is_set("HF_HUB_OFFLINE") || is_set("TRANSFORMERS_OFFLINE"),
+            etag_timeout: seconds("HF_HUB_ETAG_TIMEOUT"),
+            download_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
             on_download: None,
+            stop: None,
         }
     }
 }
@@ -80,6 +87,8 @@ impl fmt::Debug for HubOptions {
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("offline", &self.offline)
+            .field("etag_timeout", &self.etag_timeout)
+            .field("download_timeout", &self.download_timeout)
             .finish_non_exhaustive()
     }
 }

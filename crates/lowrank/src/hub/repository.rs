@@ -11,7 +11,9 @@ use crate::{Error, Result};
 pub enum RepositoryKind {
     /// A model: `config.json`, weights and, where it has one, its tokeniser.
     Model,
-    /// An adapter: `adapter_config.json` and `adapter_model.safetensors`.
+    /// A model without its weights: `config.json` and, where it has one, its tokeniser.
+    Configuration,
+    /// An adapter: `adapter_config.json`, `adapter_model.safetensors` and, where a run left one, its `summary.json`.
     Adapter,
 }
 
@@ -39,11 +41,12 @@ pub fn resolve(name: &str, kind: RepositoryKind) -> Result<ModelFolder> {
 /// The folder that `name` means, asking the Hub in this way.
 ///
 /// A repository is looked up each time, as Python's `huggingface_hub` does, and what the cache has of its newest
-/// commit is not fetched again. Where the Hub cannot be reached a complete copy in the cache will do.
+/// commit is not fetched again. Where the Hub cannot be reached, is out of order or refuses to answer, a complete
+/// copy in the cache will do.
 ///
 /// # Errors
-/// [`Error::File`] if `name` is neither a folder nor an id; [`Error::Hub`] if the repository does not exist, may not
-/// be read, lacks a file, or cannot be reached and is not in the cache.
+/// [`Error::File`] if `name` is neither a folder nor an id; [`Error::Hub`] if the repository does not exist or lacks a
+/// file, or if the Hub gives no answer or refuses one and there is no copy in the cache.
 pub fn resolve_with(name: &str, kind: RepositoryKind, options: &HubOptions) -> Result<ModelFolder> {
     let path = Path::new(name);
     if path.is_dir() {

@@ -77,7 +77,7 @@ pub struct Statistics {
 /// # Errors
 /// If the data cannot be read, or the model has no configuration or tokeniser.
 pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Result<Preview> {
-    let folder = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
+    let folder = hub::resolve(&run.model_source(), RepositoryKind::Configuration)?.path;
     let config = models::read_config(&folder)?;
     let data = RunData::open(run, &config)?;
     let task = data.task.info().clone();

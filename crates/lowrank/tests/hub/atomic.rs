@@ -76,3 +76,52 @@ fn a_missing_folder_is_an_error_with_the_path() {
     let text = write_atomically(&path, |_| Ok(())).unwrap_err().to_string();
     assert!(text.contains("missing/a.json"), "{text}");
 }
+
+#[test]
+fn a_folder_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs");
+    fs::create_dir(&path).unwrap();
+    let text = write_atomically(&path, |file| file.write_all(b"x")).unwrap_err().to_string();
+    assert!(text.contains("runs: "), "{text}");
+    assert!(path.is_dir());
+    assert_eq!(names(folder.path()), ["runs"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_stays_and_what_it_leads_to_is_written() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (link, file) = (folder.path().join("a.jsonl"), elsewhere.path().join("b.jsonl"));
+    fs::write(&file, b"old").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    write_atomically(&link, |file| file.write_all(b"new")).unwrap();
+    assert_eq!(fs::read_link(&link).unwrap(), file);
+    assert_eq!(fs::read(&file).unwrap(), b"new");
+
+    // The system's own device is not put at stake here.
+    let null = folder.path().join("null");
+    std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+    write_atomically(&null, |file| file.write_all(b"new")).unwrap();
+    assert_eq!(fs::read_link(&null).unwrap().to_str(), Some("/dev/null"));
+    assert_eq!(names(folder.path()), ["a.jsonl", "null"]);
+    assert_eq!(names(elsewhere.path()), ["b.jsonl"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_written_to_and_stays() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read(pipe).unwrap())
+    };
+    write_atomically(&pipe, |file| file.write_all(&vec![b'x'; 3 << 20])).unwrap();
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    assert_eq!(reader.join().unwrap().len(), 3 << 20);
+    assert_eq!(names(folder.path()), ["pipe"]);
+}

@@ -5,5 +5,8 @@
 
 mod atomic;
 mod checkpoint;
+mod direct;
+mod options;
 mod repository;
 mod server;
+mod trouble;

@@ -17,8 +17,14 @@ pub struct Manners {
     pub redirects: bool,
     /// How many bodies break off in the middle before they are served whole.
     pub breaks: usize,
+    /// Whether it falls silent in the middle of bodies, and keeps the connections.
+    pub stalls: bool,
+    /// Whether it takes requests and answers none.
+    pub silent: bool,
     /// Answers every request with this code.
     pub answers: Option<u16>,
+    /// Answers requests for this file with this code.
+    pub refuses: Option<(&'static str, u16)>,
 }
 
 struct State {
@@ -27,6 +33,8 @@ struct State {
     files: BTreeMap<String, Vec<u8>>,
     manners: Manners,
     requests: Vec<String>,
+    /// Connections on which nothing more is said.
+    held: Vec<TcpStream>,
 }
 
 pub struct Server {
@@ -41,7 +49,14 @@ impl Server {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
         let commit = "c0ffee00".to_owned();
-        let state = Arc::new(Mutex::new(State { id, commit, files, manners, requests: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            id,
+            commit,
+            files,
+            manners,
+            requests: Vec::new(),
+            held: Vec::new(),
+        }));
         let served = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -54,6 +69,13 @@ impl Server {
     /// The requests since the last time: method, path, token and range.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
+
+    /// Behaves like this from now on, and closes the connections on which it fell silent.
+    pub fn behave(&self, manners: Manners) {
+        let mut state = self.state.lock().unwrap();
+        state.manners = manners;
+        state.held.clear();
     }
 
     /// A new commit with this file changed.
@@ -87,6 +109,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let shown = [token.as_deref(), range.as_deref()].into_iter().flatten();
     state.requests.push([method, path].into_iter().chain(shown).collect::<Vec<_>>().join(" "));
     let needed = state.manners.token.map(|token| format!("Bearer {token}"));
+    if state.manners.silent {
+        state.held.push(stream);
+        return Ok(());
+    }
     if let Some(code) = state.manners.answers {
         return head(&mut stream, code, &[], 0);
     }
@@ -104,6 +130,9 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
     let elsewhere = path.strip_prefix("/elsewhere/");
     let name = path.strip_prefix(&resolve).or(elsewhere).unwrap_or_default();
+    if let Some((_, code)) = state.manners.refuses.filter(|(file, _)| *file == name) {
+        return head(&mut stream, code, &[], 0);
+    }
     let Some(bytes) = state.files.get(name).cloned() else { return head(&mut stream, 404, &[], 0) };
     let etag = format!(
         "\"{:x}-{}\"",
@@ -131,6 +160,11 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     if end - start > 100 && state.manners.breaks > 0 {
         state.manners.breaks -= 1;
         end = start + (end - start) / 2;
+    }
+    if end - start > 100 && state.manners.stalls {
+        stream.write_all(&bytes[start..start + (end - start) / 2])?;
+        state.held.push(stream);
+        return Ok(());
     }
     stream.write_all(&bytes[start..end])
 }
