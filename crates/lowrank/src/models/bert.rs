@@ -15,7 +15,7 @@ pub struct BertForSequenceClassification {
     info: ModelInfo,
 }
 
-module!(BertForSequenceClassification { "bert" => bert, "classifier" => classifier });
+module!(BertForSequenceClassification { "bert" => bert, "classifier" => classifier; "dropout" });
 
 impl BertForSequenceClassification {
     /// The model's shape, without values.
@@ -109,7 +109,8 @@ module!(BertEmbeddings {
     "word_embeddings" => word_embeddings,
     "position_embeddings" => position_embeddings,
     "token_type_embeddings" => token_type_embeddings,
-    "LayerNorm" => layer_norm,
+    "LayerNorm" => layer_norm;
+    "dropout"
 });
 
 impl BertEmbeddings {
@@ -213,7 +214,7 @@ pub struct BertSelfAttention {
     attention: ops::Attention,
 }
 
-module!(BertSelfAttention { "query" => query, "key" => key, "value" => value });
+module!(BertSelfAttention { "query" => query, "key" => key, "value" => value; "dropout" });
 
 impl BertSelfAttention {
     fn new(config: &EncoderConfig) -> Self {
@@ -239,7 +240,7 @@ pub struct BertIntermediate {
     activation: ops::Activation,
 }
 
-module!(BertIntermediate { "dense" => dense });
+module!(BertIntermediate { "dense" => dense; "intermediate_act_fn" });
 
 impl BertIntermediate {
     fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
@@ -256,7 +257,7 @@ pub struct BertOutput {
     dropout: f32,
 }
 
-module!(BertOutput { "dense" => dense, "LayerNorm" => layer_norm });
+module!(BertOutput { "dense" => dense, "LayerNorm" => layer_norm; "dropout" });
 
 impl BertOutput {
     fn new(config: &EncoderConfig, inputs: usize) -> Self {
@@ -279,4 +280,4 @@ pub struct BertPooler {
     dense: Linear,
 }
 
-module!(BertPooler { "dense" => dense });
+module!(BertPooler { "dense" => dense; "activation" });

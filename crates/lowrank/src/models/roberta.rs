@@ -76,7 +76,7 @@ pub struct RobertaClassificationHead {
     dropout: f32,
 }
 
-module!(RobertaClassificationHead { "dense" => dense, "out_proj" => out_proj });
+module!(RobertaClassificationHead { "dense" => dense, "out_proj" => out_proj; "dropout" });
 
 impl RobertaClassificationHead {
     fn forward(&self, tape: &mut Tape, first: &Var) -> Result<Var> {
