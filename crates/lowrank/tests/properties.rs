@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Case, alone, attach_perturbed, bert_config, difference, load, random_batch, random_classifier};
-use lowrank::adapter::{self, Init, LoraConfig, Targets};
+use lowrank::adapter::{self, AdapterFile, Init, LoraConfig, Targets};
 use lowrank::data::Batch;
 use lowrank::nn::{for_each_parameter, for_each_trained_mut};
 use lowrank::tape::{AdapterId, Gradients, Layout, Tape, Var};
@@ -71,6 +71,32 @@ fn a_batch_of_several_adapters_answers_as_each_alone() {
     let under = |adapter| classifier.logits(&alone(&batch, 0), adapter).unwrap();
     let (first, second, base) = (under(Some(AdapterId(0))), under(Some(other)), under(None));
     assert!(first != second && first != base && second != base, "the adapters differ");
+}
+
+#[test]
+fn an_adapter_in_the_place_of_another_leaves_nothing_of_it() {
+    let (wide, narrow) = (Case::named("bert_save_everything"), Case::named("bert_switch_b"));
+    let (mut classifier, batch) = load(&narrow, Compute::F32);
+    let expected = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
+    let info = classifier.model().info().clone();
+    let file = |case: &Case| AdapterFile::open(case.adapter().unwrap().as_ref()).unwrap();
+    let count = |classifier: &mut Classifier| {
+        let mut count = 0;
+        adapter::for_each_leaf_mut(classifier.model_mut(), AdapterId(0), |_, _| count += 1);
+        count
+    };
+    let leaves = count(&mut classifier);
+    for under_it in [&wide, &narrow] {
+        file(under_it).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+        file(&narrow).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+        assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), expected);
+        assert_eq!(count(&mut classifier), leaves);
+    }
+    file(&wide).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+    let config =
+        LoraConfig { target_modules: file(&narrow).config().target_modules.clone(), ..LoraConfig::default() };
+    adapter::attach(classifier.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+    assert_eq!(count(&mut classifier), leaves, "the same layers and the head");
 }
 
 #[test]

@@ -68,7 +68,8 @@ pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraC
 }
 
 /// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained
-/// starting at the base model's value. The adapter's tensors are trainable, the base model is frozen.
+/// starting at the base model's value. The adapter's tensors are trainable, the base model is frozen. An adapter that
+/// was there under the same id is taken off.
 ///
 /// Each layer draws from a stream of its own, so that its values do not depend on which other layers are adapted.
 ///
@@ -83,9 +84,10 @@ pub fn attach(
     seed: u64,
 ) -> Result<Plan> {
     let plan = plan(&*model, info, config)?;
+    detach(model, adapter);
     for_each_linear_mut(model, |path, linear| {
         if plan.linears.iter().any(|name| name == path) {
-            put(linear, fresh(path, linear, config, adapter, seed));
+            linear.lora.push(fresh(path, linear, config, adapter, seed));
         }
     });
     let mut result = Ok(());
@@ -122,14 +124,6 @@ fn stream_of(path: &str) -> u64 {
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
-}
-
-/// Puts a pair on a layer, in the place of the one that the same adapter had there.
-pub(super) fn put(linear: &mut Linear, lora: Lora) {
-    match linear.lora.iter_mut().find(|other| other.adapter == lora.adapter) {
-        Some(slot) => *slot = lora,
-        None => linear.lora.push(lora),
-    }
 }
 
 /// Takes an adapter off a model, which then answers as before it was attached.
