@@ -3,7 +3,8 @@
 use lowrank_kernels::random::Philox;
 
 use super::config::{Bias, LoraConfig};
-use super::targets::{check_modules_to_save, is_within, modules_to_save, target_linears};
+use super::matcher::is_within;
+use super::targets::{check_exclude_modules, check_modules_to_save, modules_to_save, target_linears};
 use crate::models::ModelInfo;
 use crate::nn::{
     Linear, Module, VisitorMut, for_each_linear, for_each_linear_mut, for_each_parameter,
@@ -27,9 +28,10 @@ pub struct Plan {
 /// Works out what a fresh adapter changes in a model; shapes are enough.
 ///
 /// # Errors
-/// If a target or a module to save matches nothing, or the rank is 0 or beyond a layer.
+/// If a target, a module to exclude or a module to save matches nothing, or the rank is 0 or beyond a layer.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     let plan = plan_any_rank(model, info, config)?;
+    check_exclude_modules(model, config)?;
     let mut result = Ok(());
     for_each_linear(model, |path, linear| {
         let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());

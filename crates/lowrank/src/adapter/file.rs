@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
 use super::config::LoraConfig;
+use super::matcher::{is_suffix, is_within};
 use super::peft_config;
-use super::targets::{is_suffix, is_within};
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
 use crate::models::ModelInfo;
 use crate::nn::{Module, for_each_linear_mut, for_each_parameter_mut};

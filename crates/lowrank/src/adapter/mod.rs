@@ -4,6 +4,7 @@ mod attach;
 mod config;
 mod count;
 mod file;
+mod matcher;
 mod peft_config;
 mod targets;
 mod tree;

@@ -1,56 +1,10 @@
 //! Which modules a configuration means.
 
-use fancy_regex::Regex;
-
 use super::config::{LoraConfig, Targets};
+use super::matcher::{Matcher, is_suffix, is_within};
 use crate::models::ModelInfo;
 use crate::nn::{Module, ModuleKind, for_each_module, for_each_parameter};
 use crate::{Error, Result};
-
-/// A choice of modules, ready to be asked.
-pub(super) enum Matcher {
-    Names(Vec<String>),
-    Pattern(Box<Regex>),
-    AllLinear,
-}
-
-impl Matcher {
-    pub(super) fn new(key: &str, targets: &Targets) -> Result<Self> {
-        Ok(match targets {
-            Targets::Names(names) => Self::Names(names.clone()),
-            Targets::AllLinear => Self::AllLinear,
-            Targets::Pattern(pattern) => {
-                let whole = Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|e| Error::setting(key, format!("{pattern:?} is no regular expression: {e}")))?;
-                Self::Pattern(Box::new(whole))
-            }
-        })
-    }
-
-    /// Whether the module at `path` is meant.
-    ///
-    /// # Source
-    /// PEFT's `check_target_module_exists`: a name means itself and whatever ends with it after a dot, a pattern
-    /// must match in full.
-    pub(super) fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Names(names) => names.iter().any(|name| is_suffix(path, name)),
-            Self::Pattern(pattern) => pattern.is_match(path).unwrap_or(false),
-            Self::AllLinear => true,
-        }
-    }
-}
-
-/// Whether `name` is the whole path or its last parts.
-pub(super) fn is_suffix(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-/// Whether the module or parameter at `path` is, or lies inside, a module that `name` means.
-pub(super) fn is_within(path: &str, name: &str) -> bool {
-    let ends = path.match_indices('.').map(|(end, _)| end).chain([path.len()]);
-    ends.map(|end| &path[..end]).any(|module| is_suffix(module, name))
-}
 
 /// The modules that are trained whole, each once: those of the configuration, the head, and what the flags add.
 pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<String> {
@@ -117,10 +71,10 @@ pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
     let (mut kept, mut other, mut left_out) = (Vec::new(), None, false);
     for place in &places {
         let Place { path, kind } = place;
-        if (*targets == Targets::AllLinear && *kind != ModuleKind::Linear) || !matcher.matches(path) {
+        if (*targets == Targets::AllLinear && *kind != ModuleKind::Linear) || !matcher.matches(path)? {
             continue;
         }
-        if excluded.as_ref().is_some_and(|matcher| matcher.matches(path))
+        if excluded.as_ref().map_or(Ok(false), |matcher| matcher.matches(path))?
             || saved.iter().any(|name| is_within(path, name))
         {
             left_out = true;
@@ -216,6 +170,30 @@ fn last_parts(paths: &[String]) -> Vec<String> {
     parts
 }
 
+/// Checks that `exclude_modules` means something: each of its names, or its pattern, a module.
+pub(super) fn check_exclude_modules(model: &dyn Module, config: &LoraConfig) -> Result<()> {
+    let Some(targets) = &config.exclude_modules else { return Ok(()) };
+    let places = places(model);
+    if let Targets::Names(names) = targets {
+        let unknown = names.iter().find(|name| !places.iter().any(|place| is_suffix(&place.path, name)));
+        let paths: Vec<String> = places.into_iter().map(|place| place.path).collect();
+        return unknown.map_or(Ok(()), |name| {
+            Err(Error::unknown("module to exclude", name, last_parts(&paths).iter().map(String::as_str)))
+        });
+    }
+    let matcher = Matcher::new("exclude_modules", targets)?;
+    for place in &places {
+        if matcher.matches(&place.path)? {
+            return Ok(());
+        }
+    }
+    let example = places.first().map_or("", |place| place.path.as_str());
+    let pattern = if let Targets::Pattern(pattern) = targets { pattern } else { "all-linear" };
+    let reason =
+        format!("{pattern:?} matches no module in full; a module's name is, for example, {example:?}");
+    Err(Error::setting("exclude_modules", reason))
+}
+
 /// Checks that each of `modules_to_save` means something.
 pub(super) fn check_modules_to_save(model: &dyn Module, config: &LoraConfig) -> Result<()> {
     let mut paths = Vec::new();
@@ -233,33 +211,4 @@ pub(super) fn check_modules_to_save(model: &dyn Module, config: &LoraConfig) -> 
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_means_the_last_parts_of_a_path() {
-        assert!(is_suffix("bert.encoder.layer.0.attention.self.query", "query"));
-        assert!(is_suffix("bert.encoder.layer.0.attention.self.query", "self.query"));
-        assert!(!is_suffix("bert.encoder.layer.0.attention.self.query", "uery"));
-        assert!(is_suffix("query", "query"));
-    }
-
-    #[test]
-    fn a_module_to_save_takes_all_that_lies_inside() {
-        assert!(is_within("classifier.dense.weight", "classifier"));
-        assert!(is_within("bert.embeddings.LayerNorm.bias", "embeddings"));
-        assert!(!is_within("bert.embeddings2.weight", "embeddings"));
-    }
-
-    #[test]
-    fn a_pattern_matches_in_full_or_not_at_all() {
-        let pattern = Targets::Pattern(r".*layer\.1\..*(query|value)".into());
-        let matcher = Matcher::new("target_modules", &pattern).unwrap();
-        assert!(matcher.matches("bert.encoder.layer.1.attention.self.query"));
-        assert!(!matcher.matches("bert.encoder.layer.1.attention.self.query.more"));
-        assert!(!matcher.matches("bert.encoder.layer.0.attention.self.query"));
-    }
 }

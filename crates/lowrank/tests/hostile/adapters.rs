@@ -158,6 +158,14 @@ fn a_target_that_matches_nothing_is_named_with_the_nearest() {
     );
 }
 
+/// PEFT asks nothing of `exclude_modules`, so neither does a file.
+#[test]
+fn a_file_that_excludes_what_the_model_has_not_loads() {
+    let folder = adapter("bert_query_value");
+    set(&folder, "exclude_modules", json!(["lm_head"]));
+    load(&folder).unwrap();
+}
+
 #[test]
 fn a_folder_without_its_files() {
     let folder = adapter("bert_query_value");

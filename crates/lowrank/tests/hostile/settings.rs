@@ -89,6 +89,29 @@ fn targets_that_are_more_than_linear_layers() {
     );
 }
 
+#[test]
+fn exclusions_that_mean_nothing() {
+    let of = |exclude_modules| LoraConfig { exclude_modules, ..LoraConfig::default() };
+    refused(of(names(&["key", "querry"])), &["module to exclude", "querry", "did you mean query?"]);
+    refused(of(names(&["layer.3"])), &["module to exclude", "layer.3", "layer.0"]);
+    refused(
+        of(Some(Targets::Pattern(r".*layer\.3\..*".into()))),
+        &["exclude_modules", "matches no module in full", "bert"],
+    );
+}
+
+/// A pattern whose matching has no end is not taken for one that does not match.
+#[test]
+fn a_pattern_that_takes_too_long() {
+    let endless = || Some(Targets::Pattern(r"(?:(?=.)[A-Za-z0-9._]+)*!".into()));
+    let parts = ["cannot be matched with", "bert"];
+    refused(LoraConfig { target_modules: endless(), ..LoraConfig::default() }, &["target_modules", parts[0]]);
+    refused(
+        LoraConfig { exclude_modules: endless(), ..LoraConfig::default() },
+        &["exclude_modules", parts[0]],
+    );
+}
+
 /// As in PEFT, what is excluded or saved whole may be matched.
 #[test]
 fn targets_beside_what_is_excluded_or_saved() {
