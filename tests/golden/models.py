@@ -6,6 +6,7 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
@@ -40,6 +41,7 @@ def make():
     roberta = RobertaForSequenceClassification, RobertaConfig
     xlm_roberta = XLMRobertaForSequenceClassification, XLMRobertaConfig
     save("bert", *bert, **BERT)
+    save("bert-mlm", BertForMaskedLM, BertConfig, **SMALL)
     save("bert-regression", *bert, **SMALL, num_labels=1)
     save("bert-no-dropout", *bert, **SMALL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for activation in "gelu_new", "relu", "silu":

@@ -11,14 +11,14 @@ pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<Stri
     let mut names: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| {
         for name in more {
-            if !names.iter().any(|known| known == name) {
+            if !names.iter().any(|known| is_within(name, known)) {
                 names.push((*name).to_owned());
             }
         }
     };
     // PEFT's own files name a head twice that was asked for and is added as well.
     add(&config.modules_to_save.iter().map(String::as_str).collect::<Vec<_>>());
-    add(info.head);
+    add(&info.head);
     if config.train_layer_norms {
         add(info.layer_norms);
     }

@@ -36,6 +36,10 @@ impl Model for BertForSequenceClassification {
         &self.info
     }
 
+    fn info_mut(&mut self) -> &mut ModelInfo {
+        &mut self.info
+    }
+
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
         let first = self.bert.forward_first(tape, inputs, inputs.positions)?;
         let pooled = self.bert.pool(tape, &first)?;

@@ -22,7 +22,7 @@ fn adapter(case: &str) -> TempDir {
         let source = Case::named(case).folder.join("adapter").join(name);
         fs::copy(source, folder.path().join(name)).unwrap();
     }
-    load(&folder).unwrap();
+    Classifier::load(&Case::named(case).model(), folder.path().to_str(), LoadOptions::default()).unwrap();
     folder
 }
 
@@ -199,6 +199,19 @@ fn a_target_that_matches_nothing_is_named_with_the_nearest() {
         load(&folder),
         &["target_modules", "matches no linear layer in full", "bert.encoder.layer.0"],
     );
+}
+
+/// Its pooler was random when the adapter was made, and is another now.
+#[test]
+fn an_adapter_without_the_pooler_that_the_model_lacks() {
+    let folder = adapter("bert_mlm");
+    set(&folder, "modules_to_save", json!(["classifier"]));
+    change(&folder.path().join("adapter_model.safetensors"), |tensors| {
+        tensors.retain(|name, _| !name.contains("pooler"));
+    });
+    let model = Case::named("bert_mlm").model();
+    let loaded = Classifier::load(&model, folder.path().to_str(), LoadOptions::default());
+    assert_refused(loaded, &["bert.pooler.dense.weight", "missing from the adapter"]);
 }
 
 /// PEFT asks nothing of `exclude_modules`, so neither does a file.
