@@ -134,6 +134,14 @@ pub fn detach(model: &mut dyn Module, adapter: AdapterId) {
     for_each_parameter_mut(model, |_, parameter| parameter.remove_replacement(adapter));
 }
 
+/// Whether anything of an adapter is on a model.
+pub fn is_attached(model: &dyn Module, adapter: AdapterId) -> bool {
+    let mut found = false;
+    for_each_linear(model, |_, linear| found |= linear.lora.iter().any(|lora| lora.adapter == adapter));
+    for_each_parameter(model, |_, parameter| found |= parameter.replacement(adapter).is_some());
+    found
+}
+
 /// Freezes the tensors of an adapter, or trains them.
 pub fn set_trainable(model: &mut dyn Module, adapter: AdapterId, trainable: bool) {
     for_each_leaf_mut(model, adapter, |_, leaf| leaf.set_trainable(trainable));
