@@ -55,6 +55,8 @@ def checkpoint_cases():
     """Base models that have no classifier of their own: the adapter brings it, and its number of labels."""
     case("bert_bare_bf16_sharded", "bert-bare-bf16-sharded", num_labels=3, r=4, target_modules=QV)
     case("bert_pretraining_legacy", "bert-pretraining-legacy", r=4, target_modules=QV)
+    # Without a pooler: Transformers draws one, which is worth nothing unless the adapter brings it.
+    case("bert_mlm", "bert-mlm", r=4, target_modules=[*QV, "dense"], modules_to_save=["bert.pooler"])
     case("roberta_mlm_f16", "roberta-mlm-f16", r=4, target_modules=QV)
 
 

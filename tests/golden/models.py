@@ -4,7 +4,9 @@ import json
 
 import torch
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
+    BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
@@ -16,7 +18,7 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from common import fresh, randomise, seed, write_tensors
+from common import fresh, randomise, seed, write_json, write_tensors
 
 BERT = dict(
     vocab_size=83,
@@ -39,6 +41,7 @@ def make():
     roberta = RobertaForSequenceClassification, RobertaConfig
     xlm_roberta = XLMRobertaForSequenceClassification, XLMRobertaConfig
     save("bert", *bert, **BERT)
+    save("bert-mlm", BertForMaskedLM, BertConfig, **SMALL)
     save("bert-regression", *bert, **SMALL, num_labels=1)
     save("bert-no-dropout", *bert, **SMALL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for activation in "gelu_new", "relu", "silu":
@@ -49,6 +52,14 @@ def make():
     save_bert_bare_bf16()
     save_bert_pretraining_legacy()
     save_roberta_mlm_f16()
+    write_modules("bert", "roberta", "xlm-roberta")
+
+
+def write_modules(*names):
+    """The names that PEFT matches targets against: every module of a sequence classifier, the root among them."""
+    models = {name: AutoModelForSequenceClassification.from_pretrained(f"models/{name}") for name in names}
+    modules = {name: [path for path, _ in model.named_modules()] for name, model in models.items()}
+    write_json("modules.json", modules)
 
 
 def build(name, model, config, **sizes):

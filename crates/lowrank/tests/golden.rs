@@ -92,3 +92,19 @@ fn the_count_of_parameters_is_pefts_line_digit_for_digit() {
         assert_eq!(count.to_string(), line, "{}", case.name);
     }
 }
+
+#[test]
+fn the_modules_are_those_of_transformers() {
+    let text = std::fs::read_to_string(common::fixtures().join("modules.json")).unwrap();
+    let expected: std::collections::BTreeMap<String, Vec<String>> = serde_json::from_str(&text).unwrap();
+    assert_eq!(expected.len(), 3, "an encoder of each kind");
+    for (name, mut expected) in expected {
+        let config = lowrank::models::read_config(&common::fixtures().join("models").join(&name)).unwrap();
+        let model = lowrank::models::from_config(&config, 2);
+        let mut paths = Vec::new();
+        lowrank::nn::for_each_module(&*model, |path, _| paths.push(path.to_owned()));
+        paths.sort();
+        expected.sort();
+        assert_eq!(paths, expected, "{name}");
+    }
+}

@@ -6,11 +6,13 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::{Case, load};
-use lowrank::adapter::{self, AdapterFile, Plan};
+use common::{Case, attach_perturbed, load, random_batch};
+use lowrank::adapter::{self, AdapterFile, LoraConfig, Plan, Targets};
 use lowrank::hub::Checkpoint;
+use lowrank::models;
+use lowrank::nn::for_each_parameter;
 use lowrank::tape::AdapterId;
-use lowrank::train::Classifier;
+use lowrank::train::{Classifier, LoadOptions};
 use lowrank_kernels::Compute;
 use serde_json::{Map, Value};
 
@@ -93,6 +95,36 @@ fn check_modules_to_save(case: &Case, ours: &Value, theirs: &Value) {
     let (ours, mut theirs) = (names(ours), names(theirs));
     theirs.remove("score");
     assert_eq!(ours, theirs, "{}", case.name);
+}
+
+/// The pooler is new with the head, so it is trained and saved with it.
+#[test]
+fn a_fresh_adapter_brings_the_pooler_that_the_checkpoint_lacks() {
+    let model = Case::named("bert_mlm").model();
+    let options = || LoadOptions { compute: Some(Compute::F32), num_labels: Some(2) };
+    let mut classifier = Classifier::load(&model, None, options()).unwrap();
+    models::initialise_head(classifier.model_mut(), 3).unwrap();
+    for_each_parameter(classifier.model(), |path, parameter| {
+        let values = || parameter.base().unwrap().value().to_f32_vec();
+        if path == "bert.pooler.dense.weight" {
+            let (sum, count) = values().iter().fold((0.0, 0), |(sum, count), x| (sum + x * x, count + 1));
+            let deviation = (sum / count as f32).sqrt();
+            assert!((deviation - 0.02).abs() < 0.003, "{deviation}");
+        } else if path == "bert.pooler.dense.bias" {
+            assert!(values().iter().all(|x| *x == 0.0));
+        }
+    });
+    let config =
+        LoraConfig { target_modules: Some(Targets::Names(vec!["dense".into()])), ..Default::default() };
+    let plan = attach_perturbed(&mut classifier, &config);
+    assert_eq!(plan.modules_to_save, ["classifier", "bert.pooler"]);
+    assert!(plan.linears.iter().all(|name| !name.contains("pooler")), "it is trained whole");
+    let folder = tempfile::tempdir().unwrap();
+    adapter::save(classifier.model_mut(), ADAPTER, &plan, &config, "someone/base", folder.path()).unwrap();
+    let again = Classifier::load(&model, folder.path().to_str(), options()).unwrap();
+    let batch = random_batch(&[4, 9], 61, 2);
+    let answers = |classifier: &Classifier| classifier.logits(&batch, Some(ADAPTER)).unwrap();
+    assert_eq!(answers(&again), answers(&classifier));
 }
 
 #[test]

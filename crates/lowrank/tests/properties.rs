@@ -4,11 +4,13 @@
 mod common;
 
 use common::{Case, alone, attach_perturbed, bert_config, difference, load, random_batch, random_classifier};
-use lowrank::adapter::{self, Init, LoraConfig, Targets};
+use lowrank::adapter::{self, AdapterFile, Init, LoraConfig, Targets};
 use lowrank::data::Batch;
 use lowrank::nn::{for_each_parameter, for_each_trained_mut};
 use lowrank::tape::{AdapterId, Gradients, Layout, Tape, Var};
-use lowrank::train::{AdamW, AdamWConfig, Classifier, Schedule, ScheduleKind, Trainer, loss};
+use lowrank::train::{
+    AdamW, AdamWConfig, Classifier, LoadOptions, Schedule, ScheduleKind, Trainer, forward, loss, read_batch,
+};
 use lowrank_kernels::Compute;
 
 /// Near enough for f32 that only the order of some sums differs.
@@ -71,6 +73,54 @@ fn a_batch_of_several_adapters_answers_as_each_alone() {
     let under = |adapter| classifier.logits(&alone(&batch, 0), adapter).unwrap();
     let (first, second, base) = (under(Some(AdapterId(0))), under(Some(other)), under(None));
     assert!(first != second && first != base && second != base, "the adapters differ");
+}
+
+/// A training run puts its adapter on the model itself; the classifier must neither reuse its id nor look it up.
+#[test]
+fn an_adapter_that_the_classifier_does_not_know_is_left_alone() {
+    let (case, other) = (Case::named("bert_query_value"), Case::named("bert_switch_b"));
+    let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
+    let mut classifier = Classifier::load(&case.model(), None, options).unwrap();
+    let info = classifier.model().info().clone();
+    let file = AdapterFile::open(case.adapter().unwrap().as_ref()).unwrap();
+    file.attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+    let batch = read_batch(&case.inputs(), &info).unwrap();
+    let answers = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
+    assert_eq!(classifier.first_adapter(), None);
+    let error = forward(&mut classifier, &case.inputs(), Some(AdapterId(0)), Some(&file)).unwrap_err();
+    assert!(error.to_string().contains("does not know it"), "{error}");
+    let id = classifier.attach(&other.adapter().unwrap()).unwrap();
+    assert_eq!((id, classifier.first_adapter()), (AdapterId(1), Some(id)));
+    assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), answers);
+    let file = AdapterFile::open(other.adapter().unwrap().as_ref()).unwrap();
+    let outputs = forward(&mut classifier, &case.inputs(), Some(id), Some(&file)).unwrap();
+    assert!(outputs.keys().any(|name| name.starts_with("grad.")));
+}
+
+#[test]
+fn an_adapter_in_the_place_of_another_leaves_nothing_of_it() {
+    let (wide, narrow) = (Case::named("bert_save_everything"), Case::named("bert_switch_b"));
+    let (mut classifier, batch) = load(&narrow, Compute::F32);
+    let expected = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
+    let info = classifier.model().info().clone();
+    let file = |case: &Case| AdapterFile::open(case.adapter().unwrap().as_ref()).unwrap();
+    let count = |classifier: &mut Classifier| {
+        let mut count = 0;
+        adapter::for_each_leaf_mut(classifier.model_mut(), AdapterId(0), |_, _| count += 1);
+        count
+    };
+    let leaves = count(&mut classifier);
+    for under_it in [&wide, &narrow] {
+        file(under_it).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+        file(&narrow).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+        assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), expected);
+        assert_eq!(count(&mut classifier), leaves);
+    }
+    file(&wide).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+    let config =
+        LoraConfig { target_modules: file(&narrow).config().target_modules.clone(), ..LoraConfig::default() };
+    adapter::attach(classifier.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+    assert_eq!(count(&mut classifier), leaves, "the same layers and the head");
 }
 
 #[test]

@@ -161,6 +161,10 @@ impl Model for Forgetful {
         &self.info
     }
 
+    fn info_mut(&mut self) -> &mut ModelInfo {
+        &mut self.info
+    }
+
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
         let x = ops::embedding(tape, &[self.words.lookup(inputs.ids)], &inputs.layout)?;
         let first = ops::first_token(tape, &x)?;

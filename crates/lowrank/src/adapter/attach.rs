@@ -3,7 +3,8 @@
 use lowrank_kernels::random::Philox;
 
 use super::config::{Bias, LoraConfig};
-use super::targets::{check_modules_to_save, is_within, modules_to_save, target_linears};
+use super::matcher::is_within;
+use super::targets::{check_exclude_modules, check_modules_to_save, modules_to_save, target_linears};
 use crate::models::ModelInfo;
 use crate::nn::{
     Linear, Module, VisitorMut, for_each_linear, for_each_linear_mut, for_each_parameter,
@@ -27,9 +28,10 @@ pub struct Plan {
 /// Works out what a fresh adapter changes in a model; shapes are enough.
 ///
 /// # Errors
-/// If a target or a module to save matches nothing, or the rank is 0 or beyond a layer.
+/// If a target, a module to exclude or a module to save matches nothing, or the rank is 0 or beyond a layer.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     let plan = plan_any_rank(model, info, config)?;
+    check_exclude_modules(model, config)?;
     let mut result = Ok(());
     for_each_linear(model, |path, linear| {
         let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());
@@ -68,7 +70,8 @@ pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraC
 }
 
 /// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained
-/// starting at the base model's value. The adapter's tensors are trainable, the base model is frozen.
+/// starting at the base model's value. The adapter's tensors are trainable, the base model is frozen. An adapter that
+/// was there under the same id is taken off.
 ///
 /// Each layer draws from a stream of its own, so that its values do not depend on which other layers are adapted.
 ///
@@ -83,9 +86,10 @@ pub fn attach(
     seed: u64,
 ) -> Result<Plan> {
     let plan = plan(&*model, info, config)?;
+    detach(model, adapter);
     for_each_linear_mut(model, |path, linear| {
         if plan.linears.iter().any(|name| name == path) {
-            put(linear, fresh(path, linear, config, adapter, seed));
+            linear.lora.push(fresh(path, linear, config, adapter, seed));
         }
     });
     let mut result = Ok(());
@@ -124,18 +128,18 @@ fn stream_of(path: &str) -> u64 {
     })
 }
 
-/// Puts a pair on a layer, in the place of the one that the same adapter had there.
-pub(super) fn put(linear: &mut Linear, lora: Lora) {
-    match linear.lora.iter_mut().find(|other| other.adapter == lora.adapter) {
-        Some(slot) => *slot = lora,
-        None => linear.lora.push(lora),
-    }
-}
-
 /// Takes an adapter off a model, which then answers as before it was attached.
 pub fn detach(model: &mut dyn Module, adapter: AdapterId) {
     for_each_linear_mut(model, |_, linear| linear.lora.retain(|lora| lora.adapter != adapter));
     for_each_parameter_mut(model, |_, parameter| parameter.remove_replacement(adapter));
+}
+
+/// Whether anything of an adapter is on a model.
+pub fn is_attached(model: &dyn Module, adapter: AdapterId) -> bool {
+    let mut found = false;
+    for_each_linear(model, |_, linear| found |= linear.lora.iter().any(|lora| lora.adapter == adapter));
+    for_each_parameter(model, |_, parameter| found |= parameter.replacement(adapter).is_some());
+    found
 }
 
 /// Freezes the tensors of an adapter, or trains them.

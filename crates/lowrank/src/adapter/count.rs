@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::attach::Plan;
 use super::config::LoraConfig;
-use super::targets::is_within;
+use super::matcher::is_within;
 use crate::nn::{Module, for_each_linear, for_each_parameter};
 
 /// How many parameters there are, and how many are trained.

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank, put};
+use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
 use super::config::LoraConfig;
+use super::matcher::{is_suffix, is_within};
 use super::peft_config;
-use super::targets::{is_suffix, is_within};
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
 use crate::models::ModelInfo;
 use crate::nn::{Module, for_each_linear_mut, for_each_parameter_mut};
@@ -130,14 +130,15 @@ impl AdapterFile {
         plan_any_rank(model, info, &self.config_for(model))
     }
 
-    /// Puts the adapter on a model, frozen. Every tensor of the file binds, and every layer that the configuration
-    /// means gets its pair.
+    /// Puts the adapter on a model, frozen, in the place of one that was there under the same id. Every tensor of the
+    /// file binds, and every layer that the configuration means gets its pair.
     ///
     /// # Errors
     /// Names the first tensor that binds to nothing, has another shape, or is missing. The model is then without the
     /// adapter.
     pub fn attach(&self, model: &mut dyn Module, info: &ModelInfo, adapter: AdapterId) -> Result<Plan> {
         let plan = self.plan(&*model, info)?;
+        detach(model, adapter);
         let bound = self.bind(model, &plan, adapter);
         if bound.is_err() {
             detach(model, adapter);
@@ -151,7 +152,7 @@ impl AdapterFile {
         for_each_linear_mut(model, |path, linear| {
             if result.is_ok() && plan.linears.iter().any(|name| name == path) {
                 let shapes = (linear.inputs(), linear.outputs());
-                result = self.pair(path, shapes, adapter, &mut unused).map(|lora| put(linear, lora));
+                result = self.pair(path, shapes, adapter, &mut unused).map(|lora| linear.lora.push(lora));
             }
         });
         result?;

@@ -4,11 +4,12 @@ mod attach;
 mod config;
 mod count;
 mod file;
+mod matcher;
 mod peft_config;
 mod targets;
 mod tree;
 
-pub use attach::{Plan, attach, detach, for_each_leaf_mut, plan, set_trainable};
+pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set_trainable};
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
 pub use count::{Grouped, ParameterCount};
 pub use file::{AdapterFile, peft_key, save, tensors};

@@ -14,27 +14,30 @@ const PEFT_VERSION: &str = "0.21.2";
 /// The name of the file in an adapter folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 
-/// Settings that change what an adapter computes and that this program does not do, with the value that means no.
-const UNSUPPORTED: [(&str, Value); 18] = [
-    ("alora_invocation_tokens", Value::Null),
-    ("alpha_pattern", Value::Null),
-    ("arrow_config", Value::Null),
-    ("fan_in_fan_out", Value::Bool(false)),
-    ("kasa_config", Value::Null),
-    ("layer_replication", Value::Null),
-    ("layers_pattern", Value::Null),
-    ("layers_to_transform", Value::Null),
-    ("lora_bias", Value::Bool(false)),
-    ("megatron_config", Value::Null),
-    ("monteclora_config", Value::Null),
-    ("rank_pattern", Value::Null),
-    ("target_parameters", Value::Null),
-    ("trainable_token_indices", Value::Null),
-    ("use_bdlora", Value::Null),
-    ("use_dora", Value::Bool(false)),
-    ("use_qalora", Value::Bool(false)),
-    ("velora_config", Value::Null),
+/// Settings that change what an adapter computes and that this program does not do.
+const UNSUPPORTED: [&str; 18] = [
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_bias",
+    "megatron_config",
+    "monteclora_config",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
 ];
+
+/// How PEFT holds an adapter in memory: no key that it writes, and one that it passes over.
+const RUNTIME_CONFIG: &str = "runtime_config";
 
 /// The text of `adapter_config.json`: PEFT's keys in PEFT's order. `targets` and `modules_to_save` are what the
 /// configuration came to mean in the model.
@@ -44,6 +47,10 @@ pub fn to_json(
     modules_to_save: &[String],
     base_model: &str,
 ) -> String {
+    serde_json::to_string_pretty(&to_value(config, targets, modules_to_save, base_model)).unwrap_or_default()
+}
+
+fn to_value(config: &LoraConfig, targets: &[String], modules_to_save: &[String], base_model: &str) -> Value {
     let target_modules = match &config.target_modules {
         Some(Targets::Pattern(pattern)) => json!(pattern),
         Some(Targets::Names(names)) => json!(sorted(names)),
@@ -60,7 +67,7 @@ pub fn to_json(
         Init::Gaussian => json!("gaussian"),
         _ => json!(true),
     };
-    let file = json!({
+    json!({
         "alora_invocation_tokens": null,
         "alpha_pattern": {},
         "arrow_config": null,
@@ -102,8 +109,7 @@ pub fn to_json(
         "use_qalora": false,
         "use_rslora": config.use_rslora,
         "velora_config": null,
-    });
-    serde_json::to_string_pretty(&file).unwrap_or_default()
+    })
 }
 
 /// The decimal that a person wrote: 0.1, not 0.10000000149.
@@ -129,8 +135,8 @@ pub(super) fn write(folder: &Path, text: &str) -> Result<()> {
 /// Reads `adapter_config.json` from `folder`.
 ///
 /// # Errors
-/// If the file is missing or malformed, belongs to another method than LoRA, or uses a variant of LoRA that would
-/// compute something else than this program does.
+/// If the file is missing or malformed, belongs to another method than LoRA, uses a variant of LoRA that would
+/// compute something else than this program does, or holds a setting that PEFT does not have.
 pub fn read(folder: &Path) -> Result<LoraConfig> {
     let path = folder.join(CONFIG_FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -144,13 +150,17 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
     if let Some(kind) = map.get("peft_type").filter(|kind| *kind != "LORA") {
         return Err(format!("peft_type is {kind}; only LORA can be loaded"));
     }
-    for (key, off) in &UNSUPPORTED {
-        let value = map.get(*key).unwrap_or(off);
-        let empty = value.is_null()
-            || value.as_object().is_some_and(Map::is_empty)
-            || value.as_array().is_some_and(Vec::is_empty);
-        if value != off && !empty {
+    let known = to_value(&LoraConfig::default(), &[], &[], "");
+    for (key, value) in map {
+        // The number 0 is a layer in layers_to_transform.
+        if UNSUPPORTED.contains(&key.as_str()) && (value.is_number() || !is_off(value)) {
             return Err(format!("{key} is {value}, a variant of LoRA that is not supported"));
+        }
+        if known.get(key).is_none() && key != RUNTIME_CONFIG && !is_off(value) {
+            return Err(format!(
+                "{key:?} is {value}, a setting that PEFT {PEFT_VERSION} does not have: the adapter may be of a \
+                 variant of LoRA that is not supported"
+            ));
         }
     }
     let config = LoraConfig {
@@ -185,6 +195,18 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
     };
     config.check().map_err(|e| e.to_string())?;
     Ok(config)
+}
+
+/// Whether a value is how a setting says no: null, false, zero or empty.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(flag) => !flag,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
 }
 
 /// Ways to begin that change the base model's weights as well, which PEFT does again when it loads the file.

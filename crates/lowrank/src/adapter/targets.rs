@@ -1,70 +1,24 @@
 //! Which modules a configuration means.
 
-use fancy_regex::Regex;
-
 use super::config::{LoraConfig, Targets};
+use super::matcher::{Matcher, is_suffix, is_within};
 use crate::models::ModelInfo;
-use crate::nn::{Module, for_each_linear, for_each_parameter};
+use crate::nn::{Module, ModuleKind, for_each_module, for_each_parameter};
 use crate::{Error, Result};
-
-/// A choice of modules, ready to be asked.
-pub(super) enum Matcher {
-    Names(Vec<String>),
-    Pattern(Box<Regex>),
-    AllLinear,
-}
-
-impl Matcher {
-    pub(super) fn new(key: &str, targets: &Targets) -> Result<Self> {
-        Ok(match targets {
-            Targets::Names(names) => Self::Names(names.clone()),
-            Targets::AllLinear => Self::AllLinear,
-            Targets::Pattern(pattern) => {
-                let whole = Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|e| Error::setting(key, format!("{pattern:?} is no regular expression: {e}")))?;
-                Self::Pattern(Box::new(whole))
-            }
-        })
-    }
-
-    /// Whether the module at `path` is meant.
-    ///
-    /// # Source
-    /// PEFT's `check_target_module_exists`: a name means itself and whatever ends with it after a dot, a pattern
-    /// must match in full.
-    pub(super) fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Names(names) => names.iter().any(|name| is_suffix(path, name)),
-            Self::Pattern(pattern) => pattern.is_match(path).unwrap_or(false),
-            Self::AllLinear => true,
-        }
-    }
-}
-
-/// Whether `name` is the whole path or its last parts.
-pub(super) fn is_suffix(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-/// Whether the module or parameter at `path` is, or lies inside, a module that `name` means.
-pub(super) fn is_within(path: &str, name: &str) -> bool {
-    let ends = path.match_indices('.').map(|(end, _)| end).chain([path.len()]);
-    ends.map(|end| &path[..end]).any(|module| is_suffix(module, name))
-}
 
 /// The modules that are trained whole, each once: those of the configuration, the head, and what the flags add.
 pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| {
         for name in more {
-            if !names.iter().any(|known| known == name) {
+            if !names.iter().any(|known| is_within(name, known)) {
                 names.push((*name).to_owned());
             }
         }
     };
     // PEFT's own files name a head twice that was asked for and is added as well.
     add(&config.modules_to_save.iter().map(String::as_str).collect::<Vec<_>>());
-    add(info.head);
+    add(&info.head);
     if config.train_layer_norms {
         add(info.layer_norms);
     }
@@ -74,11 +28,31 @@ pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<Stri
     names
 }
 
+/// A module of a model, the model itself left out.
+struct Place {
+    path: String,
+    kind: ModuleKind,
+}
+
+fn places(model: &dyn Module) -> Vec<Place> {
+    let mut places = Vec::new();
+    for_each_module(model, |path, kind| {
+        if kind == ModuleKind::Linear || !path.is_empty() {
+            places.push(Place { path: path.to_owned(), kind });
+        }
+    });
+    places
+}
+
 /// The names of the linear layers that a configuration adapts, in the model's order.
 ///
 /// # Errors
-/// If a name of the list matches nothing (the nearest are named), a pattern matches no linear layer, or all that
-/// matches is excluded or trained whole.
+/// If a name of the list matches nothing (the nearest are named), a pattern matches no linear layer, something else
+/// than a linear layer is matched, or all that matches is excluded or trained whole.
+///
+/// # Source
+/// PEFT's `inject_adapter`: every module is matched, what is excluded or trained whole is passed over, and a module
+/// that cannot be adapted is an error.
 pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Vec<String>> {
     let usual = Targets::Names(info.default_targets.iter().map(|name| (*name).to_owned()).collect());
     let targets = config.target_modules.as_ref().unwrap_or(&usual);
@@ -90,47 +64,96 @@ pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
         .transpose()?;
     let saved = modules_to_save(config, info);
 
-    let mut linears = Vec::new();
-    for_each_linear(model, |path, _| linears.push(path.to_owned()));
+    let places = places(model);
     if let Targets::Names(names) = targets {
-        for name in names {
-            check_name(name, &linears, model)?;
+        names.iter().try_for_each(|name| check_name(name, &places))?;
+    }
+    let (mut kept, mut other, mut left_out) = (Vec::new(), None, false);
+    for place in &places {
+        let Place { path, kind } = place;
+        if (*targets == Targets::AllLinear && *kind != ModuleKind::Linear) || !matcher.matches(path)? {
+            continue;
+        }
+        if excluded.as_ref().map_or(Ok(false), |matcher| matcher.matches(path))?
+            || saved.iter().any(|name| is_within(path, name))
+        {
+            left_out = true;
+        } else if *kind == ModuleKind::Linear {
+            kept.push(path.clone());
+        } else {
+            other = other.or(Some(place));
         }
     }
-    let matched: Vec<String> = linears.iter().filter(|path| matcher.matches(path)).cloned().collect();
-    if matched.is_empty() {
-        let Targets::Pattern(pattern) = targets else {
-            return Err(Error::setting("target_modules", "they match no linear layer"));
-        };
-        let example = linears.first().map_or("", String::as_str);
-        let reason = format!(
-            "{pattern:?} matches no linear layer in full; a layer's name is, for example, {example:?}"
-        );
-        return Err(Error::setting("target_modules", reason));
+    if let Some(place) = other {
+        return Err(no_linear(targets, place, &kept, &places));
     }
-    let kept: Vec<String> = matched
-        .into_iter()
-        .filter(|path| !excluded.as_ref().is_some_and(|matcher| matcher.matches(path)))
-        .filter(|path| !saved.iter().any(|name| is_within(path, name)))
-        .collect();
-    if kept.is_empty() {
-        let reason = "every layer that they match is in exclude_modules or modules_to_save";
-        return Err(Error::setting("target_modules", reason));
+    match (targets, left_out) {
+        _ if !kept.is_empty() => Ok(kept),
+        (_, true) => {
+            let reason = "every layer that they match is in exclude_modules or modules_to_save";
+            Err(Error::setting("target_modules", reason))
+        }
+        (Targets::Pattern(pattern), _) => {
+            let linear = places.iter().find(|place| place.kind == ModuleKind::Linear);
+            let example = linear.map_or("", |place| place.path.as_str());
+            let reason = format!(
+                "{pattern:?} matches no linear layer in full; a layer's name is, for example, {example:?}"
+            );
+            Err(Error::setting("target_modules", reason))
+        }
+        _ => Err(Error::setting("target_modules", "they match no linear layer")),
     }
-    Ok(kept)
 }
 
-/// A name of the list must mean a linear layer.
-fn check_name(name: &str, linears: &[String], model: &dyn Module) -> Result<()> {
-    if linears.iter().any(|path| is_suffix(path, name)) {
+/// A name of the list must mean a module.
+fn check_name(name: &str, places: &[Place]) -> Result<()> {
+    if places.iter().any(|place| is_suffix(&place.path, name)) {
         return Ok(());
     }
-    let mut is_other = false;
-    for_each_parameter(model, |path, _| is_other |= is_within(path, name));
-    if is_other {
-        return Err(Error::setting("target_modules", format!("{name:?} is no linear layer")));
+    let linears = places.iter().filter(|place| place.kind == ModuleKind::Linear);
+    let linears: Vec<String> = linears.map(|place| place.path.clone()).collect();
+    Err(Error::unknown("target module", name, last_parts(&linears).iter().map(String::as_str)))
+}
+
+/// The error of a target that is no linear layer, and what to write instead. `linears` are those that are matched.
+fn no_linear(targets: &Targets, place: &Place, linears: &[String], places: &[Place]) -> Error {
+    let Place { path, kind } = place;
+    let fault = match kind {
+        ModuleKind::Embedding => {
+            "an embedding and no linear layer: PEFT would adapt it, this program cannot yet"
+        }
+        _ => "no linear layer: PEFT could not load the adapter",
+    };
+    let (given, hint) = match targets {
+        Targets::Pattern(pattern) => {
+            let names = last_names(linears.iter().map(String::as_str));
+            let start = pattern.strip_suffix(".*").unwrap_or_default();
+            let example = format!("{start}.*({})", names.join("|"));
+            let hint = format!("; end the pattern with the names of layers, for example {example}");
+            (pattern.as_str(), if names.is_empty() { String::new() } else { hint })
+        }
+        Targets::Names(names) => {
+            let given = names.iter().find(|name| is_suffix(path, name)).map_or("", String::as_str);
+            let inside = places.iter().filter(|p| p.kind == ModuleKind::Linear && is_within(&p.path, given));
+            let inside = last_names(inside.map(|place| place.path.as_str()));
+            let hint = format!("; name the layers inside: {}", inside.join(", "));
+            (given, if inside.is_empty() { String::new() } else { hint })
+        }
+        Targets::AllLinear => ("all-linear", String::new()),
+    };
+    Error::setting("target_modules", format!("{given:?} matches {path}, which is {fault}{hint}"))
+}
+
+/// The last part of each path, each once.
+fn last_names<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for path in paths {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
-    Err(Error::unknown("target module", name, last_parts(linears).iter().map(String::as_str)))
+    names
 }
 
 /// The last one and two parts of each name: what users write.
@@ -145,6 +168,30 @@ fn last_parts(paths: &[String]) -> Vec<String> {
     parts.sort();
     parts.dedup();
     parts
+}
+
+/// Checks that `exclude_modules` means something: each of its names, or its pattern, a module.
+pub(super) fn check_exclude_modules(model: &dyn Module, config: &LoraConfig) -> Result<()> {
+    let Some(targets) = &config.exclude_modules else { return Ok(()) };
+    let places = places(model);
+    if let Targets::Names(names) = targets {
+        let unknown = names.iter().find(|name| !places.iter().any(|place| is_suffix(&place.path, name)));
+        let paths: Vec<String> = places.into_iter().map(|place| place.path).collect();
+        return unknown.map_or(Ok(()), |name| {
+            Err(Error::unknown("module to exclude", name, last_parts(&paths).iter().map(String::as_str)))
+        });
+    }
+    let matcher = Matcher::new("exclude_modules", targets)?;
+    for place in &places {
+        if matcher.matches(&place.path)? {
+            return Ok(());
+        }
+    }
+    let example = places.first().map_or("", |place| place.path.as_str());
+    let pattern = if let Targets::Pattern(pattern) = targets { pattern } else { "all-linear" };
+    let reason =
+        format!("{pattern:?} matches no module in full; a module's name is, for example, {example:?}");
+    Err(Error::setting("exclude_modules", reason))
 }
 
 /// Checks that each of `modules_to_save` means something.
@@ -164,33 +211,4 @@ pub(super) fn check_modules_to_save(model: &dyn Module, config: &LoraConfig) -> 
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_means_the_last_parts_of_a_path() {
-        assert!(is_suffix("bert.encoder.layer.0.attention.self.query", "query"));
-        assert!(is_suffix("bert.encoder.layer.0.attention.self.query", "self.query"));
-        assert!(!is_suffix("bert.encoder.layer.0.attention.self.query", "uery"));
-        assert!(is_suffix("query", "query"));
-    }
-
-    #[test]
-    fn a_module_to_save_takes_all_that_lies_inside() {
-        assert!(is_within("classifier.dense.weight", "classifier"));
-        assert!(is_within("bert.embeddings.LayerNorm.bias", "embeddings"));
-        assert!(!is_within("bert.embeddings2.weight", "embeddings"));
-    }
-
-    #[test]
-    fn a_pattern_matches_in_full_or_not_at_all() {
-        let pattern = Targets::Pattern(r".*layer\.1\..*(query|value)".into());
-        let matcher = Matcher::new("target_modules", &pattern).unwrap();
-        assert!(matcher.matches("bert.encoder.layer.1.attention.self.query"));
-        assert!(!matcher.matches("bert.encoder.layer.1.attention.self.query.more"));
-        assert!(!matcher.matches("bert.encoder.layer.0.attention.self.query"));
-    }
 }

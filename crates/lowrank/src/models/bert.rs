@@ -15,7 +15,7 @@ pub struct BertForSequenceClassification {
     info: ModelInfo,
 }
 
-module!(BertForSequenceClassification { "bert" => bert, "classifier" => classifier });
+module!(BertForSequenceClassification { "bert" => bert, "classifier" => classifier; "dropout" });
 
 impl BertForSequenceClassification {
     /// The model's shape, without values.
@@ -34,6 +34,10 @@ impl BertForSequenceClassification {
 impl Model for BertForSequenceClassification {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn info_mut(&mut self) -> &mut ModelInfo {
+        &mut self.info
     }
 
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
@@ -109,7 +113,8 @@ module!(BertEmbeddings {
     "word_embeddings" => word_embeddings,
     "position_embeddings" => position_embeddings,
     "token_type_embeddings" => token_type_embeddings,
-    "LayerNorm" => layer_norm,
+    "LayerNorm" => layer_norm;
+    "dropout"
 });
 
 impl BertEmbeddings {
@@ -213,7 +218,7 @@ pub struct BertSelfAttention {
     attention: ops::Attention,
 }
 
-module!(BertSelfAttention { "query" => query, "key" => key, "value" => value });
+module!(BertSelfAttention { "query" => query, "key" => key, "value" => value; "dropout" });
 
 impl BertSelfAttention {
     fn new(config: &EncoderConfig) -> Self {
@@ -239,7 +244,7 @@ pub struct BertIntermediate {
     activation: ops::Activation,
 }
 
-module!(BertIntermediate { "dense" => dense });
+module!(BertIntermediate { "dense" => dense; "intermediate_act_fn" });
 
 impl BertIntermediate {
     fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
@@ -256,7 +261,7 @@ pub struct BertOutput {
     dropout: f32,
 }
 
-module!(BertOutput { "dense" => dense, "LayerNorm" => layer_norm });
+module!(BertOutput { "dense" => dense, "LayerNorm" => layer_norm; "dropout" });
 
 impl BertOutput {
     fn new(config: &EncoderConfig, inputs: usize) -> Self {
@@ -279,4 +284,4 @@ pub struct BertPooler {
     dense: Linear,
 }
 
-module!(BertPooler { "dense" => dense });
+module!(BertPooler { "dense" => dense; "activation" });

@@ -26,7 +26,7 @@ pub fn initialise(model: &mut dyn Model, seed: u64, dtype: DType) -> Result<()> 
 /// # Errors
 /// As [`initialise`].
 pub fn initialise_head(model: &mut dyn Model, seed: u64) -> Result<bool> {
-    let head = model.info().head;
+    let head = model.info().head.clone();
     let mut missing = Vec::new();
     for_each_parameter(&*model, |path, parameter| {
         if head.iter().any(|module| is_inside(path, module)) && parameter.base().is_none() {

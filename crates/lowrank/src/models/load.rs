@@ -15,7 +15,8 @@ use crate::{Error, Result};
 pub struct LoadReport {
     /// Tensors of the checkpoint that the task does not use: buffers, poolers, other heads.
     pub skipped: Vec<String>,
-    /// Parameters of the head that the checkpoint has not, or has for another number of labels.
+    /// Parameters of the head that the checkpoint has not, or has for another number of labels; the pooler's among
+    /// them where it has none.
     pub missing_head: Vec<String>,
 }
 
@@ -34,14 +35,23 @@ const OTHER_HEADS: [&str; 8] = [
 /// Loads every parameter of `model` from `checkpoint`, in place from the mapped file.
 ///
 /// A checkpoint of the bare model, whose keys lack the model's prefix, loads too, as do the names `gamma` and `beta`
-/// of old checkpoints. Only the head may be missing.
+/// of old checkpoints. Only the head may be missing, and with it the whole pooler, which is then a part of it: a
+/// checkpoint of masked language modelling has none, and Transformers draws a new one, too.
 ///
 /// # Errors
 /// Names the first tensor that is missing, has another shape or type, or that nothing accounts for.
 pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport> {
-    let info = model.info().clone();
-    let prefix = format!("{}.", info.base_prefix);
+    let prefix = format!("{}.", model.info().base_prefix);
     let bare = !checkpoint.names().any(|key| key.starts_with(&prefix));
+    if let Some(pooler) = model.info().pooler {
+        let key = if bare { pooler.strip_prefix(&prefix).unwrap_or(pooler) } else { pooler };
+        let head = &mut model.info_mut().head;
+        head.retain(|module| *module != pooler);
+        if !checkpoint.names().any(|name| is_inside(name, key)) {
+            head.push(pooler);
+        }
+    }
+    let info = model.info().clone();
     let mut report = LoadReport::default();
     let mut used: HashSet<String> = HashSet::new();
     let mut result = Ok(());

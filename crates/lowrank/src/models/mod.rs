@@ -40,7 +40,9 @@ pub struct ModelInfo {
     /// The last layer of the head: its outputs are the logits.
     pub output: &'static str,
     /// The modules of the head, which is new for each task.
-    pub head: &'static [&'static str],
+    pub head: Vec<&'static str>,
+    /// The module before the head that checkpoints of some tasks lack. [`load`] makes it part of the head then.
+    pub pooler: Option<&'static str>,
     /// The layers that LoRA adapts where the user names none.
     pub default_targets: &'static [&'static str],
     /// The modules that `train_embeddings` trains.
@@ -70,7 +72,8 @@ impl ModelInfo {
             architecture: "",
             base_prefix: "",
             output: "",
-            head: &[],
+            head: Vec::new(),
+            pooler: None,
             default_targets: &[],
             embeddings: &[],
             layer_norms: &[],
@@ -94,7 +97,8 @@ impl ModelInfo {
             architecture,
             base_prefix,
             output: if base_prefix == "bert" { "classifier" } else { "classifier.out_proj" },
-            head: &["classifier"],
+            head: vec!["classifier"],
+            pooler: (base_prefix == "bert").then_some("bert.pooler"),
             default_targets: &["query", "value"],
             embeddings: &["word_embeddings", "position_embeddings", "token_type_embeddings"],
             layer_norms: &["LayerNorm"],
@@ -113,6 +117,9 @@ impl ModelInfo {
 pub trait Model: Module + Send + Sync {
     /// What there is to know about the architecture.
     fn info(&self) -> &ModelInfo;
+
+    /// The same, for what only the weights can tell.
+    fn info_mut(&mut self) -> &mut ModelInfo;
 
     /// The logits: `[sequences, num_labels]`.
     ///

@@ -46,6 +46,10 @@ impl Model for RobertaForSequenceClassification {
         &self.info
     }
 
+    fn info_mut(&mut self) -> &mut ModelInfo {
+        &mut self.info
+    }
+
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
         let positions = table_positions(inputs.ids, inputs.positions, &inputs.layout, self.pad_token_id);
         let first = self.roberta.forward_first(tape, inputs, &positions)?;
@@ -76,7 +80,7 @@ pub struct RobertaClassificationHead {
     dropout: f32,
 }
 
-module!(RobertaClassificationHead { "dense" => dense, "out_proj" => out_proj });
+module!(RobertaClassificationHead { "dense" => dense, "out_proj" => out_proj; "dropout" });
 
 impl RobertaClassificationHead {
     fn forward(&self, tape: &mut Tape, first: &Var) -> Result<Var> {

@@ -45,6 +45,12 @@ pub trait Visitor<'a> {
         self.parameter(&join(path, "weight"), &embedding.weight);
     }
 
+    /// A module without parameters that the reference has as an object and this program as a step of its parent's
+    /// forward pass: dropout, an activation.
+    fn step(&mut self, path: &str) {
+        let _ = path;
+    }
+
     /// A parameter, of one of the layers above or of a module's own.
     fn parameter(&mut self, path: &str, parameter: &'a Parameter) {
         let _ = (path, parameter);
@@ -114,6 +120,47 @@ pub fn for_each_linear_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut Lin
         }
     }
     module.visit_mut("", &mut Each(f));
+}
+
+/// What a module is to an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// A linear layer.
+    Linear,
+    /// An embedding.
+    Embedding,
+    /// A container, a norm, or a step without parameters.
+    Other,
+}
+
+/// Calls `f` with the path and the kind of every module, the root first with an empty path.
+///
+/// # Source
+/// PyTorch's `named_modules` on the same model of Transformers.
+pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
+    struct Each<F>(F);
+    impl<'a, F: FnMut(&str, ModuleKind)> Visitor<'a> for Each<F> {
+        fn enter(&mut self, path: &str, _: &'static str) {
+            (self.0)(path, ModuleKind::Other);
+        }
+
+        fn linear(&mut self, path: &str, _: &'a Linear) {
+            (self.0)(path, ModuleKind::Linear);
+        }
+
+        fn layer_norm(&mut self, path: &str, _: &'a LayerNorm) {
+            (self.0)(path, ModuleKind::Other);
+        }
+
+        fn embedding(&mut self, path: &str, _: &'a Embedding) {
+            (self.0)(path, ModuleKind::Embedding);
+        }
+
+        fn step(&mut self, path: &str) {
+            (self.0)(path, ModuleKind::Other);
+        }
+    }
+    module.visit("", &mut Each(f));
 }
 
 /// Calls `f` with the name and the tensor of everything that is trained: low-rank pairs, values that an adapter
@@ -192,13 +239,17 @@ impl<M: Module> Module for Vec<M> {
 ///
 /// lowrank::module!(Mlp { "up" => up, "down" => down });
 /// ```
+///
+/// Modules of the reference that have no parameters and are no fields here are named at the end, so that a pattern
+/// over names means the same in both: `module!(Mlp { "up" => up, "down" => down; "dropout" })`.
 #[macro_export]
 macro_rules! module {
-    ($type:ident { $($name:literal => $field:ident),* $(,)? }) => {
+    ($type:ident { $($name:literal => $field:ident),* $(,)? $(; $($step:literal),+)? }) => {
         impl $crate::nn::Module for $type {
             fn visit<'a>(&'a self, path: &str, visitor: &mut dyn $crate::nn::Visitor<'a>) {
                 visitor.enter(path, stringify!($type));
                 $($crate::nn::Module::visit(&self.$field, &$crate::nn::join(path, $name), visitor);)*
+                $($(visitor.step(&$crate::nn::join(path, $step));)+)?
                 visitor.leave();
             }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lowrank_kernels::{Compute, Tier};
 
-use crate::adapter::{AdapterFile, Plan};
+use crate::adapter::{AdapterFile, Plan, is_attached};
 use crate::data::{Batch, Labels, Tokenizer};
 use crate::hub::{self, Checkpoint, RepositoryKind};
 use crate::models::{self, EncoderConfig, Inputs, LoadReport, Model};
@@ -40,6 +40,8 @@ pub struct Classifier {
 /// An adapter on a [`Classifier`].
 #[derive(Clone, Debug)]
 pub struct Attached {
+    /// What the model knows it by.
+    pub id: AdapterId,
     /// Its name: the folder or id that it was loaded from.
     pub name: String,
     /// What it changed.
@@ -100,25 +102,42 @@ impl Classifier {
     }
 
     fn attach_file(&mut self, name: &str, file: &AdapterFile) -> Result<AdapterId> {
-        let id = self.next_id();
+        let id = self.next_id()?;
         let info = self.model.info().clone();
         let plan = file.attach(&mut *self.model, &info, id)?;
-        self.adapters.push(Attached { name: name.to_owned(), plan });
+        self.adapters.push(Attached { id, name: name.to_owned(), plan });
         Ok(id)
     }
 
-    fn next_id(&self) -> AdapterId {
-        AdapterId(self.adapters.len() as u16)
+    /// An id that no adapter has, neither one of [`Classifier::adapters`] nor one that was put on the model itself.
+    fn next_id(&self) -> Result<AdapterId> {
+        (0..=u16::MAX)
+            .map(AdapterId)
+            .find(|id| self.adapter(*id).is_err() && !is_attached(&*self.model, *id))
+            .ok_or_else(|| Error::Usage("the model has as many adapters as it can have".into()))
     }
 
-    /// The adapters on the model, in the order of their ids.
+    /// The adapters that [`Classifier::load`] and [`Classifier::attach`] put on the model, the first one first.
     pub fn adapters(&self) -> &[Attached] {
         &self.adapters
     }
 
+    /// The one of [`Classifier::adapters`] with this id.
+    ///
+    /// # Errors
+    /// If there is none: an adapter that was put on the model itself is known to the caller alone.
+    pub fn adapter(&self, id: AdapterId) -> Result<&Attached> {
+        self.adapters.iter().find(|attached| attached.id == id).ok_or_else(|| {
+            Error::Usage(format!(
+                "the adapter {} was not put on by this classifier, which does not know it",
+                id.0
+            ))
+        })
+    }
+
     /// The id of the adapter that was put on first, if there is one.
     pub fn first_adapter(&self) -> Option<AdapterId> {
-        (!self.adapters.is_empty()).then_some(AdapterId(0))
+        self.adapters.first().map(|attached| attached.id)
     }
 
     /// The model.
@@ -126,7 +145,7 @@ impl Classifier {
         &*self.model
     }
 
-    /// The model, for training.
+    /// The model, for training. What is put on it this way is not among [`Classifier::adapters`].
     pub fn model_mut(&mut self) -> &mut dyn Model {
         &mut *self.model
     }

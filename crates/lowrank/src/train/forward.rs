@@ -16,13 +16,18 @@ use crate::{Error, Result};
 /// file, which must be the adapter with the id `adapter`.
 ///
 /// # Errors
-/// As [`read_batch`]; if gradients are asked for without labels or without an adapter.
+/// As [`read_batch`]; if gradients are asked for without labels, without an adapter, or under one that is not of
+/// [`Classifier::adapters`].
 pub fn forward(
     classifier: &mut Classifier,
     inputs: &Path,
     adapter: Option<AdapterId>,
     gradients: Option<&AdapterFile>,
 ) -> Result<Tensors> {
+    let plan = match gradients.and(adapter) {
+        Some(id) => Some(classifier.adapter(id)?.plan.clone()),
+        None => None,
+    };
     let batch = read_batch(inputs, classifier.model().info())?;
     let mut outputs = Tensors::new();
     let mut tape = match (gradients, adapter) {
@@ -45,10 +50,9 @@ pub fn forward(
     }
     let loss = loss(&mut tape, &logits, &batch.labels, batch.labels.len() as f32)?;
     outputs.insert("loss".to_owned(), loss.value().reshape(Shape::from([])));
-    if let Some((file, id)) = gradients.zip(adapter) {
+    if let (Some(file), Some(id), Some(plan)) = (gradients, adapter, plan) {
         let mut sums = Gradients::new();
         tape.backward(&loss, &mut sums)?;
-        let plan = classifier.adapters()[usize::from(id.0)].plan.clone();
         adapter::for_each_leaf_mut(classifier.model_mut(), id, |name, leaf| {
             let key = adapter::peft_key(name, &plan);
             let shape = leaf.value().shape();

@@ -22,7 +22,7 @@ fn adapter(case: &str) -> TempDir {
         let source = Case::named(case).folder.join("adapter").join(name);
         fs::copy(source, folder.path().join(name)).unwrap();
     }
-    load(&folder).unwrap();
+    Classifier::load(&Case::named(case).model(), folder.path().to_str(), LoadOptions::default()).unwrap();
     folder
 }
 
@@ -95,6 +95,7 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         ("rank_pattern", json!({"query": 4})),
         ("alpha_pattern", json!({"query": 4})),
         ("layers_to_transform", json!([0])),
+        ("layers_to_transform", json!(0)),
         ("layer_replication", json!([[0, 1]])),
         ("trainable_token_indices", json!([3])),
         ("target_parameters", json!(["x"])),
@@ -108,6 +109,48 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         let folder = adapter("bert_query_value");
         set(&folder, key, value);
         assert_refused(load(&folder), &["adapter_config.json", key]);
+    }
+}
+
+/// A setting of a later PEFT may change what is computed; one that is off does not.
+#[test]
+fn a_setting_that_peft_has_not_is_refused_with_its_key_and_value_unless_it_is_off() {
+    for value in [json!(true), json!(2), json!(0.5), json!("rows"), json!([1]), json!({"a": null})] {
+        let folder = adapter("bert_query_value");
+        set(&folder, "use_hyperlora", value.clone());
+        assert_refused(
+            load(&folder),
+            &["adapter_config.json", "use_hyperlora", &value.to_string(), "does not have"],
+        );
+    }
+    let folder = adapter("bert_query_value");
+    set(&folder, "a\nb", json!("c\nd"));
+    assert_refused(load(&folder), &[r"a\nb", r"c\nd"]);
+    for value in [json!(null), json!(false), json!(0), json!(0.0), json!(""), json!([]), json!({})] {
+        let folder = adapter("bert_query_value");
+        set(&folder, "use_hyperlora", value);
+        load(&folder).unwrap();
+    }
+}
+
+#[test]
+fn a_setting_that_changes_no_arithmetic_passes() {
+    for (key, value) in [
+        ("runtime_config", json!({"ephemeral_gpu_offload": true})),
+        ("auto_mapping", json!({"base_model_class": "BertModel", "parent_library": "transformers"})),
+        ("revision", json!("main")),
+        ("peft_version", json!("0.99.0")),
+        ("inference_mode", json!(false)),
+        ("task_type", json!("FEATURE_EXTRACTION")),
+        ("base_model_name_or_path", json!("someone/else")),
+        ("megatron_core", json!("other.core")),
+        ("qalora_group_size", json!(32)),
+        ("ensure_weight_tying", json!(true)),
+        ("eva_config", json!({"rho": 2.0})),
+    ] {
+        let folder = adapter("bert_query_value");
+        set(&folder, key, value);
+        load(&folder).unwrap();
     }
 }
 
@@ -156,6 +199,27 @@ fn a_target_that_matches_nothing_is_named_with_the_nearest() {
         load(&folder),
         &["target_modules", "matches no linear layer in full", "bert.encoder.layer.0"],
     );
+}
+
+/// Its pooler was random when the adapter was made, and is another now.
+#[test]
+fn an_adapter_without_the_pooler_that_the_model_lacks() {
+    let folder = adapter("bert_mlm");
+    set(&folder, "modules_to_save", json!(["classifier"]));
+    change(&folder.path().join("adapter_model.safetensors"), |tensors| {
+        tensors.retain(|name, _| !name.contains("pooler"));
+    });
+    let model = Case::named("bert_mlm").model();
+    let loaded = Classifier::load(&model, folder.path().to_str(), LoadOptions::default());
+    assert_refused(loaded, &["bert.pooler.dense.weight", "missing from the adapter"]);
+}
+
+/// PEFT asks nothing of `exclude_modules`, so neither does a file.
+#[test]
+fn a_file_that_excludes_what_the_model_has_not_loads() {
+    let folder = adapter("bert_query_value");
+    set(&folder, "exclude_modules", json!(["lm_head"]));
+    load(&folder).unwrap();
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use lowrank::data::Columns;
 use lowrank::hub::{StoredDtype, TensorToWrite, write_safetensors};
 use lowrank::tensor::{DType, Tensor};
-use lowrank::train::{Classifier, LoadOptions};
+use lowrank::train::{Ask, AskOptions, Classifier, LoadOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -49,6 +50,33 @@ fn a_missing_tensor_is_named_with_the_nearest_that_is_there() {
         load(&folder),
         &[QUERY, "missing", "query".replace('e', "a").as_str(), "model.safetensors"],
     );
+}
+
+#[test]
+fn a_model_without_a_pooler_has_no_head() {
+    let folder = model();
+    change(&folder.path().join("model.safetensors"), |tensors| {
+        tensors.remove("bert.pooler.dense.bias").unwrap();
+    });
+    assert_refused(load(&folder), &["bert.pooler.dense.bias", "missing"]);
+    change(&folder.path().join("model.safetensors"), |tensors| {
+        tensors.remove("bert.pooler.dense.weight").unwrap();
+    });
+    let classifier = load(&folder).unwrap();
+    let head = ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"];
+    let missing = &classifier.report().missing_head;
+    assert!(head.iter().all(|name| missing.iter().any(|other| other == name)), "{missing:?}");
+    let options = AskOptions {
+        model: folder.path().to_str().unwrap(),
+        adapter: None,
+        task: "sst2",
+        data: folder.path(),
+        columns: Columns::default(),
+        max_length: 16,
+        limit: 0,
+        compute: None,
+    };
+    assert_refused(Ask::load(&options), &["no head", "bert.pooler.dense.weight"]);
 }
 
 #[test]

@@ -54,6 +54,84 @@ fn targets_that_mean_nothing() {
     refused(unknown, &["clasifier", "did you mean", "classifier"]);
 }
 
+/// PEFT matches every module, those without parameters too, and fails at the first that it cannot adapt.
+#[test]
+fn targets_that_are_more_than_linear_layers() {
+    let of = |target_modules| LoraConfig { target_modules, ..LoraConfig::default() };
+    let pattern = |pattern: &str| of(Some(Targets::Pattern(pattern.into())));
+    refused(
+        pattern(r".*layer\.0\..*"),
+        &[
+            "bert.encoder.layer.0.attention,",
+            "no linear layer",
+            r"for example .*layer\.0\..*(query|key|value|dense)",
+        ],
+    );
+    for (given, matched) in [
+        (".*self.*", "bert.encoder.layer.0.attention.self,"),
+        (".*Norm", "bert.embeddings.LayerNorm,"),
+        (".*dropout|.*query", "bert.embeddings.dropout,"),
+        (".*(query|dropout)", "bert.embeddings.dropout,"),
+        ("dropout|.*query", "matches dropout,"),
+        (r".*intermediate\..*", "bert.encoder.layer.0.intermediate.intermediate_act_fn,"),
+        (r".*pooler\..*", "bert.pooler.activation,"),
+        (r".*layer\.0|.*query", "bert.encoder.layer.0,"),
+    ] {
+        refused(pattern(given), &["target_modules", matched, "no linear layer"]);
+    }
+    refused(pattern(r"bert\.embeddings\.word.*|.*query"), &["word_embeddings", "this program cannot yet"]);
+    refused(of(names(&["query", "word_embeddings"])), &["word_embeddings", "this program cannot yet"]);
+    refused(of(names(&["query", "dropout"])), &["bert.embeddings.dropout,", "no linear layer"]);
+    refused(of(names(&["query", "LayerNorm"])), &["bert.embeddings.LayerNorm,", "no linear layer"]);
+    refused(
+        of(names(&["attention"])),
+        &["bert.encoder.layer.0.attention,", "name the layers inside: query, key, value, dense"],
+    );
+}
+
+#[test]
+fn exclusions_that_mean_nothing() {
+    let of = |exclude_modules| LoraConfig { exclude_modules, ..LoraConfig::default() };
+    refused(of(names(&["key", "querry"])), &["module to exclude", "querry", "did you mean query?"]);
+    refused(of(names(&["layer.3"])), &["module to exclude", "layer.3", "layer.0"]);
+    refused(
+        of(Some(Targets::Pattern(r".*layer\.3\..*".into()))),
+        &["exclude_modules", "matches no module in full", "bert"],
+    );
+}
+
+/// A pattern whose matching has no end is not taken for one that does not match.
+#[test]
+fn a_pattern_that_takes_too_long() {
+    let endless = || Some(Targets::Pattern(r"(?:(?=.)[A-Za-z0-9._]+)*!".into()));
+    let parts = ["cannot be matched with", "bert"];
+    refused(LoraConfig { target_modules: endless(), ..LoraConfig::default() }, &["target_modules", parts[0]]);
+    refused(
+        LoraConfig { exclude_modules: endless(), ..LoraConfig::default() },
+        &["exclude_modules", parts[0]],
+    );
+}
+
+/// As in PEFT, what is excluded or saved whole may be matched.
+#[test]
+fn targets_beside_what_is_excluded_or_saved() {
+    let model = random_classifier(&bert_config(1), 2, Compute::F32);
+    let plan = |config: &LoraConfig| adapter::plan(model.model(), model.model().info(), config).unwrap();
+    let mut config = LoraConfig {
+        target_modules: Some(Targets::Pattern(r".*layer\.0\.attention\..*".into())),
+        exclude_modules: names(&["self", "output", "LayerNorm", "dropout"]),
+        ..LoraConfig::default()
+    };
+    let linears = ["self.query", "self.key", "self.value", "output.dense"];
+    let linears = linears.map(|name| format!("bert.encoder.layer.0.attention.{name}"));
+    assert_eq!(plan(&config).linears, linears);
+    config.exclude_modules = names(&["self", "dropout"]);
+    config.modules_to_save = vec!["attention.output".into()];
+    assert_eq!(plan(&config).linears, linears[..3]);
+    config.target_modules = names(&["query", "classifier", "dropout"]);
+    assert_eq!(plan(&config).linears, linears[..1], "the head is saved");
+}
+
 #[test]
 fn numbers_out_of_range() {
     for lora_alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
