@@ -71,6 +71,7 @@ fn a_model_without_a_pooler_has_no_head() {
         adapter: None,
         task: "sst2",
         data: folder.path(),
+        labels: Vec::new(),
         columns: Columns::default(),
         max_length: 16,
         limit: 0,
