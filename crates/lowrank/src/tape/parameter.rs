@@ -1,7 +1,7 @@
 //! Parameters: the leaves of the tape.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 use lowrank_kernels::Compute;
@@ -26,6 +26,13 @@ pub struct Leaf {
 
 #[derive(Debug)]
 struct Prepared(Compute, Arc<Weight>);
+
+impl Prepared {
+    /// What was kept, if it is of this type.
+    fn of(kept: &Option<Self>, compute: Compute) -> Option<Arc<Weight>> {
+        kept.as_ref().filter(|Self(kind, _)| *kind == compute).map(|Self(_, weight)| Arc::clone(weight))
+    }
+}
 
 impl Leaf {
     /// A frozen leaf.
@@ -64,31 +71,35 @@ impl Leaf {
         self.trainable
     }
 
-    /// Freezes the leaf, or trains it; a trained value is f32.
+    /// Freezes the leaf, or trains it; a trained value is f32. The numbers stay the same, and with them what was
+    /// prepared from them.
     pub fn set_trainable(&mut self, trainable: bool) {
         if trainable {
             self.value = self.value.to_dtype(DType::F32);
         }
-        self.prepared = Arc::default();
         self.trainable = trainable;
     }
 
-    /// The value `[outputs, inputs]` as the operand of a matrix product. A frozen leaf is prepared once and kept; a
-    /// trained one is cast from its f32 master each time.
+    /// The value `[outputs, inputs]` as the operand of a matrix product, prepared once and kept until the value is
+    /// written. Threads that meet here first may each prepare it; one of the results is kept.
     pub(crate) fn weight(&self, compute: Compute) -> Arc<Weight> {
-        if self.trainable {
-            return Arc::new(self.prepare(compute));
+        if let Some(weight) = Prepared::of(&self.prepared(), compute) {
+            return weight;
         }
-        let mut kept = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some(Prepared(kind, weight)) if *kind == compute => Arc::clone(weight),
-            _ => {
-                let weight = Arc::new(self.prepare(compute));
-                self.value.release_pages();
-                *kept = Some(Prepared(compute, Arc::clone(&weight)));
-                weight
-            }
+        // Without the lock: preparing waits for other threads, and rayon may run another user of this leaf meanwhile
+        // on this one, which would wait for itself.
+        let weight = Arc::new(self.prepare(compute));
+        self.value.release_pages();
+        let mut kept = self.prepared();
+        if let Some(other) = Prepared::of(&kept, compute) {
+            return other;
         }
+        *kept = Some(Prepared(compute, Arc::clone(&weight)));
+        weight
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn prepare(&self, compute: Compute) -> Weight {
@@ -240,3 +251,6 @@ impl Lora {
         self.a.value().shape().rows()
     }
 }
+
+#[cfg(test)]
+mod tests;
