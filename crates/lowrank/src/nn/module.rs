@@ -122,9 +122,12 @@ pub fn for_each_trained_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut Le
     struct Trained<F>(F);
     impl<F: FnMut(&str, &mut Leaf)> VisitorMut for Trained<F> {
         fn linear(&mut self, path: &str, linear: &mut Linear) {
-            for lora in linear.lora.iter_mut().filter(|lora| lora.a.is_trainable()) {
-                (self.0)(&join(path, "lora_A.weight"), &mut lora.a);
-                (self.0)(&join(path, "lora_B.weight"), &mut lora.b);
+            for lora in &mut linear.lora {
+                for (name, leaf) in [("lora_A.weight", &mut lora.a), ("lora_B.weight", &mut lora.b)] {
+                    if leaf.is_trainable() {
+                        (self.0)(&join(path, name), leaf);
+                    }
+                }
             }
             self.parameter(&join(path, "weight"), &mut linear.weight);
             if let Some(bias) = &mut linear.bias {
