@@ -205,7 +205,13 @@ impl Parameter {
 
     /// Every value, the base model's first, for freezing and training.
     pub fn leaves_mut(&mut self) -> impl Iterator<Item = &mut Leaf> {
-        self.base.iter_mut().chain(self.replacements.iter_mut().map(|(_, leaf)| leaf))
+        self.owned_leaves_mut().map(|(_, leaf)| leaf)
+    }
+
+    /// Every value with the adapter that brought it along, the base model's first.
+    pub fn owned_leaves_mut(&mut self) -> impl Iterator<Item = (Option<AdapterId>, &mut Leaf)> {
+        let base = self.base.iter_mut().map(|leaf| (None, leaf));
+        base.chain(self.replacements.iter_mut().map(|(adapter, leaf)| (Some(*adapter), leaf)))
     }
 
     /// The value that holds where `adapter` is active.
