@@ -111,7 +111,8 @@ fn check(
         "offsets cover {tokens} tokens"
     );
     assert!(offsets.is_sorted(), "offsets ascend");
-    assert_eq!(width, 3 * shape.heads * shape.head_dim, "q, k and v side by side");
+    let needed = shape.heads.checked_mul(shape.head_dim).and_then(|width| width.checked_mul(3));
+    assert_eq!(Some(width), needed, "q, k and v side by side");
     assert!(shape.heads < 1 << 12, "at most 4095 heads");
     if let Some(dropout) = dropout {
         assert_eq!(dropout.examples.len(), sequences);
