@@ -46,6 +46,25 @@ fn tiers() -> Vec<Tier> {
     available
 }
 
+/// A sum so long that not even one column of it fits the cache that tasks are cut for.
+#[test]
+fn a_sum_of_any_length_is_a_product() {
+    const LONG: usize = (1 << 20) + 1;
+    for tier in tiers() {
+        let ones = vec![1.0_f32; LONG];
+        let weight = Weight::with_tier(tier, Compute::F32, Source::F32(&ones), 1, LONG);
+        let mut y = [0.0_f32; 2];
+        let x = vec![1.0_f32; 2 * LONG];
+        weight.forward(Rows::dense(&x, 2, LONG), None, RowsMut::dense(&mut y, 2, 1));
+        assert_eq!(y, [LONG as f32; 2], "{tier}");
+        let weight = Weight::with_tier(tier, Compute::Bf16, Source::F32(&ones), LONG, 1);
+        let mut dx = [bf16::ZERO];
+        let dy = vec![bf16::ONE; LONG];
+        weight.backward(Rows::dense(&dy, 1, LONG), RowsMut::dense(&mut dx, 1, 1), false);
+        assert_eq!(dx[0], bf16::from_f32(LONG as f32), "{tier}");
+    }
+}
+
 fn assert_close<T: Element>(actual: T, expected: f64, scale: f64, what: &str) {
     let tolerance = if T::COMPUTE == Compute::F32 { 2e-6 } else { 2f64.powi(-8) };
     let bound = tolerance * (expected.abs() + 1e-3 * scale) + 2e-6 * scale;

@@ -31,7 +31,7 @@ impl Tile for Avx2 {
     }
 
     fn task_cols(depth: usize) -> usize {
-        (1 << 19) / depth.max(64)
+        ((1 << 19) / depth.max(64)).max(16)
     }
 
     fn enter(self) {}
