@@ -46,6 +46,33 @@ fn tiers() -> Vec<Tier> {
     available
 }
 
+/// On threads that no other kernel ran on before: the caller's alone, then three of a pool.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn products_treat_denormal_numbers_as_zero() {
+    let check = |tier: Option<Tier>, m: usize| {
+        let (n, k) = (33, 2);
+        let (x, w) = (vec![f32::MIN_POSITIVE; m * k], vec![0.25_f32; n * k]);
+        let mut y = vec![1.0_f32; m * n];
+        match tier {
+            Some(tier) => {
+                let weight = Weight::with_tier(tier, Compute::F32, Source::F32(&w), n, k);
+                weight.forward(Rows::dense(&x, m, k), None, RowsMut::dense(&mut y, m, n));
+            }
+            None => {
+                let (a, b) = (Matrix::dense(&x, m, k), Matrix::dense(&w, k, n));
+                matmul(1.0, a, b, 0.0, MatrixMut::dense(&mut y, m, n), true);
+            }
+        }
+        assert!(y.iter().all(|y| y.to_bits() == 0), "{tier:?} with {m} rows");
+    };
+    for tier in tiers().into_iter().map(Some).chain([None]) {
+        std::thread::spawn(move || check(tier, 3)).join().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        pool.install(|| check(tier, 3000));
+    }
+}
+
 /// A sum so long that not even one column of it fits the cache that tasks are cut for.
 #[test]
 fn a_sum_of_any_length_is_a_product() {

@@ -12,6 +12,7 @@ use super::scratch::with_floats;
 use super::staging::stage;
 use super::tile::{Block, Finish, Step, TILE_FLOATS, Tile};
 use crate::element::Element;
+use crate::parallel::flush_denormals;
 use crate::rows::{Rows, RowsMut};
 
 /// Sums of a tile, aligned to a cache line.
@@ -78,6 +79,7 @@ unsafe impl<K: Tile, T: Element> Sync for Product<'_, K, T> {}
 impl<K: Tile, T: Element> Product<'_, K, T> {
     /// Computes the rows `rows.0..rows.1` and the columns `cols.0..cols.1`, of which the first starts a tile.
     fn task(&self, rows: (usize, usize), cols: (usize, usize)) {
+        flush_denormals();
         let depth = self.panels.depth();
         let left = self.left.slice(rows.0, rows.1);
         let count = rows.1 - rows.0;
