@@ -45,7 +45,8 @@ impl Source<'_> {
 ///
 /// Under [`Compute::F32`] its values are those of the source, exactly; under [`Compute::Bf16`] they are rounded
 /// to bf16. Products are accumulated in f32 and rounded to the rows' type once. Their bits do not depend on the
-/// number of threads, nor, on x86 processors with AVX2 and up, those of a row on the other rows of the batch.
+/// number of threads, nor, where a kernel of ours computes them (on x86 processors with AVX2 and up, unless the tier
+/// is [`Tier::Plain`]), those of a row on the other rows of the batch.
 #[derive(Debug)]
 pub struct Weight {
     outputs: usize,

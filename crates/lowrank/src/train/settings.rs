@@ -34,7 +34,7 @@ pub(super) fn settings(
     metric: Option<&str>,
 ) -> BTreeMap<String, String> {
     let mut settings = run.decisive_settings();
-    settings.insert("cpu".into(), Tier::active().to_string());
+    settings.insert("cpu".into(), Tier::active().kernels());
     settings.insert("train.dtype".into(), name_of(compute).into());
     settings.insert("train.keep_best".into(), metric.unwrap_or("last").into());
     settings.insert("training data".into(), format!("{:016x}", train.fingerprint()));
