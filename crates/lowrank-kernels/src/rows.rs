@@ -131,11 +131,6 @@ impl<'a, T> RowsMut<'a, T> {
         &mut self.data[i * self.stride..i * self.stride + self.cols]
     }
 
-    /// The same rows, for reading.
-    pub fn as_rows(&self) -> Rows<'_, T> {
-        Rows { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
-    }
-
     /// The same rows, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> RowsMut<'_, T> {
         RowsMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }

@@ -1,8 +1,8 @@
 //! Frozen products, general products and weight gradients against a plain f64 reference, on every tier.
 
 use half::{bf16, f16};
-use lowrank_kernels::gemm::{Matrix, MatrixMut, Source, Weight, matmul, weight_gradient};
-use lowrank_kernels::{Compute, Element, Rows, RowsMut, Tier};
+use lowrank_kernels::gemm::{Matrix, MatrixMut, Weight, matmul, weight_gradient};
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, Source, Tier};
 
 /// (rows, outputs, inputs): none a multiple of a tile, and the smallest of each.
 const SHAPES: [(usize, usize, usize); 14] = [

@@ -8,12 +8,12 @@ use std::any::TypeId;
 use rayon::prelude::*;
 
 use super::panels::Panels;
-use super::scratch::with_floats;
 use super::staging::stage;
 use super::tile::{Block, Finish, Step, TILE_FLOATS, Tile};
 use crate::element::Element;
 use crate::parallel::flush_denormals;
 use crate::rows::{Rows, RowsMut};
+use crate::scratch;
 
 /// Sums of a tile, aligned to a cache line.
 #[repr(align(64))]
@@ -89,7 +89,7 @@ impl<K: Tile, T: Element> Product<'_, K, T> {
         let held_len = if holds { count.next_multiple_of(K::ROW_MULTIPLE) * held_stride } else { 0 };
         let mut session = self.kernel.enter();
         let mut tile_sums = TileSums([0.0; TILE_FLOATS]);
-        with_floats(held_len, |held| {
+        scratch::with(held_len, |held| {
             for start in (0..depth.max(1)).step_by(K::DEPTH) {
                 let end = depth.min(start + K::DEPTH);
                 let (first, last) = (start == 0, end == depth);

@@ -3,8 +3,7 @@
 use half::bf16;
 
 use super::portable::Portable;
-use super::weight::Source;
-use crate::element::{Compute, Element};
+use crate::element::{Compute, Element, Source};
 use crate::rows::{Rows, RowsMut};
 use crate::tier::Tier;
 

@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use half::{bf16, f16};
 use lowrank_kernels::Compute;
-use lowrank_kernels::gemm::{Source, Weight};
+use lowrank_kernels::gemm::Weight;
 
 use super::layout::AdapterId;
 use crate::tensor::{DType, Shape, Tensor};
@@ -104,13 +103,7 @@ impl Leaf {
 
     fn prepare(&self, compute: Compute) -> Weight {
         let (outputs, inputs) = self.value.rows_and_width();
-        let source = match self.value.dtype() {
-            DType::F32 => Source::F32(self.value.as_slice::<f32>()),
-            DType::Bf16 => Source::Bf16(self.value.as_slice::<bf16>()),
-            DType::F16 => Source::F16(self.value.as_slice::<f16>()),
-            other => panic!("a weight cannot be {other}"),
-        };
-        Weight::new(compute, source, outputs, inputs)
+        Weight::new(compute, self.value.source(), outputs, inputs)
     }
 
     /// The value of a vector (a bias, a norm's weight) as f32.
