@@ -6,7 +6,7 @@ use lowrank_kernels::attention::{self, AttentionShape, MOST_HEADS, MOST_TOKENS};
 use lowrank_kernels::{Compute, Rows, RowsMut};
 
 use super::with_rows;
-use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Named, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -65,7 +65,7 @@ pub fn attention(tape: &mut Tape, qkv: &Var, attention: Attention) -> Result<Var
         Box::new(AttentionBackward { input, qkv, out, logsumexp, layout, shape, site, compute })
             as Box<dyn Backward>
     });
-    tape.finish(|| "the output of attention".into(), out, layout, backward)
+    tape.finish(|| Named::After("the output of attention".into()), out, layout, backward)
 }
 
 struct AttentionBackward {

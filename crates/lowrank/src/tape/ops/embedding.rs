@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lowrank_kernels::{Compute, Rows, RowsMut, embedding};
 
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Parameter, Tape, Var};
+use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Named, Parameter, Tape, Var};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -60,7 +60,7 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
     }
     let backward =
         (!trained.is_empty()).then(|| Box::new(EmbeddingBackward { trained, compute }) as Box<dyn Backward>);
-    tape.finish(|| format!("the output of {}", first.table.name()), y, layout, backward)
+    tape.finish(|| Named::Module(first.table.name().to_owned()), y, layout, backward)
 }
 
 struct Trained {

@@ -4,7 +4,7 @@ use lowrank_kernels::row_ops::{gather_rows, scatter_rows};
 use lowrank_kernels::{Compute, Rows, RowsMut};
 
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, Gradients, Named, Tape, Var, VarId};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 
@@ -33,7 +33,12 @@ pub fn first_token(tape: &mut Tape, x: &Var) -> Result<Var> {
         let (shape, compute) = (x.value().shape(), x.compute());
         Box::new(FirstTokenBackward { input, indices, shape, compute }) as Box<dyn Backward>
     });
-    tape.finish(|| "the first tokens".into(), y.to_dtype(DType::F32), &layout.one_row_each(), backward)
+    tape.finish(
+        || Named::After("the first tokens".into()),
+        y.to_dtype(DType::F32),
+        &layout.one_row_each(),
+        backward,
+    )
 }
 
 struct FirstTokenBackward {

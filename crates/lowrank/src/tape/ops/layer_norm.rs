@@ -8,7 +8,9 @@ use lowrank_kernels::{Compute, norm};
 use super::block::{block, block_mut};
 use super::with_rows;
 use crate::Result;
-use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Leaf, Parameter, Tape, Var, VarId};
+use crate::tape::{
+    Activations, Backward, DropoutSite, Gradients, Layout, Leaf, Named, Parameter, Tape, Var, VarId,
+};
 use crate::tensor::{DType, Tensor};
 
 /// A layer norm's parameters.
@@ -74,7 +76,7 @@ pub fn layer_norm(
         Box::new(LayerNormBackward { inputs, sum, mean, rstd, parts, site, layout, compute })
             as Box<dyn Backward>
     });
-    tape.finish(|| format!("the output of {}", module_of(parameters.weight)), y, layout, backward)
+    tape.finish(|| Named::Module(module_of(parameters.weight).to_owned()), y, layout, backward)
 }
 
 /// A run of rows with the same parameters.

@@ -15,7 +15,7 @@ use lowrank_kernels::row_ops::column_sums;
 use self::stack::{Part, Stack, stack};
 use super::block::{block, block_mut};
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Parameter, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Parameter, Tape, Var, VarId};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -96,7 +96,7 @@ pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> 
             compute,
         }) as Box<dyn Backward>
     });
-    tape.finish(|| format!("the output of {}", names(branches)), y, x.layout(), backward)
+    tape.finish(|| Named::Module(names(branches)), y, x.layout(), backward)
 }
 
 fn names(branches: &[Branch<'_>]) -> String {
