@@ -7,8 +7,8 @@
 use std::time::{Duration, Instant};
 
 use half::bf16;
-use lowrank_kernels::gemm::{Matrix, MatrixMut, Source, Weight, matmul};
-use lowrank_kernels::{Element, Rows, RowsMut, Tier};
+use lowrank_kernels::gemm::{Matrix, MatrixMut, Weight, matmul};
+use lowrank_kernels::{Element, Rows, RowsMut, Source, Tier};
 
 const SHAPES: [&str; 6] =
     ["32x384x384", "416x384x384", "416x1536x384", "416x384x1536", "2048x768x768", "2048x3072x768"];

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use half::bf16;
 use lowrank_kernels::attention::{self, AttentionDropout, AttentionShape};
-use lowrank_kernels::embedding::{EmbeddingTable, Lookup, gather_sum, scatter_add};
+use lowrank_kernels::embedding::{Lookup, gather_sum, scatter_add};
 use lowrank_kernels::optimizer::{AdamW, adamw_step, squared_norm};
 use lowrank_kernels::random::Philox;
 use lowrank_kernels::{
-    Activation, Dropout, DropoutKey, Element, RowId, Rows, RowsMut, activation, dropout, elementwise, loss,
-    low_rank, norm, parallel, row_ops,
+    Activation, Dropout, DropoutKey, Element, RowId, Rows, RowsMut, Source, activation, dropout, elementwise,
+    loss, low_rank, norm, parallel, row_ops,
 };
 
 /// So few that a repetition fits between two interruptions by a busy machine's other work.
@@ -191,15 +191,14 @@ fn others<T: Element>(meter: &Meter) {
     let mut y = x.clone();
     let wide = elements::<f32>(3, n);
     let mut grad = vec![0.0; WIDTH];
-    meter.time("add", n, 3 * n * e, || elementwise::add(&x, &z, &mut y));
+    meter.time("add", n, 3 * n * e, || elementwise::add_assign(&mut y, &z));
     meter.time("convert from f32", n, n * (4 + e), || elementwise::convert(&wide, &mut y));
     meter.time("is finite", n, n * e, || assert!(elementwise::is_finite(&x)));
-    meter.time("add bias", n, 2 * n * e, || row_ops::add_bias(rows_mut(&mut y, WIDTH), &wide[..WIDTH]));
     meter.time("column sums", n, n * e, || row_ops::column_sums(rows(&x, WIDTH), &mut grad));
     let table = elements::<bf16>(4, 5_000 * WIDTH);
     let mut generator = Philox::new(9, 9);
     let ids: Vec<u32> = (0..ROWS).map(|_| generator.below(5_000) as u32).collect();
-    let lookups = [Lookup { table: EmbeddingTable::Bf16(&table), ids: &ids }; 3];
+    let lookups = [Lookup { table: Source::Bf16(&table), ids: &ids }; 3];
     meter.time("gather sum of 3", n, n * (6 + e), || gather_sum(&lookups, rows_mut(&mut y, WIDTH)));
     let mut grad = vec![0.0; table.len()];
     meter.time("scatter add", n, n * (8 + e), || scatter_add(&ids, rows(&x, WIDTH), &mut grad));

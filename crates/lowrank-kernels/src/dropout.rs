@@ -122,19 +122,8 @@ impl Dropout<'_> {
         Hash::new(self.key, self.probability)
     }
 
-    /// Puts the multipliers (0 or `1 / (1 - probability)`) of the features `start..` of row `row` into `out`.
-    pub fn fill_multipliers(&self, row: usize, start: usize, out: &mut [f32]) {
-        fill(&self.hash(), self.rows[row], start, out);
-    }
-
     pub(crate) fn check(&self, rows: usize) {
         assert_eq!(self.rows.len(), rows, "a dropout of {} rows on {rows}", self.rows.len());
-    }
-}
-
-multiversion! {
-    fn fill[V](hash: &Hash, row: RowId, start: usize, out: &mut [f32]) {
-        hash.fill::<V>(row, start, out);
     }
 }
 
@@ -145,18 +134,6 @@ multiversion! {
             hash.chunk::<V>((index * LANES) as u32, row.token, row.example, &mut factors);
             each::<V>(x.len(), #[inline(always)] |at, n| {
                 V::load_some(x, at, n).mul(V::load(&factors[at..])).store_some(y, at, n);
-            });
-        }
-    }
-}
-
-multiversion! {
-    fn apply_row_in_place[V, T: Element](hash: &Hash, row: RowId, x: &mut [T]) {
-        let mut factors = [0.0; CHUNK];
-        for (index, x) in x.chunks_mut(CHUNK).enumerate() {
-            hash.chunk::<V>((index * LANES) as u32, row.token, row.example, &mut factors);
-            each::<V>(x.len(), #[inline(always)] |at, n| {
-                V::load_some(x, at, n).mul(V::load(&factors[at..])).store_some(x, at, n);
             });
         }
     }
@@ -177,17 +154,21 @@ pub fn apply<T: Element>(x: Rows<T>, dropout: &Dropout, y: RowsMut<T>) {
     });
 }
 
-/// `x = dropout(x)`.
-///
-/// # Shapes
-/// `x`: `[rows, cols]`; `dropout` names as many rows.
-pub fn apply_in_place<T: Element>(x: RowsMut<T>, dropout: &Dropout) {
-    dropout.check(x.rows());
-    let hash = dropout.hash();
-    let (rows, cols) = (x.rows(), x.cols());
-    for_each_row_block(rows, 4 * cols, x, |range, mut x| {
-        for (i, row) in range.enumerate() {
-            apply_row_in_place(&hash, dropout.rows[row], x.row(i));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Plain;
+
+    #[test]
+    fn a_part_of_a_row_has_the_mask_of_the_whole_there() {
+        let hash = Hash::new(DropoutKey { seed: 42, step: 1 << 33, site: 5 }, 0.5);
+        let row = RowId { example: 7, token: 13 };
+        let mut whole = [0.0; 500];
+        hash.fill::<Plain>(row, 0, &mut whole);
+        for (start, len) in [(0, 500), (1, 3), (127, 2), (128, 128), (200, 299), (499, 1), (0, 0)] {
+            let mut part = vec![9.0; len];
+            hash.fill::<Plain>(row, start, &mut part);
+            assert_eq!(part, whole[start..][..len]);
         }
-    });
+    }
 }

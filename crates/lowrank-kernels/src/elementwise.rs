@@ -1,17 +1,7 @@
 //! Sums and conversions of slices.
 
-use half::bf16;
-
 use crate::element::Element;
 use crate::parallel::{PerRow, for_each_row_block};
-
-multiversion! {
-    fn add_block[V, T: Element](x: &[T], y: &[T], out: &mut [T]) {
-        for ((x, y), out) in x.iter().zip(y).zip(out) {
-            *out = T::round(x.widen() + y.widen());
-        }
-    }
-}
 
 multiversion! {
     fn add_assign_block[V, T: Element](x: &mut [T], y: &[T]) {
@@ -42,17 +32,6 @@ multiversion! {
     }
 }
 
-/// `out = x + y`.
-///
-/// # Shapes
-/// Equal lengths.
-pub fn add<T: Element>(x: &[T], y: &[T], out: &mut [T]) {
-    assert_eq!((x.len(), x.len()), (y.len(), out.len()));
-    for_each_row_block(x.len(), 1, PerRow::one(out), |range, out| {
-        add_block(&x[range.clone()], &y[range], out.data);
-    });
-}
-
 /// `x += y`.
 ///
 /// # Shapes
@@ -69,16 +48,6 @@ pub fn add_assign<T: Element>(x: &mut [T], y: &[T]) {
 pub fn convert<S: Element, T: Element>(x: &[S], y: &mut [T]) {
     assert_eq!(x.len(), y.len());
     for_each_row_block(x.len(), 1, PerRow::one(y), |range, y| convert_block(&x[range], y.data));
-}
-
-/// bf16 to f32, exactly.
-pub fn widen(x: &[bf16], y: &mut [f32]) {
-    convert(x, y);
-}
-
-/// f32 to bf16, to nearest even.
-pub fn round(x: &[f32], y: &mut [bf16]) {
-    convert(x, y);
 }
 
 /// Whether no element is infinite or NaN.

@@ -1,46 +1,20 @@
 //! Sums of embeddings, and the gradient of a table.
 
-use half::{bf16, f16};
+use half::f16;
 
-use crate::element::Element;
+use crate::element::{Element, Source};
 use crate::parallel::{PerRow, for_each_row_block};
+use crate::row_ops::add_row;
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
-
-/// The numbers of a table, `[vocabulary, width]`, in the type of its checkpoint.
-#[derive(Clone, Copy, Debug)]
-pub enum EmbeddingTable<'a> {
-    /// 32-bit floats.
-    F32(&'a [f32]),
-    /// bfloat16.
-    Bf16(&'a [bf16]),
-    /// IEEE half precision.
-    F16(&'a [f16]),
-}
 
 /// A table and the row of it that each token takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'a> {
-    /// The table.
-    pub table: EmbeddingTable<'a>,
+    /// The table: `[vocabulary, width]`.
+    pub table: Source<'a>,
     /// For each token its row.
     pub ids: &'a [u32],
-}
-
-impl EmbeddingTable<'_> {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(data) => data.len(),
-            Self::Bf16(data) => data.len(),
-            Self::F16(data) => data.len(),
-        }
-    }
-
-    /// Whether the table has no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// Half precision to f32 without a branch; not by a multiplication, which would lose denormals where these are
@@ -53,14 +27,6 @@ fn widen_half(value: f16) -> f32 {
     let normal = (exponent + rebias) << 23 | fraction << 13;
     let small = (fraction as i32 as f32 * (1.0 / 16_777_216.0)).to_bits();
     f32::from_bits(sign | if exponent == 0 { small } else { normal })
-}
-
-multiversion! {
-    fn add_row[V, T: Element](row: &[T], sum: &mut [f32]) {
-        for (x, sum) in row.iter().zip(sum) {
-            *sum += x.widen();
-        }
-    }
 }
 
 multiversion! {
@@ -99,9 +65,9 @@ pub fn gather_sum<T: Element>(lookups: &[Lookup], y: RowsMut<T>) {
                 for lookup in lookups {
                     let start = lookup.ids[token] as usize * width;
                     match lookup.table {
-                        EmbeddingTable::F32(data) => add_row(&data[start..start + width], sum),
-                        EmbeddingTable::Bf16(data) => add_row(&data[start..start + width], sum),
-                        EmbeddingTable::F16(data) => add_half_row(&data[start..start + width], sum),
+                        Source::F32(data) => add_row(&data[start..start + width], sum),
+                        Source::Bf16(data) => add_row(&data[start..start + width], sum),
+                        Source::F16(data) => add_half_row(&data[start..start + width], sum),
                     }
                 }
                 store_row(sum, y.row(i));

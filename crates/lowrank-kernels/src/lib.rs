@@ -32,6 +32,6 @@ pub mod tier;
 
 pub use activation::Activation;
 pub use dropout::{Dropout, DropoutKey, RowId};
-pub use element::{Compute, Element};
+pub use element::{Compute, Element, Source};
 pub use rows::{Rows, RowsMut};
 pub use tier::{Tier, TierError};

@@ -6,10 +6,11 @@
 //!
 //! # Denormal numbers
 //! Vanishing gradients and softmax tails become denormal numbers, on which x86 arithmetic is up to a hundred times
-//! slower. Every kernel therefore runs with flush-to-zero and denormals-are-zero set (`MXCSR` bits 15 and 6): set
-//! when a worker starts, and on the thread that calls a kernel before its first block. The bits stay set on that
-//! thread. Numbers below 1.2e-38 then count as zero there, as they do on most accelerators.
+//! slower. Every kernel therefore runs with flush-to-zero and denormals-are-zero set (`MXCSR` bits 15 and 6): on the
+//! thread that calls it, and on each that takes a part of its work. The bits stay set on these threads. Numbers below
+//! 1.2e-38 then count as zero there, as they do on most accelerators.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use crate::memory::Buffer;
@@ -57,6 +58,15 @@ pub fn threads() -> usize {
 }
 
 /// Makes arithmetic of this thread treat denormal numbers as zero; see the module's text.
+///
+/// This is a deliberate step outside of what the language promises. Rust documents that compiled code may assume the
+/// default floating-point environment, and `_mm_setcsr`, which does the same, as undefined behaviour; the rules of
+/// inline assembly name only the exception flags, and are no permission. It is believed to be harmless because of what
+/// the assumption is used for: rounding and the exception masks stay as they are, so the compiler may at worst compute
+/// a constant, or move an operation before this call, with the denormal result that the processor would have flushed.
+/// The kernels are right with either, and no index, length or branch that memory safety rests on is computed in
+/// floating point. PyTorch's `set_flush_denormal`, and C programs linked with `-ffast-math`, do the same to code that
+/// was compiled under the same assumption.
 #[inline]
 pub fn flush_denormals() {
     #[cfg(target_arch = "x86_64")]
@@ -69,12 +79,27 @@ pub fn flush_denormals() {
         }
         if control & FLUSH_TO_ZERO_AND_DENORMALS_ARE_ZERO != FLUSH_TO_ZERO_AND_DENORMALS_ARE_ZERO {
             control |= FLUSH_TO_ZERO_AND_DENORMALS_ARE_ZERO;
-            // SAFETY: only the two denormal bits change; rounding and exception masks, which compiled code relies
-            // on, stay as they are.
+            // SAFETY: four bytes are loaded from a live u32, and are a valid value: the register's own with two
+            // bits more. That these bits differ from the environment that compiled code may assume is the deviation
+            // that the function's text states.
             unsafe {
                 std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags));
             }
         }
+    }
+}
+
+/// [`flush_denormals`] on this thread and on the others of its pool, for a library that spreads work over the pool by
+/// itself. They do it before they take anything of what this thread offers them from now on.
+pub(crate) fn flush_denormals_of_pool() {
+    thread_local! {
+        /// A thread stays in its pool, and one of no pool hands its work to the same one, so that once is enough.
+        static DONE: Cell<bool> = const { Cell::new(false) };
+    }
+    flush_denormals();
+    if cfg!(target_arch = "x86_64") && !DONE.replace(true) {
+        // Not waited for: a thread looks for broadcasts before it looks at the work of others.
+        rayon::spawn_broadcast(|_| flush_denormals());
     }
 }
 

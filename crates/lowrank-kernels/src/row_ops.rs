@@ -1,36 +1,16 @@
-//! Small operations on rows: biases, their gradients, and the choice of rows.
+//! Small operations on rows: the gradients of biases, and the choice of rows.
 
 use crate::element::Element;
 use crate::parallel::{for_each_row_block, sum_row_blocks};
 use crate::rows::{Rows, RowsMut};
 
 multiversion! {
-    fn add_bias_row[V, T: Element](y: &mut [T], bias: &[f32]) {
-        for (y, bias) in y.iter_mut().zip(bias) {
-            *y = T::round(y.widen() + bias);
-        }
-    }
-}
-
-multiversion! {
-    fn add_row[V, T: Element](x: &[T], sum: &mut [f32]) {
+    /// `sum += x`.
+    pub(crate) fn add_row[V, T: Element](x: &[T], sum: &mut [f32]) {
         for (x, sum) in x.iter().zip(sum) {
             *sum += x.widen();
         }
     }
-}
-
-/// `y += bias` in every row.
-///
-/// # Shapes
-/// `y`: `[rows, cols]`; `bias`: `[cols]`.
-pub fn add_bias<T: Element>(y: RowsMut<T>, bias: &[f32]) {
-    assert_eq!(y.cols(), bias.len());
-    for_each_row_block(y.rows(), y.cols(), y, |range, mut y| {
-        for i in 0..range.len() {
-            add_bias_row(y.row(i), bias);
-        }
-    });
 }
 
 /// `grad += Σ dy` over rows: the gradient of a bias.

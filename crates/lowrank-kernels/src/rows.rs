@@ -20,8 +20,19 @@ pub struct RowsMut<'a, T> {
 
 fn check(len: usize, rows: usize, cols: usize, stride: usize) {
     assert!(cols <= stride || rows <= 1, "rows of {cols} overlap at a stride of {stride}");
-    let needed = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
-    assert!(len >= needed, "{rows} rows of {cols} at stride {stride} need {needed} elements, not {len}");
+    let needed = match rows {
+        0 => Some(0),
+        _ => (rows - 1).checked_mul(stride).and_then(|start| start.checked_add(cols)),
+    };
+    assert!(
+        needed.is_some_and(|needed| needed <= len),
+        "{rows} rows of {cols} at stride {stride} do not fit {len} elements"
+    );
+}
+
+fn check_columns(width: usize, start: usize, cols: usize) {
+    let inside = start.checked_add(cols).is_some_and(|end| end <= width);
+    assert!(inside, "{cols} columns from {start} on of {width}");
 }
 
 impl<'a, T> Rows<'a, T> {
@@ -41,7 +52,7 @@ impl<'a, T> Rows<'a, T> {
 
     /// The columns `start .. start + cols` of a dense matrix of `width` columns.
     pub fn columns(data: &'a [T], rows: usize, width: usize, start: usize, cols: usize) -> Self {
-        assert!(start + cols <= width, "columns {start}..{} of {width}", start + cols);
+        check_columns(width, start, cols);
         Self::new(data.get(start..).unwrap_or(&[]), rows, cols, width)
     }
 
@@ -95,7 +106,7 @@ impl<'a, T> RowsMut<'a, T> {
 
     /// As [`Rows::columns`].
     pub fn columns(data: &'a mut [T], rows: usize, width: usize, start: usize, cols: usize) -> Self {
-        assert!(start + cols <= width, "columns {start}..{} of {width}", start + cols);
+        check_columns(width, start, cols);
         Self::new(data.get_mut(start..).unwrap_or(&mut []), rows, cols, width)
     }
 
@@ -118,11 +129,6 @@ impl<'a, T> RowsMut<'a, T> {
     #[inline]
     pub fn row(&mut self, i: usize) -> &mut [T] {
         &mut self.data[i * self.stride..i * self.stride + self.cols]
-    }
-
-    /// The same rows, for reading.
-    pub fn as_rows(&self) -> Rows<'_, T> {
-        Rows { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
     }
 
     /// The same rows, borrowed for a shorter time.

@@ -1,19 +1,33 @@
-//! Small working memory of a thread, kept between calls.
+//! Working memory of a thread, kept between calls: touching fresh memory costs more than filling it.
 
 use std::cell::RefCell;
 
 thread_local! {
-    /// A stack, because a thread that waits in a kernel may be given another kernel's task.
+    /// A stack, because calls nest, and a thread that waits in a kernel may be given another kernel's task.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` with `len` numbers of arbitrary content.
+/// Floats of a cache line.
+const LINE: usize = 64 / size_of::<f32>();
+/// Buffers longer than this many floats are given back after use.
+const KEEP: usize = 16 << 20;
+
+/// Calls `work` with `len` numbers of arbitrary content, the first of which starts a cache line.
 pub(crate) fn with<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = FREE.with(|free| free.borrow_mut().pop()).unwrap_or_default();
-    if buffer.len() < len {
-        buffer.resize(len.next_power_of_two(), 0.0);
+    if len == 0 {
+        return work(&mut []);
     }
-    let result = work(&mut buffer[..len]);
-    FREE.with(|free| free.borrow_mut().push(buffer));
+    let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let needed = len + LINE;
+    if buffer.len() < needed {
+        // What is kept has room for the next that is a little larger.
+        let room = if needed <= KEEP { needed.next_power_of_two() } else { needed };
+        buffer = vec![0.0; room];
+    }
+    let start = buffer.as_ptr().align_offset(LINE * size_of::<f32>());
+    let result = work(&mut buffer[start..start + len]);
+    if buffer.len() <= KEEP {
+        FREE.with_borrow_mut(|free| free.push(buffer));
+    }
     result
 }

@@ -6,7 +6,11 @@ use std::sync::OnceLock;
 /// A set of kernels. Every tier computes the same functions; each has its own rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
-    /// Library GEMM, and code that the compiler vectorises.
+    /// No instructions of ours beyond the baseline of the compile target: what runs where there is neither AVX2 nor
+    /// AVX-512, as on aarch64. Never picked by itself; for tests. Matrix products go to the `gemm` crate, which picks
+    /// its own instructions.
+    Plain,
+    /// AVX2 with FMA where the processor has both, else as [`Tier::Plain`].
     Portable,
     /// AVX-512 (F, BW, DQ, VL), with `vdpbf16ps` where the processor has it.
     Avx512,
@@ -17,7 +21,7 @@ pub enum Tier {
 /// Why a tier could not be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TierError {
-    /// `LOWRANK_CPU` holds something else than `amx`, `avx512` or `portable`.
+    /// `LOWRANK_CPU` holds something else than `amx`, `avx512`, `portable` or `plain`.
     Unknown(String),
     /// The processor or the operating system does not offer the tier that was asked for.
     Unavailable(Tier),
@@ -27,7 +31,7 @@ impl fmt::Display for TierError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(value) => {
-                write!(f, "LOWRANK_CPU is {value:?}; it must be amx, avx512 or portable")
+                write!(f, "LOWRANK_CPU is {value:?}; it must be amx, avx512, portable or plain")
             }
             Self::Unavailable(tier) => {
                 write!(f, "LOWRANK_CPU asks for {tier}, which this machine does not have; leave it unset")
@@ -41,6 +45,7 @@ impl std::error::Error for TierError {}
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Plain => "plain",
             Self::Portable => "portable",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
@@ -50,12 +55,12 @@ impl fmt::Display for Tier {
 
 impl Tier {
     /// Every tier, the plainest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx512, Self::Amx];
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Portable, Self::Avx512, Self::Amx];
 
     /// Whether this machine can run the tier.
     pub fn is_available(self) -> bool {
         match self {
-            Self::Portable => true,
+            Self::Plain | Self::Portable => true,
             Self::Avx512 => has_avx512(),
             Self::Amx => has_avx512() && crate::gemm::amx::is_available(),
         }
@@ -64,9 +69,21 @@ impl Tier {
     /// Whether the tier multiplies bf16 faster than f32, so that `auto` should pick bf16.
     pub fn prefers_bf16(self) -> bool {
         match self {
-            Self::Portable => false,
+            Self::Plain | Self::Portable => false,
             Self::Avx512 => has_avx512_bf16(),
             Self::Amx => true,
+        }
+    }
+
+    /// The tier with what decides its rounding on this machine, as `portable (avx2)`: two processes with the same
+    /// name here compute the same bits.
+    pub fn kernels(self) -> String {
+        let plain = if FUSED { "plain, fma" } else { "plain" };
+        match self {
+            Self::Plain => plain.to_owned(),
+            Self::Portable => format!("portable ({})", if has_avx2() { "avx2" } else { plain }),
+            Self::Avx512 if has_avx512_bf16() => "avx512 (bf16)".to_owned(),
+            Self::Avx512 | Self::Amx => self.to_string(),
         }
     }
 
@@ -83,6 +100,7 @@ impl Tier {
         let value = std::env::var("LOWRANK_CPU").unwrap_or_default();
         let tier = match value.as_str() {
             "" => return Ok(Self::best()),
+            "plain" => Self::Plain,
             "portable" => Self::Portable,
             "avx512" => Self::Avx512,
             "amx" => Self::Amx,
@@ -97,6 +115,17 @@ impl Tier {
         static ACTIVE: OnceLock<Tier> = OnceLock::new();
         *ACTIVE.get_or_init(|| Self::from_env().unwrap_or_else(|_| Self::best()))
     }
+}
+
+/// Whether the compile target has a fused multiply-add.
+pub(crate) const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+/// Whether the processor has AVX2 and FMA.
+pub(crate) fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -119,4 +148,18 @@ pub fn has_avx512_bf16() -> bool {
     return is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_kernels_tells_what_a_tier_is_here() {
+        let names = Tier::ALL.map(Tier::kernels);
+        let begins = |(tier, name): (Tier, &String)| name.starts_with(&tier.to_string());
+        assert!(Tier::ALL.into_iter().zip(&names).all(begins), "{names:?}");
+        assert_eq!(names[1] == "portable (avx2)", has_avx2());
+        assert_eq!(names[1].contains("plain"), !has_avx2());
+    }
 }

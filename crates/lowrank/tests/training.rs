@@ -238,4 +238,15 @@ fn a_number_that_is_not_finite_stops_the_step_and_is_named() {
         });
     };
     expect(base, "the output of bert.encoder.layer.0.intermediate.dense");
+    // Finite queries and keys, whose products are not.
+    let scores = |model: &mut dyn Module| {
+        for_each_parameter_mut(model, |path, parameter| {
+            if path.contains("layer.1.attention.self") && path.ends_with("bias") {
+                parameter.base_mut().unwrap().value_mut().fill(1e25);
+            }
+        });
+    };
+    let module = |own: &str| format!("bert.encoder.layer.1.attention.self.{own}");
+    let [query, key, value] = ["query", "key", "value"].map(module);
+    expect(scores, &format!("the output of attention (after {query}, {key}, {value})"));
 }

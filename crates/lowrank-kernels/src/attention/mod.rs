@@ -24,6 +24,11 @@ const HASH_QUERIES: usize = 8;
 /// Keys that share a hash of the dropout; also what rows of scores are padded to.
 const HASH_KEYS: usize = 16;
 
+/// The most heads of an attention: their numbers have twelve bits in a dropout's counter.
+pub const MOST_HEADS: usize = (1 << 12) - 1;
+/// The most tokens of a sequence under dropout: their numbers have the other twenty.
+pub const MOST_TOKENS: usize = 1 << 20;
+
 /// The heads of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -111,13 +116,14 @@ fn check(
         "offsets cover {tokens} tokens"
     );
     assert!(offsets.is_sorted(), "offsets ascend");
-    assert_eq!(width, 3 * shape.heads * shape.head_dim, "q, k and v side by side");
-    assert!(shape.heads < 1 << 12, "at most 4095 heads");
+    let needed = shape.heads.checked_mul(shape.head_dim).and_then(|width| width.checked_mul(3));
+    assert_eq!(Some(width), needed, "q, k and v side by side");
+    assert!(shape.heads <= MOST_HEADS, "at most {MOST_HEADS} heads");
     if let Some(dropout) = dropout {
         assert_eq!(dropout.examples.len(), sequences);
         assert!(
-            offsets.windows(2).all(|pair| pair[1] - pair[0] <= 1 << 20),
-            "at most 2²⁰ tokens in a sequence"
+            offsets.windows(2).all(|pair| pair[1] - pair[0] <= MOST_TOKENS),
+            "at most {MOST_TOKENS} tokens in a sequence"
         );
     }
 }

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::panels::Layout;
 use super::tile::{Step, Tile};
+use crate::tier::has_avx2;
 
 /// Exists only where the processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -12,7 +13,7 @@ pub(super) struct Avx2(());
 impl Avx2 {
     /// The kernel, if the processor has it.
     pub fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        has_avx2().then_some(Self(()))
     }
 }
 
@@ -31,7 +32,7 @@ impl Tile for Avx2 {
     }
 
     fn task_cols(depth: usize) -> usize {
-        (1 << 19) / depth.max(64)
+        ((1 << 19) / depth.max(64)).max(16)
     }
 
     fn enter(self) {}

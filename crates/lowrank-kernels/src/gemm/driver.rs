@@ -8,11 +8,12 @@ use std::any::TypeId;
 use rayon::prelude::*;
 
 use super::panels::Panels;
-use super::scratch::with_floats;
 use super::staging::stage;
 use super::tile::{Block, Finish, Step, TILE_FLOATS, Tile};
 use crate::element::Element;
+use crate::parallel::flush_denormals;
 use crate::rows::{Rows, RowsMut};
+use crate::scratch;
 
 /// Sums of a tile, aligned to a cache line.
 #[repr(align(64))]
@@ -78,6 +79,7 @@ unsafe impl<K: Tile, T: Element> Sync for Product<'_, K, T> {}
 impl<K: Tile, T: Element> Product<'_, K, T> {
     /// Computes the rows `rows.0..rows.1` and the columns `cols.0..cols.1`, of which the first starts a tile.
     fn task(&self, rows: (usize, usize), cols: (usize, usize)) {
+        flush_denormals();
         let depth = self.panels.depth();
         let left = self.left.slice(rows.0, rows.1);
         let count = rows.1 - rows.0;
@@ -87,7 +89,7 @@ impl<K: Tile, T: Element> Product<'_, K, T> {
         let held_len = if holds { count.next_multiple_of(K::ROW_MULTIPLE) * held_stride } else { 0 };
         let mut session = self.kernel.enter();
         let mut tile_sums = TileSums([0.0; TILE_FLOATS]);
-        with_floats(held_len, |held| {
+        scratch::with(held_len, |held| {
             for start in (0..depth.max(1)).step_by(K::DEPTH) {
                 let end = depth.min(start + K::DEPTH);
                 let (first, last) = (start == 0, end == depth);

@@ -3,8 +3,7 @@
 use half::bf16;
 
 use super::portable::Portable;
-use super::weight::Source;
-use crate::element::{Compute, Element};
+use crate::element::{Compute, Element, Source};
 use crate::rows::{Rows, RowsMut};
 use crate::tier::Tier;
 
@@ -17,7 +16,7 @@ use {
 /// A weight in the form of one of the kernels.
 #[derive(Debug)]
 pub(super) enum Kernel {
-    /// The `gemm` crate; where no kernel of ours fits the processor.
+    /// The `gemm` crate; where no kernel of ours fits the processor or the tier.
     Portable(Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(Packed<avx2::Avx2>),
@@ -74,7 +73,7 @@ impl Kernel {
             if let Some(kernel) = avx512::Wide::detect().filter(|_| accelerated) {
                 return Self::Avx512(Packed::new(kernel, outputs, inputs, read));
             }
-            if let Some(kernel) = avx2::Avx2::detect() {
+            if let Some(kernel) = avx2::Avx2::detect().filter(|_| tier > Tier::Plain) {
                 return Self::Avx2(Packed::new(kernel, outputs, inputs, read));
             }
         }

@@ -1,5 +1,6 @@
 //! General f32 products of strided matrices, through the `gemm` crate.
 
+use crate::parallel::{flush_denormals, flush_denormals_of_pool};
 use crate::rows::{Rows, RowsMut};
 
 /// A view of `rows` by `cols` floats: element (i, j) lies at `i * row_stride + j * col_stride`.
@@ -132,8 +133,10 @@ pub fn matmul(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: MatrixMut<
         return;
     }
     let parallelism = if parallel && super::flops(a.rows, a.cols, b.cols) >= super::PARALLEL_FLOPS {
+        flush_denormals_of_pool();
         gemm::Parallelism::Rayon(0)
     } else {
+        flush_denormals();
         gemm::Parallelism::None
     };
     // SAFETY: the constructors checked that every element of the three views lies inside its slice and that the

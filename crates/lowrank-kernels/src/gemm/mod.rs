@@ -19,7 +19,6 @@ mod packed;
 mod panels;
 mod portable;
 mod rows;
-mod scratch;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod staging;
 #[cfg(any(test, target_arch = "x86_64"))]
@@ -28,7 +27,7 @@ pub mod weight;
 
 pub use gradient::weight_gradient;
 pub use matmul::{Matrix, MatrixMut, matmul};
-pub use weight::{Source, Weight};
+pub use weight::Weight;
 
 /// Below this many floating-point operations a product stays on the calling thread: waking another takes a few
 /// microseconds.

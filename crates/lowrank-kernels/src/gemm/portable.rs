@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut, matmul};
 use super::rows::{cast_mut, widened};
-use super::scratch::with_floats;
 use crate::element::Element;
 use crate::rows::{Rows, RowsMut};
+use crate::scratch;
 
 /// Rows that are widened, multiplied and rounded together.
 const ROW_BLOCK: usize = 512;
@@ -63,7 +63,7 @@ fn multiply<T: Element>(
                 let beta = if accumulate || bias.is_some() { 1.0 } else { 0.0 };
                 return matmul(1.0, block, weight, beta, (&mut out).into(), true);
             }
-            with_floats(rows * width, |sums| {
+            scratch::with(rows * width, |sums| {
                 for (i, sums) in sums.chunks_exact_mut(width.max(1)).enumerate() {
                     match bias {
                         Some(bias) => sums.copy_from_slice(bias),

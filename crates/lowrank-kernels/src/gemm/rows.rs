@@ -5,9 +5,9 @@ use std::any::TypeId;
 use rayon::prelude::*;
 
 use super::matmul::Matrix;
-use super::scratch::with_floats;
 use crate::element::Element;
 use crate::rows::{Rows, RowsMut};
+use crate::scratch;
 
 /// The rows as elements of type `U`, if that is what they are.
 pub(super) fn cast<T: Element, U: Element>(rows: Rows<'_, T>) -> Option<Rows<'_, U>> {
@@ -28,7 +28,7 @@ pub(super) fn widened<T: Element, R>(rows: Rows<'_, T>, work: impl FnOnce(Matrix
         return work(rows.into());
     }
     let (count, cols) = (rows.rows(), rows.cols());
-    with_floats(count * cols, |wide| {
+    scratch::with(count * cols, |wide| {
         let widen = |(i, wide): (usize, &mut [f32])| {
             for (wide, &value) in wide.iter_mut().zip(rows.row(i)) {
                 *wide = value.widen();

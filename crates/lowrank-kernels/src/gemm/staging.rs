@@ -1,10 +1,10 @@
 //! Brings rows into the form that a micro-kernel reads: in place where they have it, else through a copy.
 
 use super::rows::cast;
-use super::scratch::with_floats;
 use super::tile::Tile;
 use crate::element::Element;
 use crate::rows::Rows;
+use crate::scratch;
 
 /// A block of rows as a kernel reads them: those before `copied_from` in place, the others from a copy.
 pub(super) struct Staged<'a, L> {
@@ -48,7 +48,7 @@ pub(super) fn stage<K: Tile, T: Element, R>(
     };
     let copy_rows = (count - copied_from).next_multiple_of(K::ROW_MULTIPLE);
     let bytes = copy_rows * padded * size_of::<K::Left>();
-    with_floats(bytes.div_ceil(size_of::<f32>()), |copy| {
+    scratch::with(bytes.div_ceil(size_of::<f32>()), |copy| {
         let copy: &mut [K::Left] = &mut bytemuck::cast_slice_mut(copy)[..copy_rows * padded];
         for (i, copy) in copy.chunks_exact_mut(padded.max(1)).enumerate() {
             let filled = if copied_from + i < count { depth } else { 0 };

@@ -1,51 +1,16 @@
 //! A frozen weight: a constant matrix, brought once into the form that the tier's kernels read.
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-
 use super::kernel::Kernel;
-use crate::element::{Compute, Element};
+use crate::element::{Compute, Element, Source};
 use crate::rows::{Rows, RowsMut};
 use crate::tier::Tier;
-
-/// The values of a weight as a checkpoint stores them, row-major `[outputs, inputs]`.
-#[derive(Clone, Copy, Debug)]
-pub enum Source<'a> {
-    /// 32-bit values.
-    F32(&'a [f32]),
-    /// bfloat16 values.
-    Bf16(&'a [bf16]),
-    /// IEEE half-precision values.
-    F16(&'a [f16]),
-}
-
-impl Source<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-            Self::F16(values) => values.len(),
-        }
-    }
-
-    /// Copies the values from `start` on, in f32, exactly.
-    pub(super) fn read(&self, start: usize, into: &mut [f32]) {
-        let end = start + into.len();
-        match self {
-            Self::F32(values) => into.copy_from_slice(&values[start..end]),
-            Self::Bf16(values) => {
-                into.iter_mut().zip(&values[start..end]).for_each(|(into, value)| *into = value.widen());
-            }
-            Self::F16(values) => values[start..end].convert_to_f32_slice(into),
-        }
-    }
-}
 
 /// A constant matrix `W [outputs N, inputs K]` that is only ever multiplied with.
 ///
 /// Under [`Compute::F32`] its values are those of the source, exactly; under [`Compute::Bf16`] they are rounded
 /// to bf16. Products are accumulated in f32 and rounded to the rows' type once. Their bits do not depend on the
-/// number of threads, nor, on x86 processors with AVX2 and up, those of a row on the other rows of the batch.
+/// number of threads, nor, where a kernel of ours computes them (on x86 processors with AVX2 and up, unless the tier
+/// is [`Tier::Plain`]), those of a row on the other rows of the batch.
 #[derive(Debug)]
 pub struct Weight {
     outputs: usize,

@@ -86,13 +86,13 @@ pub struct Statistics {
     pub free_bytes: usize,
 }
 
-/// How much memory the pool holds.
+/// How much memory the pool holds: for programs that watch theirs.
 pub fn statistics() -> Statistics {
     let pool = pool();
     Statistics { allocated_bytes: pool.allocated_bytes, free_bytes: pool.free_bytes }
 }
 
-/// Gives all free memory back to the system.
+/// Gives all free memory back to the system: for programs that go on to something else after training.
 pub fn trim() {
     let mut pool = pool();
     let free = std::mem::take(&mut pool.free);

@@ -4,14 +4,12 @@ use std::array::from_fn;
 
 use super::Vector;
 use crate::element::Element;
+use crate::tier::FUSED;
 
 /// `N` lanes.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 pub(crate) struct Lanes<const N: usize>([f32; N]);
-
-/// Whether the target has a fused multiply-add; without it, `mul_add` is a slow call of the C library.
-const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
 impl<const N: usize> Lanes<N> {
     #[inline(always)]
@@ -76,6 +74,7 @@ impl<const N: usize> Vector for Lanes<N> {
     fn madd(self, factor: Self, addend: Self) -> Self {
         Self(from_fn(|lane| {
             let (a, b, c) = (self.0[lane], factor.0[lane], addend.0[lane]);
+            // Without a fused multiply-add, `mul_add` is a slow call of the C library.
             if FUSED { a.mul_add(b, c) } else { a * b + c }
         }))
     }

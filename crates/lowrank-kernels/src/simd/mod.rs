@@ -13,6 +13,8 @@ use std::sync::OnceLock;
 
 use crate::element::Element;
 use crate::tier::Tier;
+#[cfg(target_arch = "x86_64")]
+use crate::tier::has_avx2;
 
 pub(crate) use lanes::Lanes;
 /// The vector of the baseline.
@@ -38,13 +40,12 @@ impl Isa {
     #[inline]
     pub(crate) fn active() -> Self {
         static ACTIVE: OnceLock<Isa> = OnceLock::new();
-        *ACTIVE.get_or_init(|| {
-            let _tier = Tier::active();
+        *ACTIVE.get_or_init(|| match Tier::active() {
             #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return if _tier >= Tier::Avx512 { Self::Avx512 } else { Self::Avx2 };
-            }
-            Self::Plain
+            Tier::Avx512 | Tier::Amx => Self::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Portable if has_avx2() => Self::Avx2,
+            _ => Self::Plain,
         })
     }
 }

@@ -1,6 +1,6 @@
 use half::{bf16, f16};
-use lowrank_kernels::embedding::{EmbeddingTable, Lookup, gather_sum, scatter_add};
-use lowrank_kernels::{Element, Rows, RowsMut};
+use lowrank_kernels::embedding::{Lookup, gather_sum, scatter_add};
+use lowrank_kernels::{Element, Rows, RowsMut, Source};
 
 use crate::for_both;
 use crate::support::{assert_close, assert_same_bits, elements, numbers, on_threads, tolerance, zeros};
@@ -13,9 +13,9 @@ fn check_gather<T: Element>() {
     let (ids_a, ids_b, ids_c) = ([8, 0, 3, 3, 1], [0, 1, 2, 3, 0], [1, 0, 1, 0, 0]);
     let mut y = zeros::<T>(5 * width);
     let lookups = [
-        Lookup { table: EmbeddingTable::F32(&a), ids: &ids_a },
-        Lookup { table: EmbeddingTable::Bf16(&b), ids: &ids_b },
-        Lookup { table: EmbeddingTable::F16(&c), ids: &ids_c },
+        Lookup { table: Source::F32(&a), ids: &ids_a },
+        Lookup { table: Source::Bf16(&b), ids: &ids_b },
+        Lookup { table: Source::F16(&c), ids: &ids_c },
     ];
     gather_sum(&lookups, RowsMut::dense(&mut y, 5, width));
     let row = |id: u32, column: usize| id as usize * width + column;
@@ -35,7 +35,7 @@ fn every_half_precision_number_is_widened_exactly() {
     let table: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
     let mut y = vec![0.0_f32; table.len()];
     let width = table.len();
-    let lookup = Lookup { table: EmbeddingTable::F16(&table), ids: &[0] };
+    let lookup = Lookup { table: Source::F16(&table), ids: &[0] };
     gather_sum(&[lookup], RowsMut::dense(&mut y, 1, width));
     for (half, y) in table.iter().zip(&y) {
         // The sum starts at +0, so that -0 becomes +0.
@@ -46,7 +46,7 @@ fn every_half_precision_number_is_widened_exactly() {
 #[test]
 #[should_panic(expected = "id 4 in a table of 4 rows")]
 fn an_id_outside_the_table_is_refused() {
-    let lookup = Lookup { table: EmbeddingTable::F32(&[0.0; 12]), ids: &[0, 4] };
+    let lookup = Lookup { table: Source::F32(&[0.0; 12]), ids: &[0, 4] };
     gather_sum(&[lookup], RowsMut::dense(&mut [0.0_f32; 6], 2, 3));
 }
 

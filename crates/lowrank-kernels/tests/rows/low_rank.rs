@@ -1,9 +1,9 @@
 use lowrank_kernels::low_rank::{down, down_backward, outer, outer_transposed, up, up_backward};
-use lowrank_kernels::{Dropout, Element, Rows, RowsMut, dropout};
+use lowrank_kernels::{Dropout, Element, Rows, RowsMut};
 
 use crate::for_both;
 use crate::support::{
-    KEY, assert_close, assert_same_bits, elements, numbers, on_threads, row_ids, tolerance, wide, zeros,
+    self, KEY, assert_close, assert_same_bits, elements, numbers, on_threads, row_ids, tolerance, wide, zeros,
 };
 
 const SIZES: [[usize; 3]; 6] = [[7, 37, 5], [70, 130, 8], [1, 16, 1], [5, 3, 2], [66, 257, 17], [2, 64, 4]];
@@ -22,11 +22,8 @@ fn product(
 
 fn dropped<T: Element>(x: &[T], rows: usize, cols: usize, dropout: Option<&Dropout>) -> Vec<f64> {
     // In f32, which the fused kernels do not round to T.
-    let mut x: Vec<f32> = x.iter().map(|x| x.widen()).collect();
-    if let Some(dropout) = dropout {
-        dropout::apply_in_place(RowsMut::dense(&mut x, rows, cols), dropout);
-    }
-    wide(&x)
+    let x: Vec<f32> = x.iter().map(|x| x.widen()).collect();
+    wide(&dropout.map_or_else(|| x.clone(), |dropout| support::dropped(&x, rows, cols, dropout)))
 }
 
 /// Calls `check` for every size, with and without dropout.

@@ -15,3 +15,4 @@ mod parallel;
 mod random;
 mod row_ops;
 mod support;
+mod views;

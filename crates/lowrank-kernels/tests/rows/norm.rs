@@ -1,10 +1,10 @@
 use lowrank_kernels::norm::{layer_norm_backward, layer_norm_forward};
-use lowrank_kernels::{Dropout, Element, Rows, RowsMut, dropout};
+use lowrank_kernels::{Dropout, Element, Rows, RowsMut};
 
 use crate::for_both;
 use crate::support::{
-    KEY, assert_close, assert_same_bits, derivative, dot, elements, numbers, on_threads, row_ids, tolerance,
-    wide, zeros,
+    self, KEY, assert_close, assert_same_bits, derivative, dot, dropped, elements, numbers, on_threads,
+    row_ids, tolerance, wide, zeros,
 };
 
 const EPS: f32 = 1e-5;
@@ -55,9 +55,8 @@ fn check_forward<T: Element>() {
     for (rows, width) in [(5, 37), (3, 128), (1, 1), (9, 130)] {
         let (x, residual) = (elements::<T>(1, rows * width), elements::<T>(2, rows * width));
         let ids = row_ids(rows);
-        let mut dropped = x.clone();
         let dropout = Dropout { probability: 0.25, key: KEY, rows: &ids };
-        dropout::apply_in_place(RowsMut::dense(&mut dropped, rows, width), &dropout);
+        let dropped = dropped(&x, rows, width, &dropout);
         let found = forward::<T>(rows, width, true, true);
         let sum: Vec<f64> = wide(&dropped).iter().zip(wide(&residual)).map(|(x, r)| x + r).collect();
         assert_close(&found.sum, &sum, tolerance::<T>());
@@ -107,9 +106,7 @@ fn check_backward<T: Element>() {
     let (sum, gamma, beta, dy) = (wide(&saved.sum), wide(&gamma), wide(&beta), wide(&dy));
     let expected = derivative(&sum, |sum| dot(&reference(sum, &gamma, &beta), &dy));
     assert_close(&dx, &expected, 4.0 * tolerance::<T>());
-    let mut through = dx.clone();
-    dropout::apply_in_place(RowsMut::dense(&mut through, rows, width), &dropout);
-    assert_same_bits(&dropped, &through);
+    assert_same_bits(&dropped, &support::dropped(&dx, rows, width, &dropout));
     // Parameter gradients are added to what was there.
     let expected = derivative(&gamma, |gamma| dot(&reference(&sum, gamma, &beta), &dy));
     assert_close(&dgamma, &expected.iter().map(|x| x + 1.0).collect::<Vec<_>>(), 1e-5);

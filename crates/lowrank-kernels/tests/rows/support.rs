@@ -1,8 +1,9 @@
 //! What the tests share: numbers, comparison, derivatives.
 
 use half::bf16;
+use lowrank_kernels::dropout::apply;
 use lowrank_kernels::random::Philox;
-use lowrank_kernels::{Compute, DropoutKey, Element, RowId};
+use lowrank_kernels::{Compute, Dropout, DropoutKey, Element, RowId, Rows, RowsMut};
 
 /// `n` standard normal numbers, the same for the same `seed`.
 pub fn numbers(seed: u64, n: usize) -> Vec<f32> {
@@ -80,6 +81,13 @@ pub const KEY: DropoutKey = DropoutKey { seed: 42, step: 1 << 33, site: 5 };
 /// Rows of sequences of seven tokens.
 pub fn row_ids(rows: usize) -> Vec<RowId> {
     (0..rows).map(|row| RowId { example: (row / 7) as u32 + 100, token: (row % 7) as u32 }).collect()
+}
+
+/// `dropout(x)`.
+pub fn dropped<T: Element>(x: &[T], rows: usize, cols: usize, dropout: &Dropout) -> Vec<T> {
+    let mut y = zeros(x.len());
+    apply(Rows::dense(x, rows, cols), dropout, RowsMut::dense(&mut y, rows, cols));
+    y
 }
 
 /// Calls a generic check for both types of rows.

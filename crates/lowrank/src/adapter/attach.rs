@@ -7,10 +7,9 @@ use super::matcher::is_within;
 use super::targets::{check_exclude_modules, check_modules_to_save, modules_to_save, target_linears};
 use crate::models::ModelInfo;
 use crate::nn::{
-    Linear, Module, VisitorMut, for_each_linear, for_each_linear_mut, for_each_parameter,
-    for_each_parameter_mut, join,
+    self, Linear, Module, for_each_linear, for_each_linear_mut, for_each_parameter, for_each_parameter_mut,
 };
-use crate::tape::{AdapterId, Leaf, Lora, Parameter};
+use crate::tape::{AdapterId, Leaf, Lora};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -70,8 +69,8 @@ pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraC
 }
 
 /// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained
-/// starting at the base model's value. The adapter's tensors are trainable, the base model is frozen. An adapter that
-/// was there under the same id is taken off.
+/// starting at the base model's value. The adapter's tensors are trainable and the base model is frozen; other
+/// adapters stay as they are, trained or not, but one that was there under the same id is taken off.
 ///
 /// Each layer draws from a stream of its own, so that its values do not depend on which other layers are adapted.
 ///
@@ -94,7 +93,9 @@ pub fn attach(
     });
     let mut result = Ok(());
     for_each_parameter_mut(model, |path, parameter| {
-        parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(false));
+        if let Some(base) = parameter.base_mut() {
+            base.set_trainable(false);
+        }
         if result.is_ok() && plan.replaced.iter().any(|name| name == path) {
             result = parameter
                 .active(None)
@@ -149,25 +150,10 @@ pub fn set_trainable(model: &mut dyn Module, adapter: AdapterId, trainable: bool
 
 /// Calls `f` with the name and the tensor of everything that an adapter brought: the low-rank pairs, and the values
 /// that replace the base model's. Names are the base model's, with `lora_A.weight` and `lora_B.weight` below a layer.
-pub fn for_each_leaf_mut(model: &mut dyn Module, adapter: AdapterId, f: impl FnMut(&str, &mut Leaf)) {
-    struct Leaves<F>(AdapterId, F);
-    impl<F: FnMut(&str, &mut Leaf)> VisitorMut for Leaves<F> {
-        fn linear(&mut self, path: &str, linear: &mut Linear) {
-            for lora in linear.lora.iter_mut().filter(|lora| lora.adapter == self.0) {
-                (self.1)(&join(path, "lora_A.weight"), &mut lora.a);
-                (self.1)(&join(path, "lora_B.weight"), &mut lora.b);
-            }
-            self.parameter(&join(path, "weight"), &mut linear.weight);
-            if let Some(bias) = &mut linear.bias {
-                self.parameter(&join(path, "bias"), bias);
-            }
+pub fn for_each_leaf_mut(model: &mut dyn Module, adapter: AdapterId, mut f: impl FnMut(&str, &mut Leaf)) {
+    nn::for_each_leaf_mut(model, |name, owner, leaf| {
+        if owner == Some(adapter) {
+            f(name, leaf);
         }
-
-        fn parameter(&mut self, path: &str, parameter: &mut Parameter) {
-            if let Some(leaf) = parameter.replacement_mut(self.0) {
-                (self.1)(path, leaf);
-            }
-        }
-    }
-    model.visit_mut("", &mut Leaves(adapter, f));
+    });
 }

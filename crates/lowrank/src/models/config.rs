@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lowrank_kernels::activation::Activation;
+use lowrank_kernels::attention::{MOST_HEADS, MOST_TOKENS};
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
@@ -132,6 +133,13 @@ impl EncoderConfig {
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
         if !width.is_multiple_of(heads) {
             return Err(format!("hidden_size {width} is not a multiple of num_attention_heads {heads}"));
+        }
+        if heads > MOST_HEADS {
+            return Err(format!("num_attention_heads is {heads}; it must be at most {MOST_HEADS}"));
+        }
+        if self.max_length() > MOST_TOKENS {
+            let positions = self.max_position_embeddings;
+            return Err(format!("max_position_embeddings is {positions}; at most {MOST_TOKENS} can be used"));
         }
         if self.max_length() == 0 {
             return Err(format!(

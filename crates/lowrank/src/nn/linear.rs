@@ -37,6 +37,16 @@ impl Linear {
         self.lora.iter().find(|lora| lora.adapter == adapter)
     }
 
+    /// The layer's own parameters by their names.
+    pub fn parameters(&self) -> impl Iterator<Item = (&'static str, &Parameter)> {
+        [("weight", &self.weight)].into_iter().chain(self.bias.as_ref().map(|bias| ("bias", bias)))
+    }
+
+    /// As [`Linear::parameters`], for changes.
+    pub fn parameters_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Parameter)> {
+        [("weight", &mut self.weight)].into_iter().chain(self.bias.as_mut().map(|bias| ("bias", bias)))
+    }
+
     /// The layer's output, that of each sequence's adapter included.
     ///
     /// # Shapes

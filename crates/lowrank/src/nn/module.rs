@@ -1,7 +1,7 @@
 //! The tree of layers, declared once for each type of layer.
 
 use super::{Embedding, LayerNorm, Linear};
-use crate::tape::{Leaf, Parameter};
+use crate::tape::{AdapterId, Leaf, Parameter};
 
 /// A layer, or a whole model: a tree of named children with parameters at its leaves.
 ///
@@ -28,9 +28,8 @@ pub trait Visitor<'a> {
 
     /// A linear layer.
     fn linear(&mut self, path: &str, linear: &'a Linear) {
-        self.parameter(&join(path, "weight"), &linear.weight);
-        if let Some(bias) = &linear.bias {
-            self.parameter(&join(path, "bias"), bias);
+        for (name, parameter) in linear.parameters() {
+            self.parameter(&join(path, name), parameter);
         }
     }
 
@@ -61,9 +60,8 @@ pub trait Visitor<'a> {
 pub trait VisitorMut {
     /// A linear layer.
     fn linear(&mut self, path: &str, linear: &mut Linear) {
-        self.parameter(&join(path, "weight"), &mut linear.weight);
-        if let Some(bias) = &mut linear.bias {
-            self.parameter(&join(path, "bias"), bias);
+        for (name, parameter) in linear.parameters_mut() {
+            self.parameter(&join(path, name), parameter);
         }
     }
 
@@ -163,27 +161,76 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
     module.visit("", &mut Each(f));
 }
 
-/// Calls `f` with the name and the tensor of everything that is trained: low-rank pairs, values that an adapter
-/// brought along, and the base model's own in full training.
-pub fn for_each_trained_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut Leaf)) {
-    struct Trained<F>(F);
-    impl<F: FnMut(&str, &mut Leaf)> VisitorMut for Trained<F> {
+/// Calls `f` with every tensor: its path, the adapter that brought it along (none: it is the base model's), and
+/// itself. Low-rank pairs are `lora_A.weight` and `lora_B.weight` below their layer; what replaces a value of the base
+/// model has the path of that.
+pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<AdapterId>, &mut Leaf)) {
+    struct Leaves<F>(F);
+    impl<F: FnMut(&str, Option<AdapterId>, &mut Leaf)> VisitorMut for Leaves<F> {
         fn linear(&mut self, path: &str, linear: &mut Linear) {
-            for lora in linear.lora.iter_mut().filter(|lora| lora.a.is_trainable()) {
-                (self.0)(&join(path, "lora_A.weight"), &mut lora.a);
-                (self.0)(&join(path, "lora_B.weight"), &mut lora.b);
+            for lora in &mut linear.lora {
+                (self.0)(&join(path, "lora_A.weight"), Some(lora.adapter), &mut lora.a);
+                (self.0)(&join(path, "lora_B.weight"), Some(lora.adapter), &mut lora.b);
             }
-            self.parameter(&join(path, "weight"), &mut linear.weight);
-            if let Some(bias) = &mut linear.bias {
-                self.parameter(&join(path, "bias"), bias);
+            for (name, parameter) in linear.parameters_mut() {
+                self.parameter(&join(path, name), parameter);
             }
         }
 
         fn parameter(&mut self, path: &str, parameter: &mut Parameter) {
-            parameter.leaves_mut().filter(|leaf| leaf.is_trainable()).for_each(|leaf| (self.0)(path, leaf));
+            parameter.owned_leaves_mut().for_each(|(adapter, leaf)| (self.0)(path, adapter, leaf));
         }
     }
-    module.visit_mut("", &mut Trained(f));
+    module.visit_mut("", &mut Leaves(f));
+}
+
+/// Calls `f` with the name and the tensor of everything that is trained: low-rank pairs, values that an adapter
+/// brought along, and the base model's own in full training.
+///
+/// No two have the same name: a path is the name for the base model and for the adapter 0, and what another adapter
+/// brought along has its number before the last part, as `query.lora_A.1.weight`.
+pub fn for_each_trained_mut(module: &mut dyn Module, mut f: impl FnMut(&str, &mut Leaf)) {
+    let mut base = String::new();
+    for_each_leaf_mut(module, |path, adapter, leaf| match adapter {
+        _ if !leaf.is_trainable() => {}
+        None => {
+            base.replace_range(.., path);
+            f(path, leaf);
+        }
+        // Unless the base model's value is trained beside the one in its place.
+        Some(AdapterId(0)) if base != path => f(path, leaf),
+        Some(AdapterId(number)) => {
+            let (module, own) = path.rsplit_once('.').unwrap_or(("", path));
+            f(&join(&join(module, &number.to_string()), own), leaf);
+        }
+    });
+}
+
+/// Calls `f` with the path and the tensor of everything that a batch under `adapter` reads.
+pub fn for_each_active<'a>(
+    module: &'a dyn Module,
+    adapter: Option<AdapterId>,
+    f: impl FnMut(&str, &'a Leaf),
+) {
+    struct Active<F>(Option<AdapterId>, F);
+    impl<'a, F: FnMut(&str, &'a Leaf)> Visitor<'a> for Active<F> {
+        fn linear(&mut self, path: &str, linear: &'a Linear) {
+            if let Some(lora) = self.0.and_then(|adapter| linear.adapter(adapter)) {
+                (self.1)(&join(path, "lora_A.weight"), &lora.a);
+                (self.1)(&join(path, "lora_B.weight"), &lora.b);
+            }
+            for (name, parameter) in linear.parameters() {
+                self.parameter(&join(path, name), parameter);
+            }
+        }
+
+        fn parameter(&mut self, path: &str, parameter: &'a Parameter) {
+            if let Ok(leaf) = parameter.active(self.0) {
+                (self.1)(path, leaf);
+            }
+        }
+    }
+    module.visit("", &mut Active(adapter, f));
 }
 
 /// Gives every parameter the name that its place in the model has. A model's constructor ends with this.

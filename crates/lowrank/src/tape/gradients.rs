@@ -8,10 +8,16 @@ use super::parameter::{Leaf, LeafId};
 use super::{Var, VarId};
 use crate::tensor::{DType, Shape, Tensor};
 
-/// The gradients of trained leaves, f32, accumulated until they are taken or cleared.
+/// The gradients of trained leaves, f32, accumulated until they are cleared.
 #[derive(Default)]
 pub struct Gradients {
-    leaves: HashMap<LeafId, Tensor>,
+    leaves: HashMap<LeafId, Sum>,
+}
+
+struct Sum {
+    value: Tensor,
+    /// Whether something was added since the last clearing.
+    reached: bool,
 }
 
 impl Gradients {
@@ -20,9 +26,9 @@ impl Gradients {
         Self::default()
     }
 
-    /// The gradient of `leaf`, if backward reached it.
+    /// The gradient of `leaf`, if backward reached it since the last clearing.
     pub fn get(&self, leaf: &Leaf) -> Option<&[f32]> {
-        self.leaves.get(&leaf.id()).map(|tensor| tensor.as_slice::<f32>())
+        self.leaves.get(&leaf.id()).filter(|sum| sum.reached).map(|sum| sum.value.as_slice::<f32>())
     }
 
     /// The accumulator of `leaf`: zeros at its first use.
@@ -31,13 +37,17 @@ impl Gradients {
     }
 
     pub(crate) fn of(&mut self, id: LeafId, shape: Shape) -> &mut [f32] {
-        self.leaves.entry(id).or_insert_with(|| Tensor::zeros(shape, DType::F32)).make_mut::<f32>()
+        let zeros = || Sum { value: Tensor::zeros(shape, DType::F32), reached: true };
+        let sum = self.leaves.entry(id).or_insert_with(zeros);
+        sum.reached = true;
+        sum.value.make_mut::<f32>()
     }
 
-    /// Sets all gradients to zero for the next step, keeping their memory.
+    /// Forgets all gradients for the next step, keeping their memory.
     pub fn clear(&mut self) {
-        for tensor in self.leaves.values_mut() {
-            tensor.make_mut::<f32>().fill(0.0);
+        for sum in self.leaves.values_mut().filter(|sum| sum.reached) {
+            sum.value.make_mut::<f32>().fill(0.0);
+            sum.reached = false;
         }
     }
 }
@@ -80,5 +90,23 @@ impl Activations {
 impl Var {
     pub(crate) fn id(&self) -> Option<VarId> {
         self.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cleared_gradient_is_there_again_only_when_backward_reaches_it() {
+        let leaf = Leaf::trained(Tensor::zeros([2], DType::F32));
+        let mut gradients = Gradients::new();
+        assert_eq!(gradients.get(&leaf), None);
+        gradients.accumulator(&leaf)[1] += 3.0;
+        assert_eq!(gradients.get(&leaf), Some(&[0.0, 3.0][..]));
+        gradients.clear();
+        assert_eq!(gradients.get(&leaf), None, "momentum would move a leaf of zeros");
+        gradients.accumulator(&leaf)[0] += 1.0;
+        assert_eq!(gradients.get(&leaf), Some(&[1.0, 0.0][..]));
     }
 }

@@ -73,6 +73,14 @@ struct Node {
     operation: Box<dyn Backward>,
 }
 
+/// What the output of an operation is called in an error.
+pub(crate) enum Named {
+    /// That of a module, which is named.
+    Module(String),
+    /// That of an operation without parameters: it is placed by the module before it.
+    After(String),
+}
+
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -92,11 +100,21 @@ pub struct Tape {
     variables: usize,
     sites: u32,
     checked: bool,
+    /// On a checked tape, the module that was computed last.
+    module: String,
 }
 
 impl Tape {
     fn new(compute: Compute, mode: Mode) -> Self {
-        Self { compute, mode, nodes: Vec::new(), variables: 0, sites: 0, checked: false }
+        Self {
+            compute,
+            mode,
+            nodes: Vec::new(),
+            variables: 0,
+            sites: 0,
+            checked: false,
+            module: String::new(),
+        }
     }
 
     /// A tape that records nothing: for prediction.
@@ -150,13 +168,23 @@ impl Tape {
     /// Ends an operation: names its output for error messages, and records its backward where there is one.
     pub(crate) fn finish(
         &mut self,
-        name: impl FnOnce() -> String,
+        name: impl FnOnce() -> Named,
         value: Tensor,
         layout: &Arc<Layout>,
         backward: Option<Box<dyn Backward>>,
     ) -> Result<Var> {
-        if self.checked && !is_finite(&value) {
-            return Err(Error::NotFinite { step: 0, tensor: name(), advice: String::new() });
+        if self.checked {
+            let tensor = match name() {
+                Named::Module(module) => {
+                    self.module = module;
+                    format!("the output of {}", self.module)
+                }
+                Named::After(what) if self.module.is_empty() => what,
+                Named::After(what) => format!("{what} (after {})", self.module),
+            };
+            if !is_finite(&value) {
+                return Err(Error::NotFinite { step: 0, tensor, advice: String::new() });
+            }
         }
         let id = backward.map(|operation| {
             let output = VarId(self.variables);

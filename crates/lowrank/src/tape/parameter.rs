@@ -1,11 +1,10 @@
 //! Parameters: the leaves of the tape.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use half::{bf16, f16};
 use lowrank_kernels::Compute;
-use lowrank_kernels::gemm::{Source, Weight};
+use lowrank_kernels::gemm::Weight;
 
 use super::layout::AdapterId;
 use crate::tensor::{DType, Shape, Tensor};
@@ -26,6 +25,13 @@ pub struct Leaf {
 
 #[derive(Debug)]
 struct Prepared(Compute, Arc<Weight>);
+
+impl Prepared {
+    /// What was kept, if it is of this type.
+    fn of(kept: &Option<Self>, compute: Compute) -> Option<Arc<Weight>> {
+        kept.as_ref().filter(|Self(kind, _)| *kind == compute).map(|Self(_, weight)| Arc::clone(weight))
+    }
+}
 
 impl Leaf {
     /// A frozen leaf.
@@ -64,42 +70,40 @@ impl Leaf {
         self.trainable
     }
 
-    /// Freezes the leaf, or trains it; a trained value is f32.
+    /// Freezes the leaf, or trains it; a trained value is f32. The numbers stay the same, and with them what was
+    /// prepared from them.
     pub fn set_trainable(&mut self, trainable: bool) {
         if trainable {
             self.value = self.value.to_dtype(DType::F32);
         }
-        self.prepared = Arc::default();
         self.trainable = trainable;
     }
 
-    /// The value `[outputs, inputs]` as the operand of a matrix product. A frozen leaf is prepared once and kept; a
-    /// trained one is cast from its f32 master each time.
+    /// The value `[outputs, inputs]` as the operand of a matrix product, prepared once and kept until the value is
+    /// written. Threads that meet here first may each prepare it; one of the results is kept.
     pub(crate) fn weight(&self, compute: Compute) -> Arc<Weight> {
-        if self.trainable {
-            return Arc::new(self.prepare(compute));
+        if let Some(weight) = Prepared::of(&self.prepared(), compute) {
+            return weight;
         }
-        let mut kept = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some(Prepared(kind, weight)) if *kind == compute => Arc::clone(weight),
-            _ => {
-                let weight = Arc::new(self.prepare(compute));
-                self.value.release_pages();
-                *kept = Some(Prepared(compute, Arc::clone(&weight)));
-                weight
-            }
+        // Without the lock: preparing waits for other threads, and rayon may run another user of this leaf meanwhile
+        // on this one, which would wait for itself.
+        let weight = Arc::new(self.prepare(compute));
+        self.value.release_pages();
+        let mut kept = self.prepared();
+        if let Some(other) = Prepared::of(&kept, compute) {
+            return other;
         }
+        *kept = Some(Prepared(compute, Arc::clone(&weight)));
+        weight
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn prepare(&self, compute: Compute) -> Weight {
         let (outputs, inputs) = self.value.rows_and_width();
-        let source = match self.value.dtype() {
-            DType::F32 => Source::F32(self.value.as_slice::<f32>()),
-            DType::Bf16 => Source::Bf16(self.value.as_slice::<bf16>()),
-            DType::F16 => Source::F16(self.value.as_slice::<f16>()),
-            other => panic!("a weight cannot be {other}"),
-        };
-        Weight::new(compute, source, outputs, inputs)
+        Weight::new(compute, self.value.source(), outputs, inputs)
     }
 
     /// The value of a vector (a bias, a norm's weight) as f32.
@@ -194,7 +198,13 @@ impl Parameter {
 
     /// Every value, the base model's first, for freezing and training.
     pub fn leaves_mut(&mut self) -> impl Iterator<Item = &mut Leaf> {
-        self.base.iter_mut().chain(self.replacements.iter_mut().map(|(_, leaf)| leaf))
+        self.owned_leaves_mut().map(|(_, leaf)| leaf)
+    }
+
+    /// Every value with the adapter that brought it along, the base model's first.
+    pub fn owned_leaves_mut(&mut self) -> impl Iterator<Item = (Option<AdapterId>, &mut Leaf)> {
+        let base = self.base.iter_mut().map(|leaf| (None, leaf));
+        base.chain(self.replacements.iter_mut().map(|(adapter, leaf)| (Some(*adapter), leaf)))
     }
 
     /// The value that holds where `adapter` is active.
@@ -240,3 +250,6 @@ impl Lora {
         self.a.value().shape().rows()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,20 +8,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use lowrank_kernels::Compute;
 use lowrank_kernels::elementwise::convert;
 use lowrank_kernels::memory::{Buffer, MappedFile};
+use lowrank_kernels::{Compute, Source};
 
 pub use dtype::{DType, Stored};
 pub use shape::Shape;
-
-/// Where a tensor's storage lies. The CPU is the only device so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Device {
-    /// The machine's own memory.
-    #[default]
-    Cpu,
-}
 
 /// A contiguous row-major array. Clones share their storage.
 #[derive(Clone)]
@@ -97,11 +89,6 @@ impl Tensor {
     /// The type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
-    }
-
-    /// The device that holds the storage.
-    pub fn device(&self) -> Device {
-        Device::Cpu
     }
 
     /// The number of elements.
@@ -180,6 +167,19 @@ impl Tensor {
             (from, to) => panic!("no conversion of {from} to {to}"),
         }
         out
+    }
+
+    /// The values of a weight or a table, for the kernels that read any floating type.
+    ///
+    /// # Panics
+    /// If the type is not a floating one.
+    pub fn source(&self) -> Source<'_> {
+        match self.dtype {
+            DType::F32 => Source::F32(self.as_slice::<f32>()),
+            DType::Bf16 => Source::Bf16(self.as_slice::<bf16>()),
+            DType::F16 => Source::F16(self.as_slice::<f16>()),
+            other => panic!("a weight cannot be {other}"),
+        }
     }
 
     /// The values as f32, copied.

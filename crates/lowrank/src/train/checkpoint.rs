@@ -12,6 +12,7 @@ use super::output::write_json;
 use super::snapshot::Snapshot;
 use crate::data::Position;
 use crate::hub::{Checkpoint as File, Tensors, to_tensor, write_tensors};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// The folder of checkpoints in a run's output.
@@ -136,11 +137,16 @@ impl Checkpoint {
         }
         let mut take = |part: &str| parts.remove(part).unwrap_or_default();
         let (values, mut exp_avg, exp_avg_sq) = (take("value"), take("exp_avg"), take("exp_avg_sq"));
+        let own_steps = take("step");
         let best = Some(take("best")).filter(|best| !best.is_empty());
         let moments = exp_avg_sq
             .into_iter()
             .map(|(name, exp_avg_sq)| match exp_avg.remove(&name) {
-                Some(exp_avg) => Ok((name, Moments { exp_avg, exp_avg_sq })),
+                Some(exp_avg) => {
+                    let own = own_steps.get(&name).and_then(|steps| steps.to_f32_vec().first().copied());
+                    let steps = own.map_or(state.step as u64, |steps| steps as u64);
+                    Ok((name, Moments { exp_avg, exp_avg_sq, steps }))
+                }
                 None => Err(Error::tensor(&path, format!("exp_avg/{name}"), "it is missing")),
             })
             .collect::<Result<_>>()?;
@@ -149,7 +155,7 @@ impl Checkpoint {
 
     fn tensors(&self) -> Tensors {
         let mut tensors = Tensors::new();
-        let mut add = |part: &str, name: &str, tensor: &crate::tensor::Tensor| {
+        let mut add = |part: &str, name: &str, tensor: &Tensor| {
             tensors.insert(format!("{part}/{name}"), tensor.clone());
         };
         self.values.iter().for_each(|(name, tensor)| add("value", name, tensor));
@@ -157,6 +163,10 @@ impl Checkpoint {
         for (name, moments) in &self.moments {
             add("exp_avg", name, &moments.exp_avg);
             add("exp_avg_sq", name, &moments.exp_avg_sq);
+            // As PyTorch keeps it; where it is absent, the tensor was in every step.
+            if moments.steps != self.state.step as u64 {
+                add("step", name, &Tensor::from_slice([1], &[moments.steps as f32]));
+            }
         }
         tensors
     }

@@ -1,12 +1,13 @@
 //! AdamW over everything that is trained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use lowrank_kernels::optimizer::{self, squared_norm};
 
 use crate::nn::{Module, for_each_trained_mut};
-use crate::tape::Gradients;
-use crate::tensor::{DType, Tensor};
+use crate::tape::{Gradients, LeafId};
+use crate::tensor::{DType, Shape, Tensor};
+use crate::{Error, Result};
 
 /// The optimiser's settings beside the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,9 +37,18 @@ pub struct Moments {
     pub exp_avg: Tensor,
     /// The running mean of their squares.
     pub exp_avg_sq: Tensor,
+    /// The steps that they are of: those in which a gradient reached the tensor.
+    pub steps: u64,
 }
 
-/// AdamW.
+impl Moments {
+    fn new(shape: Shape) -> Self {
+        let zeros = || Tensor::zeros(shape, DType::F32);
+        Self { exp_avg: zeros(), exp_avg_sq: zeros(), steps: 0 }
+    }
+}
+
+/// AdamW. A tensor that no gradient reached in a step stays as it is, with its moments.
 ///
 /// # Source
 /// Loshchilov and Hutter, arXiv 1711.05101, as `torch.optim.AdamW` computes it; clipping as
@@ -47,13 +57,13 @@ pub struct Moments {
 pub struct AdamW {
     config: AdamWConfig,
     steps: u64,
-    moments: BTreeMap<String, Moments>,
+    moments: HashMap<LeafId, Moments>,
 }
 
 impl AdamW {
     /// An optimiser that has not stepped yet.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, steps: 0, moments: BTreeMap::new() }
+        Self { config, steps: 0, moments: HashMap::new() }
     }
 
     /// How many steps it has taken.
@@ -61,14 +71,40 @@ impl AdamW {
         self.steps
     }
 
-    /// The moments of each tensor by its name.
-    pub fn moments(&self) -> &BTreeMap<String, Moments> {
-        &self.moments
+    /// The moments of each trained tensor of `module` by the name that [`for_each_trained_mut`] gives it.
+    pub fn moments(&self, module: &mut dyn Module) -> BTreeMap<String, Moments> {
+        let mut moments = BTreeMap::new();
+        for_each_trained_mut(module, |name, leaf| {
+            moments.extend(self.moments.get(&leaf.id()).map(|own| (name.to_owned(), own.clone())));
+        });
+        moments
     }
 
     /// Goes on from a checkpoint.
-    pub fn restore(&mut self, steps: u64, moments: BTreeMap<String, Moments>) {
-        (self.steps, self.moments) = (steps, moments);
+    ///
+    /// # Errors
+    /// If moments are of something that `module` does not train, or of another shape.
+    pub fn restore(
+        &mut self,
+        module: &mut dyn Module,
+        steps: u64,
+        mut moments: BTreeMap<String, Moments>,
+    ) -> Result<()> {
+        let (mut restored, mut wrong) = (HashMap::new(), None);
+        for_each_trained_mut(module, |name, leaf| {
+            let Some(own) = moments.remove(name) else { return };
+            let fits =
+                |tensor: &Tensor| tensor.shape() == leaf.value().shape() && tensor.dtype() == DType::F32;
+            if !(fits(&own.exp_avg) && fits(&own.exp_avg_sq)) {
+                wrong = Some(name.to_owned());
+            }
+            restored.insert(leaf.id(), own);
+        });
+        if let Some(name) = wrong.or_else(|| moments.into_keys().next()) {
+            return Err(Error::Usage(format!("the moments of {name} fit nothing that is trained")));
+        }
+        (self.steps, self.moments) = (steps, restored);
+        Ok(())
     }
 
     /// Moves every trained tensor of `module` and returns the norm of all gradients before clipping. Where that norm
@@ -90,20 +126,17 @@ impl AdamW {
             beta2,
             epsilon,
             weight_decay,
-            step: self.steps,
+            step: 0,
             gradient_scale: clip as f32,
         };
-        for_each_trained_mut(module, |name, leaf| {
+        for_each_trained_mut(module, |_, leaf| {
             let Some(gradient) = gradients.get(leaf) else { return };
             let shape = leaf.value().shape();
-            if !self.moments.contains_key(name) {
-                let zeros = || Tensor::zeros(shape, DType::F32);
-                self.moments.insert(name.to_owned(), Moments { exp_avg: zeros(), exp_avg_sq: zeros() });
-            }
-            if let Some(moments) = self.moments.get_mut(name) {
-                let (exp_avg, exp_avg_sq) = (moments.exp_avg.make_mut(), moments.exp_avg_sq.make_mut());
-                optimizer::adamw_step(leaf.value_mut(), gradient, exp_avg, exp_avg_sq, settings);
-            }
+            let moments = self.moments.entry(leaf.id()).or_insert_with(|| Moments::new(shape));
+            moments.steps += 1;
+            let settings = optimizer::AdamW { step: moments.steps, ..settings };
+            let (exp_avg, exp_avg_sq) = (moments.exp_avg.make_mut(), moments.exp_avg_sq.make_mut());
+            optimizer::adamw_step(leaf.value_mut(), gradient, exp_avg, exp_avg_sq, settings);
         });
         norm
     }

@@ -120,7 +120,8 @@ impl<'a> Session<'a> {
         if let Some(checkpoint) = resumed {
             observer.note(&format!("going on after step {}", session.state.step));
             snapshot::restore(session.classifier.model_mut(), &checkpoint.values)?;
-            session.trainer.optimizer_mut().restore(session.state.step as u64, checkpoint.moments);
+            let (model, steps) = (session.classifier.model_mut(), session.state.step as u64);
+            session.trainer.optimizer_mut().restore(model, steps, checkpoint.moments)?;
             session.best = checkpoint.best;
         }
         let text = run.text();
@@ -246,7 +247,7 @@ impl<'a> Session<'a> {
         let checkpoint = Checkpoint {
             state: self.state.clone(),
             values: snapshot::take(self.classifier.model_mut()),
-            moments: self.trainer.optimizer().moments().clone(),
+            moments: self.trainer.optimizer().moments(self.classifier.model_mut()),
             best: self.best.clone(),
         };
         checkpoint.write(&self.run.output, self.run.train.save_total_limit).map(|_| ())

@@ -65,7 +65,7 @@ pub(super) fn settings(
 ) -> BTreeMap<String, String> {
     let mut settings = run.decisive_settings();
     let metric = selection.metric.as_deref().filter(|_| selection.keep);
-    settings.insert("cpu".into(), Tier::active().to_string());
+    settings.insert("cpu".into(), Tier::active().kernels());
     settings.insert("train.dtype".into(), name_of(compute).into());
     settings.insert("train.keep_best".into(), metric.unwrap_or("last").into());
     settings.insert("weights at the start".into(), format!("{:016x}", fingerprint(start)));

@@ -8,7 +8,7 @@ use super::classifier::{Classifier, loss};
 use super::optimizer::AdamW;
 use super::schedule::Schedule;
 use crate::data::Batch;
-use crate::nn::for_each_trained_mut;
+use crate::nn::{for_each_active, for_each_trained_mut};
 use crate::tape::{AdapterId, Gradients, Tape, is_finite};
 use crate::{Error, Result};
 
@@ -35,6 +35,8 @@ pub struct Trainer {
     schedule: Schedule,
     seed: u64,
     gradients: Gradients,
+    /// The adapters of the steps so far, of which every trained tensor is known to get a gradient.
+    reached: Vec<Option<AdapterId>>,
 }
 
 /// What one step did.
@@ -57,7 +59,7 @@ pub struct Step {
 impl Trainer {
     /// A trainer. `seed` is the dropout's.
     pub fn new(optimizer: AdamW, schedule: Schedule, seed: u64) -> Self {
-        Self { optimizer, schedule, seed, gradients: Gradients::new() }
+        Self { optimizer, schedule, seed, gradients: Gradients::new(), reached: Vec::new() }
     }
 
     /// The optimiser, for checkpoints.
@@ -75,11 +77,12 @@ impl Trainer {
         self.optimizer.steps()
     }
 
-    /// One step on the micro-batches of one whole batch: equal to the step on the whole.
+    /// One step on the micro-batches of one whole batch: equal to the step on the whole. Of what is trained, that
+    /// moves which the batch reads under `adapter`; other adapters can be trained in turn with it.
     ///
     /// # Errors
-    /// If something that is trained is not reached by the first backward pass, or a number is not finite: then the
-    /// error names the first tensor that went wrong, and nothing was changed.
+    /// If something that is trained is not reached by an adapter's first backward pass, or a number is not finite:
+    /// then the error names the first tensor that went wrong, and nothing was changed.
     pub fn step(
         &mut self,
         classifier: &mut Classifier,
@@ -108,8 +111,9 @@ impl Trainer {
             total += f64::from(loss.value().as_slice::<f32>()[0]);
             tape.backward(&loss, &mut self.gradients)?;
         }
-        if step == 0 {
-            self.check_reach(classifier)?;
+        if !self.reached.contains(&adapter) {
+            self.check_reach(classifier, adapter)?;
+            self.reached.push(adapter);
         }
         if !total.is_finite() {
             return Err(self.diagnose(classifier, adapter, batches, compute));
@@ -129,11 +133,11 @@ impl Trainer {
         })
     }
 
-    /// Every trained tensor must have a gradient, if only of zeros.
-    fn check_reach(&self, classifier: &mut Classifier) -> Result<()> {
+    /// Every trained tensor that holds under `adapter` must have a gradient, if only of zeros.
+    fn check_reach(&self, classifier: &Classifier, adapter: Option<AdapterId>) -> Result<()> {
         let mut missed = None;
-        for_each_trained_mut(classifier.model_mut(), |name, leaf| {
-            if missed.is_none() && self.gradients.get(leaf).is_none() {
+        for_each_active(classifier.model(), adapter, |name, leaf| {
+            if missed.is_none() && leaf.is_trainable() && self.gradients.get(leaf).is_none() {
                 missed = Some(name.to_owned());
             }
         });

@@ -182,6 +182,12 @@ fn a_configuration_that_makes_no_model_is_refused_with_its_key() {
             assert_refused(load(&folder), &["config.json", key]);
         }
     }
+    // More heads than attention has numbers for.
+    let folder = model();
+    let mut config = bert_config(1);
+    (config["hidden_size"], config["num_attention_heads"]) = (json!(8192), json!(4096));
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    assert_refused(load(&folder), &["config.json", "num_attention_heads"]);
     for text in ["", "{", "[]", "null", "{\"model_type\": \"bert\"}", "\u{0}"] {
         let folder = model();
         fs::write(folder.path().join("config.json"), text).unwrap();

@@ -21,7 +21,7 @@ const TASK_ROWS: usize = 128;
 
 /// Columns of a task whose panels fill half of 2 MiB of second-level cache.
 fn task_cols(depth: usize, value_bytes: usize) -> usize {
-    (1 << 20) / (depth.max(64) * value_bytes)
+    ((1 << 20) / (depth.max(64) * value_bytes)).max(COLS)
 }
 
 /// [`Finish::plain`] compiled for AVX-512.

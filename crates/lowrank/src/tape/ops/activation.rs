@@ -5,7 +5,7 @@ use lowrank_kernels::activation::{self, Activation};
 
 use super::with_rows;
 use crate::Result;
-use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, Gradients, Named, Tape, Var, VarId};
 use crate::tensor::Tensor;
 
 /// Applies an activation to every element.
@@ -22,7 +22,7 @@ pub fn activation(tape: &mut Tape, x: &Var, kind: Activation) -> Result<Var> {
     let backward = x.id().map(|input| {
         Box::new(ActivationBackward { input, x: x.value().clone(), kind, compute }) as Box<dyn Backward>
     });
-    tape.finish(|| format!("the output of {kind:?}"), y, x.layout(), backward)
+    tape.finish(|| Named::After(format!("the output of {kind:?}")), y, x.layout(), backward)
 }
 
 struct ActivationBackward {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use lowrank_kernels::attention::{self, AttentionShape};
+use lowrank_kernels::attention::{self, AttentionShape, MOST_HEADS, MOST_TOKENS};
 use lowrank_kernels::{Compute, Rows, RowsMut};
 
 use super::with_rows;
-use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Named, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -27,7 +27,8 @@ pub struct Attention {
 /// `qkv`: `[tokens, 3·H·head_dim]`, queries, keys and values side by side. The result: `[tokens, H·head_dim]`.
 ///
 /// # Errors
-/// If the width of `qkv` is another.
+/// If the width of `qkv` is another, or there are more heads, or more tokens in a sequence, than the masks of dropout
+/// have numbers for.
 ///
 /// # Source
 /// Dao et al., FlashAttention (arXiv 2205.14135): backward recomputes the weights from each row's log-sum-exp.
@@ -38,6 +39,12 @@ pub fn attention(tape: &mut Tape, qkv: &Var, attention: Attention) -> Result<Var
         return Err(Error::Usage(format!(
             "attention of {heads} heads of {head_dim} needs rows of {}, not {width}",
             3 * heads * head_dim
+        )));
+    }
+    let longest = qkv.layout().offsets().windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+    if heads > MOST_HEADS || longest > MOST_TOKENS {
+        return Err(Error::Usage(format!(
+            "attention of {heads} heads over {longest} tokens: at most {MOST_HEADS} and {MOST_TOKENS} are possible"
         )));
     }
     let shape = AttentionShape { heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
@@ -58,7 +65,7 @@ pub fn attention(tape: &mut Tape, qkv: &Var, attention: Attention) -> Result<Var
         Box::new(AttentionBackward { input, qkv, out, logsumexp, layout, shape, site, compute })
             as Box<dyn Backward>
     });
-    tape.finish(|| "the output of attention".into(), out, layout, backward)
+    tape.finish(|| Named::After("the output of attention".into()), out, layout, backward)
 }
 
 struct AttentionBackward {

@@ -3,7 +3,7 @@
 use lowrank_kernels::{Rows, RowsMut, loss};
 
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, Gradients, Named, Tape, Var, VarId};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -38,7 +38,12 @@ pub fn cross_entropy(tape: &mut Tape, logits: &Var, labels: &[i64], denominator:
         .id()
         .zip(gradient)
         .map(|(input, gradient)| Box::new(LossBackward { input, gradient }) as Box<dyn Backward>);
-    tape.finish(|| "the loss".into(), Tensor::from_slice([1], &[loss]), logits.layout(), backward)
+    tape.finish(
+        || Named::After("the loss".into()),
+        Tensor::from_slice([1], &[loss]),
+        logits.layout(),
+        backward,
+    )
 }
 
 /// The gradient of a loss with respect to its input is made in the forward pass; backward scales it by the gradient of

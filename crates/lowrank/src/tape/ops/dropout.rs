@@ -6,7 +6,7 @@ use lowrank_kernels::{Compute, Rows, RowsMut, dropout as kernel};
 
 use super::with_rows;
 use crate::Result;
-use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Named, Tape, Var, VarId};
 use crate::tensor::Tensor;
 
 /// In training, sets each element to zero with `probability` and divides the others by `1 − probability`.
@@ -24,7 +24,7 @@ pub fn dropout(tape: &mut Tape, x: &Var, probability: f32) -> Result<Var> {
         Box::new(DropoutBackward { input, site, layout: Arc::clone(x.layout()), compute })
             as Box<dyn Backward>
     });
-    tape.finish(|| "the output of dropout".into(), y, x.layout(), backward)
+    tape.finish(|| Named::After("the output of dropout".into()), y, x.layout(), backward)
 }
 
 fn apply(x: &Tensor, site: &DropoutSite, layout: &Layout, compute: Compute) -> Tensor {

@@ -3,12 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::{bf16, f16};
-use lowrank_kernels::embedding::{self, EmbeddingTable};
-use lowrank_kernels::{Compute, Rows, RowsMut};
+use lowrank_kernels::{Compute, Rows, RowsMut, embedding};
 
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Parameter, Tape, Var};
+use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Named, Parameter, Tape, Var};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -53,7 +51,7 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
                 let (leaf, ids, rows) = (leaf.clone(), ids.to_vec(), range.clone());
                 trained.push(Trained { leaf, ids, rows, padding_id: *padding_id });
             }
-            tables.push(embedding::Lookup { table: kernel_table(leaf.value()), ids });
+            tables.push(embedding::Lookup { table: leaf.value().source(), ids });
         }
         with_rows!(compute, T => {
             let out = &mut y.make_mut::<T>()[range.start * width..range.end * width];
@@ -62,15 +60,7 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
     }
     let backward =
         (!trained.is_empty()).then(|| Box::new(EmbeddingBackward { trained, compute }) as Box<dyn Backward>);
-    tape.finish(|| format!("the output of {}", first.table.name()), y, layout, backward)
-}
-
-fn kernel_table(value: &Tensor) -> EmbeddingTable<'_> {
-    match value.dtype() {
-        DType::Bf16 => EmbeddingTable::Bf16(value.as_slice::<bf16>()),
-        DType::F16 => EmbeddingTable::F16(value.as_slice::<f16>()),
-        _ => EmbeddingTable::F32(value.as_slice::<f32>()),
-    }
+    tape.finish(|| Named::Module(first.table.name().to_owned()), y, layout, backward)
 }
 
 struct Trained {

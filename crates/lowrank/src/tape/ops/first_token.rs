@@ -1,10 +1,10 @@
 //! The first row of each sequence.
 
 use lowrank_kernels::row_ops::{gather_rows, scatter_rows};
-use lowrank_kernels::{Rows, RowsMut};
+use lowrank_kernels::{Compute, Rows, RowsMut};
 
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Tape, Var, VarId};
+use crate::tape::{Activations, Backward, Gradients, Named, Tape, Var, VarId};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 
@@ -30,28 +30,35 @@ pub fn first_token(tape: &mut Tape, x: &Var) -> Result<Var> {
         RowsMut::dense(y.make_mut::<T>(), indices.len(), width),
     ));
     let backward = x.id().map(|input| {
-        let (shape, dtype) = (x.value().shape(), x.value().dtype());
-        Box::new(FirstTokenBackward { input, indices, shape, dtype }) as Box<dyn Backward>
+        let (shape, compute) = (x.value().shape(), x.compute());
+        Box::new(FirstTokenBackward { input, indices, shape, compute }) as Box<dyn Backward>
     });
-    tape.finish(|| "the first tokens".into(), y.to_dtype(DType::F32), &layout.one_row_each(), backward)
+    tape.finish(
+        || Named::After("the first tokens".into()),
+        y.to_dtype(DType::F32),
+        &layout.one_row_each(),
+        backward,
+    )
 }
 
 struct FirstTokenBackward {
     input: VarId,
     indices: Vec<usize>,
     shape: Shape,
-    dtype: DType,
+    compute: Compute,
 }
 
 impl Backward for FirstTokenBackward {
     fn backward(self: Box<Self>, dy: Tensor, activations: &mut Activations, _: &mut Gradients) {
         let (rows, width) = (self.shape.rows(), self.shape.width());
-        let mut dx = Tensor::uninit(self.shape, DType::F32);
-        scatter_rows(
-            Rows::dense(dy.as_slice::<f32>(), self.indices.len(), width),
+        // The few rows are rounded, not the many that are zero.
+        let (dy, mut dx) =
+            (dy.to_dtype(DType::from(self.compute)), Tensor::uninit(self.shape, self.compute.into()));
+        with_rows!(self.compute, T => scatter_rows(
+            Rows::dense(dy.as_slice::<T>(), self.indices.len(), width),
             &self.indices,
-            RowsMut::dense(dx.make_mut::<f32>(), rows, width),
-        );
-        activations.add(self.input, dx.to_dtype(self.dtype));
+            RowsMut::dense(dx.make_mut::<T>(), rows, width),
+        ));
+        activations.add(self.input, dx);
     }
 }

@@ -3,11 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use lowrank_kernels::{Compute, Rows, RowsMut, norm};
+use lowrank_kernels::{Compute, norm};
 
+use super::block::{block, block_mut};
 use super::with_rows;
 use crate::Result;
-use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Leaf, Parameter, Tape, Var, VarId};
+use crate::tape::{
+    Activations, Backward, DropoutSite, Gradients, Layout, Leaf, Named, Parameter, Tape, Var, VarId,
+};
 use crate::tensor::{DType, Tensor};
 
 /// A layer norm's parameters.
@@ -38,7 +41,7 @@ pub fn layer_norm(
     parameters: &LayerNorm<'_>,
 ) -> Result<Var> {
     let (rows, width) = x.value().rows_and_width();
-    let (compute, dtype, layout) = (x.compute(), x.value().dtype(), x.layout());
+    let (compute, dtype, layout, columns) = (x.compute(), x.value().dtype(), x.layout(), 0..width);
     let site = tape.dropout_site(dropout);
     let parts = parts(parameters, layout)?;
     let trained = tape.is_recording()
@@ -55,14 +58,14 @@ pub fn layer_norm(
         let Range { start, end } = part.rows;
         let (gamma, beta) = (part.weight.vector(), part.bias.vector());
         with_rows!(compute, T => norm::layer_norm_forward(
-            rows_of::<T>(x.value(), &part.rows),
-            residual.map(|r| rows_of::<T>(r.value(), &part.rows)),
+            block::<T>(x.value(), &part.rows, &columns),
+            residual.map(|r| block::<T>(r.value(), &part.rows, &columns)),
             site.map(|site| site.on(layout, start..end)).as_ref(),
             gamma.as_slice::<f32>(),
             beta.as_slice::<f32>(),
             parameters.eps,
-            sum.as_mut().map(|sum| rows_of_mut::<T>(sum, &part.rows)),
-            rows_of_mut::<T>(&mut y, &part.rows),
+            sum.as_mut().map(|sum| block_mut::<T>(sum, &part.rows, &columns)),
+            block_mut::<T>(&mut y, &part.rows, &columns),
             &mut mean.make_mut::<f32>()[start..end],
             &mut rstd.make_mut::<f32>()[start..end],
         ));
@@ -73,7 +76,7 @@ pub fn layer_norm(
         Box::new(LayerNormBackward { inputs, sum, mean, rstd, parts, site, layout, compute })
             as Box<dyn Backward>
     });
-    tape.finish(|| format!("the output of {}", module_of(parameters.weight)), y, layout, backward)
+    tape.finish(|| Named::Module(module_of(parameters.weight).to_owned()), y, layout, backward)
 }
 
 /// A run of rows with the same parameters.
@@ -95,17 +98,6 @@ fn parts(parameters: &LayerNorm<'_>, layout: &Layout) -> Result<Vec<Part>> {
         .collect()
 }
 
-fn rows_of<'a, T: crate::tensor::Stored>(tensor: &'a Tensor, rows: &Range<usize>) -> Rows<'a, T> {
-    let (all, width) = tensor.rows_and_width();
-    Rows::dense(tensor.as_slice::<T>(), all, width).slice(rows.start, rows.end)
-}
-
-fn rows_of_mut<'a, T: crate::tensor::Stored>(tensor: &'a mut Tensor, rows: &Range<usize>) -> RowsMut<'a, T> {
-    let (_, width) = tensor.rows_and_width();
-    let data = &mut tensor.make_mut::<T>()[rows.start * width..rows.end * width];
-    RowsMut::dense(data, rows.len(), width)
-}
-
 /// The module that a parameter belongs to: its name without the last part.
 fn module_of(parameter: &Parameter) -> &str {
     parameter.name().rsplit_once('.').map_or("layer norm", |(module, _)| module)
@@ -125,6 +117,7 @@ struct LayerNormBackward {
 impl Backward for LayerNormBackward {
     fn backward(self: Box<Self>, dy: Tensor, activations: &mut Activations, gradients: &mut Gradients) {
         let (rows, width) = dy.rows_and_width();
+        let columns = 0..width;
         let (x, residual) = self.inputs;
         let mut dsum = Tensor::uninit([rows, width], dy.dtype());
         let mut dropped =
@@ -135,13 +128,16 @@ impl Backward for LayerNormBackward {
             let site = self.site.map(|site| site.on(&self.layout, range.clone()));
             let gamma = weight.vector();
             with_rows!(self.compute, T => norm::layer_norm_backward(
-                rows_of::<T>(&dy, range),
-                rows_of::<T>(&self.sum, range),
+                block::<T>(&dy, range, &columns),
+                block::<T>(&self.sum, range, &columns),
                 gamma.as_slice::<f32>(),
                 &self.mean.as_slice::<f32>()[range.clone()],
                 &self.rstd.as_slice::<f32>()[range.clone()],
-                rows_of_mut::<T>(&mut dsum, range),
-                dropped.as_mut().zip(site.as_ref()).map(|(dx, site)| (rows_of_mut::<T>(dx, range), site)),
+                block_mut::<T>(&mut dsum, range, &columns),
+                dropped
+                    .as_mut()
+                    .zip(site.as_ref())
+                    .map(|(dx, site)| (block_mut::<T>(dx, range, &columns), site)),
                 parameters.as_mut().map(|(dgamma, dbeta)| (&mut dgamma[..], &mut dbeta[..])),
             ));
             let (dgamma, dbeta) = parameters.unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod block;
 mod cross_entropy;
 mod dropout;
 mod embedding;

@@ -8,14 +8,15 @@ mod stack;
 use std::ops::Range;
 use std::sync::Arc;
 
+use lowrank_kernels::Compute;
 use lowrank_kernels::gemm::{Weight, weight_gradient};
 use lowrank_kernels::row_ops::column_sums;
-use lowrank_kernels::{Compute, Rows, RowsMut};
 
 use self::stack::{Part, Stack, stack};
+use super::block::{block, block_mut};
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Parameter, Tape, Var, VarId};
-use crate::tensor::{Stored, Tensor};
+use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Parameter, Tape, Var, VarId};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// One linear layer of several that share an input.
@@ -95,7 +96,7 @@ pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> 
             compute,
         }) as Box<dyn Backward>
     });
-    tape.finish(|| format!("the output of {}", names(branches)), y, x.layout(), backward)
+    tape.finish(|| Named::Module(names(branches)), y, x.layout(), backward)
 }
 
 fn names(branches: &[Branch<'_>]) -> String {
@@ -145,22 +146,6 @@ fn resolve_bases(
         });
     }
     Ok(bases)
-}
-
-fn block<'a, T: Stored>(tensor: &'a Tensor, rows: &Range<usize>, columns: &Range<usize>) -> Rows<'a, T> {
-    let (all, width) = tensor.rows_and_width();
-    Rows::columns(tensor.as_slice::<T>(), all, width, columns.start, columns.len())
-        .slice(rows.start, rows.end)
-}
-
-fn block_mut<'a, T: Stored>(
-    tensor: &'a mut Tensor,
-    rows: &Range<usize>,
-    columns: &Range<usize>,
-) -> RowsMut<'a, T> {
-    let (_, width) = tensor.rows_and_width();
-    let data = &mut tensor.make_mut::<T>()[rows.start * width..rows.end * width];
-    RowsMut::columns(data, rows.len(), width, columns.start, columns.len())
 }
 
 struct LinearBackward {

@@ -1,0 +1,66 @@
+//! A leaf's prepared weight: made once, by whoever comes first, and of the value that the leaf has.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lowrank_kernels::{Rows, RowsMut};
+
+use super::*;
+
+fn leaf(rows: usize, width: usize) -> Leaf {
+    let values: Vec<f32> = (0..rows * width).map(|i| (i % 7) as f32 - 3.0).collect();
+    Leaf::frozen(Tensor::from_slice([rows, width], &values))
+}
+
+/// A thread that waits for the others to pack its weight may be given another user of the same weight.
+#[test]
+fn several_threads_may_use_a_fresh_weight_first() {
+    let (done, finished) = mpsc::channel();
+    std::thread::spawn(move || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        for _ in 0..20 {
+            let leaf = leaf(1500, 1101);
+            std::thread::scope(|scope| {
+                for user in 0..8 {
+                    let (pool, leaf) = (&pool, &leaf);
+                    scope.spawn(move || {
+                        // So that the first is packing, with the other thread's help, when the next arrive.
+                        std::thread::sleep(Duration::from_micros(200 * user));
+                        pool.install(|| leaf.weight(Compute::F32).bytes())
+                    });
+                }
+            });
+        }
+        done.send(()).unwrap();
+    });
+    finished.recv_timeout(Duration::from_secs(60)).expect("no thread waits for itself");
+}
+
+fn product(leaf: &Leaf) -> f32 {
+    let mut y = [0.0];
+    leaf.weight(Compute::F32).forward(Rows::dense(&[1.0, 2.0], 1, 2), None, RowsMut::dense(&mut y, 1, 1));
+    y[0]
+}
+
+#[test]
+fn a_weight_is_prepared_once_whether_it_is_trained_or_not() {
+    let mut leaf = leaf(5, 3);
+    let frozen = leaf.weight(Compute::F32);
+    assert!(Arc::ptr_eq(&frozen, &leaf.clone().weight(Compute::F32)));
+    leaf.set_trainable(true);
+    assert!(Arc::ptr_eq(&frozen, &leaf.weight(Compute::F32)), "the value is the same");
+    assert!(!Arc::ptr_eq(&frozen, &leaf.weight(Compute::Bf16)), "another type");
+}
+
+#[test]
+fn a_weight_follows_its_value() {
+    let mut leaf = Leaf::trained(Tensor::from_slice([1, 2], &[1.0_f32, 10.0]));
+    assert_eq!(product(&leaf), 21.0);
+    let before = leaf.clone();
+    leaf.value_mut()[0] = 5.0;
+    assert_eq!(product(&leaf), 25.0);
+    assert_eq!(product(&before), 21.0, "a clone keeps the value that it has");
+    leaf.set_trainable(false);
+    leaf.value_mut()[1] = 0.0;
+    assert_eq!(product(&leaf), 5.0);
+}
