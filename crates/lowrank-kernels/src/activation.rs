@@ -149,6 +149,10 @@ const COST: usize = 8;
 /// # Shapes
 /// `x` and `y`: equal lengths.
 pub fn forward<T: Element>(function: Activation, x: &[T], y: &mut [T]) {
+    (T::COMPILED.activation_forward)(function, x, y);
+}
+
+pub(crate) fn forward_kernel<T: Element>(function: Activation, x: &[T], y: &mut [T]) {
     assert_eq!(x.len(), y.len());
     let map = match function {
         Activation::Gelu => map::<T, Gelu>,
@@ -165,6 +169,10 @@ pub fn forward<T: Element>(function: Activation, x: &[T], y: &mut [T]) {
 /// # Shapes
 /// `x`, `dy` and `dx`: equal lengths.
 pub fn backward<T: Element>(function: Activation, x: &[T], dy: &[T], dx: &mut [T]) {
+    (T::COMPILED.activation_backward)(function, x, dy, dx);
+}
+
+pub(crate) fn backward_kernel<T: Element>(function: Activation, x: &[T], dy: &[T], dx: &mut [T]) {
     assert_eq!((x.len(), x.len()), (dy.len(), dx.len()));
     let map = match function {
         Activation::Gelu => map_backward::<T, Gelu>,

@@ -144,6 +144,10 @@ multiversion! {
 /// # Shapes
 /// `x` and `y`: `[rows, cols]`; `dropout` names as many rows.
 pub fn apply<T: Element>(x: Rows<T>, dropout: &Dropout, y: RowsMut<T>) {
+    (T::COMPILED.dropout)(x, dropout, y);
+}
+
+pub(crate) fn apply_kernel<T: Element>(x: Rows<T>, dropout: &Dropout, y: RowsMut<T>) {
     dropout.check(x.rows());
     assert_eq!((x.rows(), x.cols()), (y.rows(), y.cols()));
     let hash = dropout.hash();

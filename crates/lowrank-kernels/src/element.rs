@@ -3,10 +3,15 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::compiled::{self, Compiled};
+
 /// A stored number that arithmetic widens to f32 and rounds back, to nearest even.
 pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug + PartialEq + 'static {
     /// Which compute type rows of this element belong to.
     const COMPUTE: Compute;
+
+    #[doc(hidden)]
+    const COMPILED: &'static Compiled<Self>;
 
     /// The value as f32, exactly.
     fn widen(self) -> f32;
@@ -26,6 +31,7 @@ pub enum Compute {
 
 impl Element for f32 {
     const COMPUTE: Compute = Compute::F32;
+    const COMPILED: &'static Compiled<Self> = &compiled::F32;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -40,6 +46,7 @@ impl Element for f32 {
 
 impl Element for bf16 {
     const COMPUTE: Compute = Compute::Bf16;
+    const COMPILED: &'static Compiled<Self> = &compiled::BF16;
 
     #[inline(always)]
     fn widen(self) -> f32 {

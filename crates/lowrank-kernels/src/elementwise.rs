@@ -37,6 +37,10 @@ multiversion! {
 /// # Shapes
 /// Equal lengths.
 pub fn add_assign<T: Element>(x: &mut [T], y: &[T]) {
+    (T::COMPILED.add_assign)(x, y);
+}
+
+pub(crate) fn add_assign_kernel<T: Element>(x: &mut [T], y: &[T]) {
     assert_eq!(x.len(), y.len());
     for_each_row_block(y.len(), 1, PerRow::one(x), |range, x| add_assign_block(x.data, &y[range]));
 }
@@ -52,6 +56,10 @@ pub fn convert<S: Element, T: Element>(x: &[S], y: &mut [T]) {
 
 /// Whether no element is infinite or NaN.
 pub fn is_finite<T: Element>(x: &[T]) -> bool {
+    (T::COMPILED.is_finite)(x)
+}
+
+pub(crate) fn is_finite_kernel<T: Element>(x: &[T]) -> bool {
     let found = std::sync::atomic::AtomicBool::new(false);
     for_each_row_block(x.len(), 1, (), |range, ()| {
         use std::sync::atomic::Ordering::Relaxed;

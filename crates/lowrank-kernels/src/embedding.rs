@@ -53,6 +53,10 @@ multiversion! {
 /// # Panics
 /// If an id is not a row of its table.
 pub fn gather_sum<T: Element>(lookups: &[Lookup], y: RowsMut<T>) {
+    (T::COMPILED.gather_sum)(lookups, y);
+}
+
+pub(crate) fn gather_sum_kernel<T: Element>(lookups: &[Lookup], y: RowsMut<T>) {
     let (tokens, width) = (y.rows(), y.cols());
     for lookup in lookups {
         assert_eq!(lookup.ids.len(), tokens);
@@ -91,6 +95,10 @@ fn check_ids(ids: &[u32], elements: usize, width: usize) {
 /// # Panics
 /// If an id is not a row of the table.
 pub fn scatter_add<T: Element>(ids: &[u32], dy: Rows<T>, grad: &mut [f32]) {
+    (T::COMPILED.scatter_add)(ids, dy, grad);
+}
+
+pub(crate) fn scatter_add_kernel<T: Element>(ids: &[u32], dy: Rows<T>, grad: &mut [f32]) {
     let width = dy.cols();
     assert_eq!(ids.len(), dy.rows());
     check_ids(ids, grad.len(), width);

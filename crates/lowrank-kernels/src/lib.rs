@@ -8,6 +8,7 @@
 
 #[macro_use]
 mod simd;
+mod compiled;
 mod math;
 mod scratch;
 mod tile;

@@ -52,6 +52,15 @@ pub fn cross_entropy<T: Element>(
     denominator: f32,
     gradient: Option<RowsMut<T>>,
 ) -> f32 {
+    (T::COMPILED.cross_entropy)(logits, labels, denominator, gradient)
+}
+
+pub(crate) fn cross_entropy_kernel<T: Element>(
+    logits: Rows<T>,
+    labels: &[i64],
+    denominator: f32,
+    gradient: Option<RowsMut<T>>,
+) -> f32 {
     let (rows, classes) = (logits.rows(), logits.cols());
     assert_eq!(labels.len(), rows);
     assert!(gradient.as_ref().is_none_or(|g| (g.rows(), g.cols()) == (rows, classes)));
@@ -92,6 +101,15 @@ pub fn cross_entropy<T: Element>(
 /// # Shapes
 /// Equal lengths.
 pub fn mean_squared_error<T: Element>(
+    predictions: &[T],
+    targets: &[f32],
+    denominator: f32,
+    gradient: Option<&mut [T]>,
+) -> f32 {
+    (T::COMPILED.mean_squared_error)(predictions, targets, denominator, gradient)
+}
+
+pub(crate) fn mean_squared_error_kernel<T: Element>(
     predictions: &[T],
     targets: &[f32],
     denominator: f32,

@@ -60,6 +60,10 @@ multiversion! {
 /// # Shapes
 /// `x`: `[M, K]`; `a`: `[R, K]`; `u`: `[M, R]`.
 pub fn down<T: Element>(x: Rows<T>, a: &[f32], dropout: Option<&Dropout>, u: RowsMut<f32>) {
+    (T::COMPILED.low_rank_down)(x, a, dropout, u);
+}
+
+pub(crate) fn down_kernel<T: Element>(x: Rows<T>, a: &[f32], dropout: Option<&Dropout>, u: RowsMut<f32>) {
     let (m, k, r) = (x.rows(), x.cols(), u.cols());
     assert_eq!((u.rows(), a.len()), (m, r * k));
     if k == 0 {
@@ -87,6 +91,10 @@ pub fn down<T: Element>(x: Rows<T>, a: &[f32], dropout: Option<&Dropout>, u: Row
 /// # Shapes
 /// `dy`: `[M, N]`; `b`: `[N, R]`; `du`: `[M, R]`.
 pub fn up_backward<T: Element>(dy: Rows<T>, b: &[f32], scale: f32, du: RowsMut<f32>) {
+    (T::COMPILED.low_rank_up_backward)(dy, b, scale, du);
+}
+
+pub(crate) fn up_backward_kernel<T: Element>(dy: Rows<T>, b: &[f32], scale: f32, du: RowsMut<f32>) {
     let (m, n, r) = (dy.rows(), dy.cols(), du.cols());
     assert_eq!((du.rows(), b.len()), (m, n * r));
     if n == 0 {
@@ -125,6 +133,10 @@ fn up_block<T: Element>(u: Rows<f32>, b: &[f32], scale: f32, mut y: RowsMut<T>) 
 /// # Shapes
 /// `u`: `[M, R]`; `b`: `[N, R]`; `y`: `[M, N]`.
 pub fn up<T: Element>(u: Rows<f32>, b: &[f32], scale: f32, y: RowsMut<T>) {
+    (T::COMPILED.low_rank_up)(u, b, scale, y);
+}
+
+pub(crate) fn up_kernel<T: Element>(u: Rows<f32>, b: &[f32], scale: f32, y: RowsMut<T>) {
     let (m, r, n) = (u.rows(), u.cols(), y.cols());
     assert_eq!((y.rows(), b.len()), (m, n * r));
     if n == 0 || r == 0 {
@@ -170,6 +182,15 @@ multiversion! {
 /// # Shapes
 /// `du`: `[M, R]`; `a`: `[R, K]`; `dx`: `[M, K]`.
 pub fn down_backward<T: Element>(du: Rows<f32>, a: &[f32], dropout: Option<&Dropout>, dx: RowsMut<T>) {
+    (T::COMPILED.low_rank_down_backward)(du, a, dropout, dx);
+}
+
+pub(crate) fn down_backward_kernel<T: Element>(
+    du: Rows<f32>,
+    a: &[f32],
+    dropout: Option<&Dropout>,
+    dx: RowsMut<T>,
+) {
     let (m, r, k) = (du.rows(), du.cols(), dx.cols());
     assert_eq!((dx.rows(), a.len()), (m, r * k));
     if r == 0 || k == 0 {
@@ -268,6 +289,16 @@ impl crate::parallel::SplitRows for ColumnGroups<'_> {
 /// # Shapes
 /// `v`: `[M, R]`; `x`: `[M, K]`; `grad`: `[R, K]`.
 pub fn outer<T: Element>(v: Rows<f32>, x: Rows<T>, dropout: Option<&Dropout>, alpha: f32, grad: &mut [f32]) {
+    (T::COMPILED.low_rank_outer)(v, x, dropout, alpha, grad);
+}
+
+pub(crate) fn outer_kernel<T: Element>(
+    v: Rows<f32>,
+    x: Rows<T>,
+    dropout: Option<&Dropout>,
+    alpha: f32,
+    grad: &mut [f32],
+) {
     let (m, r, k) = (v.rows(), v.cols(), x.cols());
     assert_eq!((x.rows(), grad.len()), (m, r * k));
     if m == 0 || r == 0 || k == 0 {
@@ -294,6 +325,10 @@ pub fn outer<T: Element>(v: Rows<f32>, x: Rows<T>, dropout: Option<&Dropout>, al
 /// # Shapes
 /// `dy`: `[M, N]`; `v`: `[M, R]`; `grad`: `[N, R]`.
 pub fn outer_transposed<T: Element>(dy: Rows<T>, v: Rows<f32>, alpha: f32, grad: &mut [f32]) {
+    (T::COMPILED.low_rank_outer_transposed)(dy, v, alpha, grad);
+}
+
+pub(crate) fn outer_transposed_kernel<T: Element>(dy: Rows<T>, v: Rows<f32>, alpha: f32, grad: &mut [f32]) {
     let (m, r, n) = (v.rows(), v.cols(), dy.cols());
     assert_eq!((dy.rows(), grad.len()), (m, r * n));
     if m == 0 || r == 0 || n == 0 {

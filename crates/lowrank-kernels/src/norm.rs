@@ -71,6 +71,21 @@ pub fn layer_norm_forward<T: Element>(
     mean: &mut [f32],
     rstd: &mut [f32],
 ) {
+    (T::COMPILED.layer_norm_forward)(x, residual, dropout, gamma, beta, eps, sum, y, mean, rstd);
+}
+
+pub(crate) fn layer_norm_forward_kernel<T: Element>(
+    x: Rows<T>,
+    residual: Option<Rows<T>>,
+    dropout: Option<&Dropout>,
+    gamma: &[f32],
+    beta: &[f32],
+    eps: f32,
+    sum: Option<RowsMut<T>>,
+    y: RowsMut<T>,
+    mean: &mut [f32],
+    rstd: &mut [f32],
+) {
     let (rows, width) = (x.rows(), x.cols());
     assert_eq!((y.rows(), y.cols()), (rows, width));
     assert_eq!((gamma.len(), beta.len()), (width, width));
@@ -150,6 +165,19 @@ multiversion! {
 /// to): `[width]`; `mean`, `rstd`: `[rows]`.
 #[allow(clippy::too_many_arguments)]
 pub fn layer_norm_backward<T: Element>(
+    dy: Rows<T>,
+    sum: Rows<T>,
+    gamma: &[f32],
+    mean: &[f32],
+    rstd: &[f32],
+    dx: RowsMut<T>,
+    dx_dropped: Option<(RowsMut<T>, &Dropout)>,
+    parameter_gradients: Option<(&mut [f32], &mut [f32])>,
+) {
+    (T::COMPILED.layer_norm_backward)(dy, sum, gamma, mean, rstd, dx, dx_dropped, parameter_gradients);
+}
+
+pub(crate) fn layer_norm_backward_kernel<T: Element>(
     dy: Rows<T>,
     sum: Rows<T>,
     gamma: &[f32],

@@ -18,6 +18,10 @@ multiversion! {
 /// # Shapes
 /// `dy`: `[rows, cols]`; `grad`: `[cols]`.
 pub fn column_sums<T: Element>(dy: Rows<T>, grad: &mut [f32]) {
+    (T::COMPILED.column_sums)(dy, grad);
+}
+
+pub(crate) fn column_sums_kernel<T: Element>(dy: Rows<T>, grad: &mut [f32]) {
     assert_eq!(dy.cols(), grad.len());
     sum_row_blocks(dy.rows(), dy.cols(), grad, (), |range, (), sum| {
         for row in range {
@@ -34,6 +38,10 @@ pub fn column_sums<T: Element>(dy: Rows<T>, grad: &mut [f32]) {
 /// # Panics
 /// If an index is not below `rows`.
 pub fn gather_rows<T: Element>(x: Rows<T>, indices: &[usize], y: RowsMut<T>) {
+    (T::COMPILED.gather_rows)(x, indices, y);
+}
+
+pub(crate) fn gather_rows_kernel<T: Element>(x: Rows<T>, indices: &[usize], y: RowsMut<T>) {
     assert_eq!((indices.len(), x.cols()), (y.rows(), y.cols()));
     for_each_row_block(indices.len(), x.cols(), y, |range, mut y| {
         for (i, &index) in indices[range].iter().enumerate() {
@@ -50,7 +58,11 @@ pub fn gather_rows<T: Element>(x: Rows<T>, indices: &[usize], y: RowsMut<T>) {
 ///
 /// # Panics
 /// If an index is not below `rows`.
-pub fn scatter_rows<T: Element>(dy: Rows<T>, indices: &[usize], mut dx: RowsMut<T>) {
+pub fn scatter_rows<T: Element>(dy: Rows<T>, indices: &[usize], dx: RowsMut<T>) {
+    (T::COMPILED.scatter_rows)(dy, indices, dx);
+}
+
+pub(crate) fn scatter_rows_kernel<T: Element>(dy: Rows<T>, indices: &[usize], mut dx: RowsMut<T>) {
     assert_eq!((indices.len(), dx.cols()), (dy.rows(), dy.cols()));
     for_each_row_block(dx.rows(), dx.cols(), dx.reborrow(), |range, mut dx| {
         for i in 0..range.len() {

@@ -131,6 +131,19 @@ pub fn backward<T: Element>(
     offsets: &[usize],
     shape: AttentionShape,
     dropout: Option<&AttentionDropout>,
+    dqkv: RowsMut<T>,
+) {
+    (T::COMPILED.attention_backward)(qkv, out, dout, logsumexp, offsets, shape, dropout, dqkv);
+}
+
+pub(crate) fn backward_kernel<T: Element>(
+    qkv: Rows<T>,
+    out: Rows<T>,
+    dout: Rows<T>,
+    logsumexp: &[f32],
+    offsets: &[usize],
+    shape: AttentionShape,
+    dropout: Option<&AttentionDropout>,
     mut dqkv: RowsMut<T>,
 ) {
     check(qkv.rows(), qkv.cols(), offsets, shape, dropout);

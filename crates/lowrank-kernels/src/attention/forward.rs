@@ -96,6 +96,17 @@ pub fn forward<T: Element>(
     offsets: &[usize],
     shape: AttentionShape,
     dropout: Option<&AttentionDropout>,
+    out: RowsMut<T>,
+    logsumexp: &mut [f32],
+) {
+    (T::COMPILED.attention_forward)(qkv, offsets, shape, dropout, out, logsumexp);
+}
+
+pub(crate) fn forward_kernel<T: Element>(
+    qkv: Rows<T>,
+    offsets: &[usize],
+    shape: AttentionShape,
+    dropout: Option<&AttentionDropout>,
     mut out: RowsMut<T>,
     logsumexp: &mut [f32],
 ) {

@@ -5,8 +5,8 @@
 //! logarithm of their sum. Sequences are short here (often ten tokens), so the products are the register-blocked
 //! loops of `tile`: a call of a library GEMM costs more than such a head.
 
-mod backward;
-mod forward;
+pub(crate) mod backward;
+pub(crate) mod forward;
 
 pub use backward::backward;
 pub use forward::forward;

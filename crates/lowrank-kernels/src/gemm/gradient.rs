@@ -16,6 +16,10 @@ const ROW_BLOCK: usize = 512;
 /// # Panics
 /// If the shapes do not fit each other.
 pub fn weight_gradient<T: Element>(dy: Rows<'_, T>, x: Rows<'_, T>, grad: &mut [f32]) {
+    (T::COMPILED.weight_gradient)(dy, x, grad);
+}
+
+pub(crate) fn weight_gradient_kernel<T: Element>(dy: Rows<'_, T>, x: Rows<'_, T>, grad: &mut [f32]) {
     assert_eq!(dy.rows(), x.rows(), "dy and x have different numbers of rows");
     let (outputs, inputs) = (dy.cols(), x.cols());
     assert_eq!(grad.len(), outputs * inputs, "grad is not {outputs} x {inputs}");

@@ -82,7 +82,7 @@ impl Weight {
         assert_eq!(y.cols(), self.outputs, "y has another width than the weight has outputs");
         assert_eq!(x.rows(), y.rows(), "x and y have different numbers of rows");
         assert!(bias.is_none_or(|bias| bias.len() == self.outputs), "bias is not as long as y is wide");
-        self.kernel.forward(x, bias, y);
+        (T::COMPILED.weight_forward)(self, x, bias, y);
     }
 
     /// `dx = dy·W`, or `dx += dy·W` with `accumulate`; without it, what `dx` held is not read.
@@ -97,6 +97,14 @@ impl Weight {
         assert_eq!(dy.cols(), self.outputs, "dy has another width than the weight has outputs");
         assert_eq!(dx.cols(), self.inputs, "dx has another width than the weight has inputs");
         assert_eq!(dy.rows(), dx.rows(), "dy and dx have different numbers of rows");
+        (T::COMPILED.weight_backward)(self, dy, dx, accumulate);
+    }
+
+    pub(crate) fn forward_kernel<T: Element>(&self, x: Rows<T>, bias: Option<&[f32]>, y: RowsMut<T>) {
+        self.kernel.forward(x, bias, y);
+    }
+
+    pub(crate) fn backward_kernel<T: Element>(&self, dy: Rows<T>, dx: RowsMut<T>, accumulate: bool) {
         self.kernel.backward(dy, dx, accumulate);
     }
 }
