@@ -15,7 +15,8 @@ use crate::gemm::{Weight, gradient};
 use crate::rows::{Rows, RowsMut};
 use crate::{elementwise, loss, low_rank, norm, row_ops};
 
-/// The kernels over rows of `T`.
+/// The kernels over rows of `T`, with the signatures of their public faces.
+#[allow(clippy::type_complexity)]
 pub struct Compiled<T: Element> {
     pub(crate) gather_sum: fn(&[Lookup], RowsMut<T>),
     pub(crate) scatter_add: fn(&[u32], Rows<T>, &mut [f32]),

@@ -74,6 +74,7 @@ pub fn layer_norm_forward<T: Element>(
     (T::COMPILED.layer_norm_forward)(x, residual, dropout, gamma, beta, eps, sum, y, mean, rstd);
 }
 
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn layer_norm_forward_kernel<T: Element>(
     x: Rows<T>,
     residual: Option<Rows<T>>,
@@ -177,6 +178,7 @@ pub fn layer_norm_backward<T: Element>(
     (T::COMPILED.layer_norm_backward)(dy, sum, gamma, mean, rstd, dx, dx_dropped, parameter_gradients);
 }
 
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn layer_norm_backward_kernel<T: Element>(
     dy: Rows<T>,
     sum: Rows<T>,

@@ -136,6 +136,7 @@ pub fn backward<T: Element>(
     (T::COMPILED.attention_backward)(qkv, out, dout, logsumexp, offsets, shape, dropout, dqkv);
 }
 
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn backward_kernel<T: Element>(
     qkv: Rows<T>,
     out: Rows<T>,

@@ -111,7 +111,12 @@ fn run_in(
         let run = write_run(folder, plan, stream, compute)?;
         let accuracy_before = untrained_accuracy(&run)?;
         observer.note(&format!("\n{}", plan.note));
-        let summary = train::run(&run, RunOptions { resume: false, overwrite: true }, observer, stop)?;
+        let summary = train::run(&run, RunOptions { resume: false, overwrite: true }, observer, stop);
+        let summary = summary.map_err(|error| match error {
+            // Its checkpoint is of no use: the demonstration begins anew.
+            Error::Interrupted { .. } => Error::Interrupted { step: 0 },
+            error => error,
+        })?;
         rows.push(row(&run, &summary, accuracy_before)?);
         labels.push(summary.labels);
     }
