@@ -12,6 +12,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::memory::Buffer;
 use crate::rows::RowsMut;
@@ -100,6 +101,49 @@ pub(crate) fn flush_denormals_of_pool() {
     if cfg!(target_arch = "x86_64") && !DONE.replace(true) {
         // Not waited for: a thread looks for broadcasts before it looks at the work of others.
         rayon::spawn_broadcast(|_| flush_denormals());
+    }
+}
+
+/// Runs `work` within the pool, whose other threads meanwhile look for its parts and do not fall asleep between them.
+///
+/// A step is hundreds of kernels of a millisecond and less, and to wake a thread takes a tenth of one on a virtual
+/// machine. A thread that finds nothing for some time gives its processor to whoever wants it.
+pub fn awake<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let done = &AtomicBool::new(false);
+    rayon::scope(|scope| {
+        let own = rayon::current_thread_index();
+        scope.spawn_broadcast(move |_, context| {
+            // This thread may come by its own share while it waits for another.
+            if Some(context.index()) != own {
+                attend(done);
+            }
+        });
+        // Also when the work panics.
+        let _done = Done(done);
+        work()
+    })
+}
+
+fn attend(done: &AtomicBool) {
+    const SPINS: u32 = 32;
+    /// Some tenths of a millisecond.
+    const PATIENCE: u32 = 512;
+    let mut idle = 0;
+    while !done.load(Ordering::Acquire) {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => idle = 0,
+            _ if idle < PATIENCE => {
+                idle += 1;
+                (0..SPINS).for_each(|_| std::hint::spin_loop());
+            }
+            _ => std::thread::yield_now(),
+        }
     }
 }
 

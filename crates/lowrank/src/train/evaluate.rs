@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use lowrank_kernels::parallel;
+
 use super::classifier::Classifier;
 use crate::data::{BatchPlan, Batches, Labels, Metrics, Position, TaskInfo, TokenizedDataset};
 use crate::tape::AdapterId;
@@ -26,7 +28,7 @@ pub fn all_logits(
     let mut batches = Batches::new(dataset, BatchPlan::in_order(BATCH_SIZE), Position::default())?;
     for _ in 0..batches.steps_per_epoch() {
         for batch in batches.next_step()? {
-            each(&batch.labels, &rayon::scope(|_| classifier.logits(&batch, adapter))?)?;
+            each(&batch.labels, &parallel::awake(|| classifier.logits(&batch, adapter))?)?;
         }
     }
     Ok(())

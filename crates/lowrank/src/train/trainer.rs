@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lowrank_kernels::Compute;
+use lowrank_kernels::{Compute, parallel};
 
 use super::classifier::{Classifier, loss};
 use super::optimizer::AdamW;
@@ -89,8 +89,7 @@ impl Trainer {
         adapter: Option<AdapterId>,
         batches: &[Batch],
     ) -> Result<Step> {
-        // Within the pool a kernel finds its threads awake.
-        rayon::scope(|_| self.step_in_pool(classifier, adapter, batches))
+        parallel::awake(|| self.step_in_pool(classifier, adapter, batches))
     }
 
     fn step_in_pool(
