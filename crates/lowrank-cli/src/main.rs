@@ -7,6 +7,7 @@ mod downloads;
 mod failure;
 mod interrupt;
 mod output;
+mod place;
 mod progress;
 
 use std::process::ExitCode;

@@ -43,7 +43,7 @@ impl Output {
 }
 
 /// Writes a line. A reader that has gone away, as `head` does, is no error: nobody misses the rest.
-fn write_line(line: impl Display) -> Result {
+pub fn write_line(line: impl Display) -> Result {
     let mut out = stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

@@ -88,7 +88,7 @@ impl Observer for Progress {
         self.log_every = start.log_every.max(1);
         self.line(&start.parameters.to_string());
         if stderr().is_terminal() {
-            let bar = bar("{bar:24} {pos}/{len}  {msg}  {eta} left", start.total_steps);
+            let bar = bar("{wide_bar} {pos}/{len}  {msg}  {eta} left", start.total_steps);
             bar.set_position(start.first_step as u64);
             bar.reset_eta();
             self.bar = Some(bar);
@@ -103,7 +103,7 @@ impl Observer for Progress {
         let tokens = self.speed.a_second(self.speed.tokens);
         if let Some(bar) = &self.bar {
             bar.set_position(*step as u64);
-            bar.set_message(format!("loss {loss:.4}  {examples:.1} examples/s  {tokens:.0} tokens/s"));
+            bar.set_message(format!("loss {loss:.4}  {examples:.0} examples/s  {tokens:.0} tokens/s"));
         } else if step % self.log_every == 0 || step == total_steps {
             let left = self.speed.mean_seconds() * total_steps.saturating_sub(*step) as f64;
             self.line(&format!(

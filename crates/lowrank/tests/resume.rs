@@ -206,6 +206,38 @@ fn a_run_resumes_where_it_was_moved_but_not_on_another_model_or_validation_data(
 }
 
 #[test]
+fn two_runs_do_not_fill_one_folder_at_a_time() {
+    let room = Room::new();
+    let mut errors = Vec::new();
+    let run_file = room.run_file("out", &[]);
+    let mut observer = At {
+        step: 2,
+        then: |_| {
+            for options in [FRESH, RESUME, OVERWRITE] {
+                errors.push(room.run("out", &[], options).unwrap_err().to_string());
+            }
+        },
+    };
+    run(&run_file, FRESH, &mut observer, &AtomicBool::new(false)).unwrap();
+    assert!(
+        errors.len() == 3 && errors.iter().all(|text| text.contains("another run is filling it")),
+        "{errors:?}"
+    );
+    room.run("whole", &[], FRESH).unwrap();
+    assert_eq!(room.adapter("out"), room.adapter("whole"));
+    assert_eq!(room.metrics("out"), room.metrics("whole"));
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_with_other_settings_says_so() {
+    let room = Room::new();
+    room.run("out", &[], FRESH).unwrap();
+    let mut notes = Notes::default();
+    run(&room.run_file("out", &["lora.r=4"]), RESUME, &mut notes, &AtomicBool::new(false)).unwrap();
+    assert!(notes.notes[1].contains("lora.r was 3 and is 4"), "{:?}", notes.notes);
+}
+
+#[test]
 fn the_state_after_the_last_step_is_kept_in_case_the_result_cannot_be_written() {
     let room = Room::new();
     let whole = room.run("out", &["train.save_every=1000"], FRESH).unwrap();

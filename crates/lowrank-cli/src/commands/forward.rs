@@ -13,6 +13,7 @@ use crate::arguments::{Global, ModelArguments};
 use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
+use crate::place;
 
 const EXAMPLES: &str = "\
 Example:
@@ -43,6 +44,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let ModelArguments { model, adapter } = &arguments.model;
+    place::check("--outputs", &arguments.outputs, &arguments.inputs)?;
     let compute = if global.dtype.is_none() { Some(Compute::F32) } else { global.compute() };
     let _downloads = Downloads::show(None);
     let mut classifier =

@@ -95,6 +95,61 @@ fn labels_that_nobody_noted_are_numbered_or_named_on_the_command_line() {
 }
 
 #[test]
+fn an_adapter_is_not_asked_about_another_task_than_its_own() {
+    let workshop = Workshop::new();
+    workshop.succeed(&["train", "run.toml"]);
+    let arguments = |task: &str| format!("eval --model model --adapter out --task {task} --data {task}.tsv");
+    workshop.write("cola.tsv", "gj04\t1\t\tthe film was good\n");
+    let output = workshop.run(&arguments("cola").split(' ').collect::<Vec<_>>());
+    let wanted = "its labels are negative, positive, and those of cola are unacceptable, acceptable";
+    assert!(output.code == 1 && output.stderr.contains(wanted), "{}", output.stderr);
+    workshop.write("stsb.tsv", "sentence1\tsentence2\tscore\na\tb\t1.5\n");
+    let output = workshop.run(&arguments("stsb").split(' ').collect::<Vec<_>>());
+    assert!(output.stderr.contains("stsb is of one number"), "{}", output.stderr);
+    // Without the run's note nobody can know; PEFT writes none.
+    std::fs::remove_file(workshop.path("out/summary.json")).unwrap();
+    workshop.succeed(&arguments("cola").split(' ').collect::<Vec<_>>());
+}
+
+#[test]
+fn answers_go_to_a_place_that_is_known_before_the_work() {
+    let workshop = Workshop::new();
+    workshop.succeed(&["train", "run.toml"]);
+    let predict = |out: &str| {
+        let arguments = format!("predict --model model --adapter out --task sst2 --data dev.tsv --out {out}");
+        workshop.run(&arguments.split(' ').collect::<Vec<_>>())
+    };
+    let data = workshop.read("dev.tsv");
+    let output = predict("./dev.tsv");
+    assert!(output.code == 2 && output.stderr.contains("the file that is read"), "{}", output.stderr);
+    assert_eq!(workshop.read("dev.tsv"), data);
+    let output = predict("nowhere/a.jsonl");
+    assert!(output.code == 1 && output.stderr.contains("no folder nowhere"), "{}", output.stderr);
+    let output = predict("-");
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(
+        output.stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()),
+        "{}",
+        output.stdout
+    );
+    assert!(output.stdout.lines().count() > 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn answers_on_standard_output_are_added_to_the_file_that_it_leads_to() {
+    let workshop = Workshop::new();
+    workshop.succeed(&["train", "run.toml"]);
+    workshop.write("all.txt", "before\n");
+    let arguments = "predict --model model --adapter out --task sst2 --data dev.tsv --out /dev/stdout";
+    let mut command = workshop.command(&arguments.split(' ').collect::<Vec<_>>());
+    command.stdout(fs::OpenOptions::new().append(true).open(workshop.path("all.txt")).unwrap());
+    assert!(command.status().unwrap().success());
+    let text = String::from_utf8(workshop.read("all.txt")).unwrap();
+    assert!(text.starts_with("before\n{") && text.contains("answers in"), "{text}");
+}
+
+#[test]
 fn forward_writes_logits_loss_and_the_gradient_of_every_adapter_tensor() {
     let workshop = Workshop::new();
     let case = golden("cases/bert_query_value");

@@ -140,7 +140,7 @@ fn write_run(folder: &Path, plan: &Plan, stream: u64, compute: Option<Compute>) 
     let method = if plan.method == Method::Full { "full" } else { "lora" };
     let text = format!(
         "model = \"{model}\"\ntask = \"text-classification\"\noutput = \"{name}\"\nmethod = \"{method}\"\n\n\
-         [data]\ntrain = \"{train}\"\nvalidation = \"{validation}\"\n\n{}{}",
+         [data]\ntrain = \"{train}\"\nvalidation = \"{validation}\"\nmax_length = 32\n\n{}{}",
         if plan.method == Method::Full { "" } else { LORA },
         plan.settings
     );

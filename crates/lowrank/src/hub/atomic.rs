@@ -39,16 +39,21 @@ pub fn write_atomically(
     let path = path.as_ref();
     let result = match fs::metadata(path) {
         Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-        Ok(there) if !there.is_file() => write_to(path, write),
+        Ok(there) if !there.is_file() || is_descriptor(path) => write_to(path, write),
         Ok(_) if path.is_symlink() => fs::canonicalize(path).and_then(|target| replace(&target, write)),
         _ => replace(path, write),
     };
     result.map_err(Error::io(path))
 }
 
+/// Whether a path means an open file, as `/dev/stdout` does: what it leads to is not to be replaced.
+fn is_descriptor(path: &Path) -> bool {
+    path.starts_with("/dev") || path.starts_with("/proc")
+}
+
 /// Writes to a device or a pipe; there is nothing to flush to a disk.
 fn write_to(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut writer = BufWriter::with_capacity(BUFFER, OpenOptions::new().write(true).open(path)?);
+    let mut writer = BufWriter::with_capacity(BUFFER, OpenOptions::new().append(true).open(path)?);
     write(&mut writer)?;
     writer.flush()
 }

@@ -117,7 +117,11 @@ impl Tensor {
     /// If `T` is not the type that the tensor holds.
     pub fn as_slice<T: Stored>(&self) -> &[T] {
         assert_eq!(self.dtype, T::DTYPE, "a tensor read as another type");
-        bytemuck::cast_slice(self.storage.bytes())
+        match self.storage.bytes() {
+            // What is empty may lie anywhere.
+            [] => &[],
+            bytes => bytemuck::cast_slice(bytes),
+        }
     }
 
     /// The elements, for writing. A storage that other clones share, or that is a file's, is copied first.

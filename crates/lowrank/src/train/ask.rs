@@ -56,6 +56,14 @@ pub struct Prediction {
     pub logits: Vec<f32>,
 }
 
+/// The names of the outputs of a head.
+#[derive(Debug, Default)]
+struct Labelling {
+    names: Option<Vec<String>>,
+    /// Whether they were given or noted for this very head, so that a task of other labels is a mistake.
+    of_this_head: bool,
+}
+
 /// A model that is ready to be asked.
 pub struct Ask {
     classifier: Classifier,
@@ -83,7 +91,7 @@ impl Ask {
     pub fn evaluate(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<(Scores, usize)> {
         let file = DataFiles::evaluation(options.data)?;
         let labels = self.labels(options)?;
-        let known = labels.is_some() || tasks::has_labels(options.task);
+        let known = labels.names.is_some() || tasks::has_labels(options.task);
         let task = self.open(options, labels, &file)?;
         if !known && !task.info().regression {
             let names = task.info().labels.join(", ");
@@ -109,8 +117,11 @@ impl Ask {
     pub fn predict(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<Vec<Prediction>> {
         let file = DataFiles::evaluation(options.data)?;
         let width = self.classifier.model().info().num_labels;
-        let numbered = || Some((0..width).map(|id| format!("LABEL_{id}")).collect());
-        let task = self.open(options, self.labels(options)?.or_else(numbered), &file)?;
+        let mut labels = self.labels(options)?;
+        if labels.names.is_none() && !tasks::has_labels(options.task) {
+            labels.names = Some((0..width).map(|id| format!("LABEL_{id}")).collect());
+        }
+        let task = self.open(options, labels, &file)?;
         let examples = task.read_unlabelled(&file, options.limit)?;
         let dataset = self.tokenize(options, &examples, observer)?;
         let names = &task.info().labels;
@@ -126,16 +137,12 @@ impl Ask {
     }
 
     /// The task, its labels fitting the head.
-    fn open(
-        &self,
-        options: &AskOptions<'_>,
-        labels: Option<Vec<String>>,
-        file: &Path,
-    ) -> Result<Box<dyn Task>> {
+    fn open(&self, options: &AskOptions<'_>, labels: Labelling, file: &Path) -> Result<Box<dyn Task>> {
         let width = self.classifier.model().info().num_labels;
+        let given = labels.names.clone().filter(|_| labels.of_this_head).unwrap_or_default();
         let task_options = TaskOptions {
             columns: options.columns.clone(),
-            labels,
+            labels: labels.names,
             regression: width == 1,
             strict: false,
             training_file: Some(file),
@@ -143,39 +150,50 @@ impl Ask {
         let task = tasks::open(options.task, &task_options)?;
         let info = task.info();
         if info.num_labels != width {
-            let found = info.labels.join(", ");
-            let reason = format!(
-                "its head has {width} outputs, and {} has {} labels ({found}); name them in the head's order",
-                options.task, info.num_labels
-            );
+            let reason = match &info.labels[..] {
+                [] => format!("its head has {width} outputs, and {} is of one number", options.task),
+                labels => format!(
+                    "its head has {width} outputs, and {} has {} labels ({}); --labels names those of the head",
+                    options.task,
+                    labels.len(),
+                    labels.join(", ")
+                ),
+            };
             return Err(Error::file(options.adapter.unwrap_or(options.model), reason));
         }
-        if options.labels.iter().zip(&info.labels).any(|(given, own)| !given.eq_ignore_ascii_case(own)) {
-            let reason = format!("{} has the labels {}", options.task, info.labels.join(", "));
-            return Err(Error::setting("labels", reason));
+        let other = given.iter().zip(&info.labels).any(|(given, own)| !given.eq_ignore_ascii_case(own));
+        let (own, given) = (info.labels.join(", "), given.join(", "));
+        if other && !options.labels.is_empty() {
+            return Err(Error::setting("labels", format!("{} has the labels {own}", options.task)));
+        }
+        if let (true, Some(adapter)) = (other, options.adapter) {
+            let reason =
+                format!("its labels are {given}, and those of {} are {own}: name its task", options.task);
+            return Err(Error::file(adapter, reason));
         }
         Ok(task)
     }
 
     /// The names of the head's outputs in their order, as far as somebody wrote them down.
-    fn labels(&self, options: &AskOptions<'_>) -> Result<Option<Vec<String>>> {
+    fn labels(&self, options: &AskOptions<'_>) -> Result<Labelling> {
         let width = self.classifier.model().info().num_labels;
         if !options.labels.is_empty() {
-            return Ok(Some(options.labels.clone()));
+            return Ok(Labelling { names: Some(options.labels.clone()), of_this_head: true });
         }
         if let Some(adapter) = options.adapter {
             let folder = hub::resolve(adapter, RepositoryKind::Adapter)?.path;
             if let Some(labels) = labels_of_run(&folder).filter(|labels| labels.len() == width) {
-                return Ok(Some(labels));
+                return Ok(Labelling { names: Some(labels), of_this_head: true });
             }
             if AdapterFile::open(&folder)?.num_labels().is_some() {
                 // The adapter's head is not the one that the model's configuration names.
-                return Ok(None);
+                return Ok(Labelling::default());
             }
         }
         let own = &self.classifier.config().labels;
         let generic = own.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
-        Ok((own.len() == width && !generic).then(|| own.clone()))
+        let names = (own.len() == width && !generic).then(|| own.clone());
+        Ok(Labelling { names, of_this_head: false })
     }
 
     fn tokenize(

@@ -69,6 +69,22 @@ impl State {
     }
 }
 
+impl State {
+    /// The numbers of the newest checkpoint below `output`, if there is one.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn newest(output: &Path) -> Result<Option<Self>> {
+        list(output)?.last().map(|folder| Self::read(folder)).transpose()
+    }
+
+    fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(STATE);
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not a checkpoint: {e}")))
+    }
+}
+
 /// A checkpoint in memory.
 pub struct Checkpoint {
     /// The numbers.
@@ -122,10 +138,7 @@ impl Checkpoint {
     }
 
     fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(STATE);
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let state: State =
-            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not a checkpoint: {e}")))?;
+        let state = State::read(folder)?;
         let path = folder.join(TENSORS);
         let file = File::open_file(&path)?;
         let mut parts: BTreeMap<&str, Snapshot> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! The folder that a run fills.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -118,7 +118,29 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     write_atomically(path, |file| writeln!(file, "{text}"))
 }
 
-/// `metrics.jsonl`, open for appending.
+/// Checks that no other run fills the folder at this moment.
+///
+/// # Errors
+/// If one does.
+pub fn check_unused(folder: &Path) -> Result<()> {
+    match File::open(folder.join(METRICS_FILE)) {
+        Ok(file) => lock(folder, &file),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Takes the lock that a run has on its log until it ends, however it ends. A file system without locks has none.
+fn lock(folder: &Path, log: &File) -> Result<()> {
+    match log.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::file(
+            folder,
+            "another run is filling it at this moment: wait for it, or choose another",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `metrics.jsonl`, open for appending. No other run can open it meanwhile.
 pub struct MetricsLog {
     path: PathBuf,
     file: File,
@@ -134,6 +156,7 @@ impl MetricsLog {
         let path = folder.join(METRICS_FILE);
         let mut options = OpenOptions::new();
         let file = options.create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        lock(folder, &file)?;
         let length = file.metadata().map_err(Error::io(&path))?.len();
         let bytes = bytes.min(length);
         file.set_len(bytes).map_err(Error::io(&path))?;

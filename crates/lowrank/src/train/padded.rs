@@ -27,6 +27,13 @@ pub fn read_batch(path: &Path, info: &ModelInfo) -> Result<Batch> {
     let [rows, columns] = ids.shape[..] else {
         return Err(Error::tensor(path, "input_ids", format!("its shape is {:?}, not [B, T]", ids.shape)));
     };
+    if rows == 0 || columns == 0 {
+        return Err(Error::tensor(
+            path,
+            "input_ids",
+            format!("its shape is {:?}: it holds no token", ids.shape),
+        ));
+    }
     let mask = matching(path, &file, "attention_mask", &ids.shape)?;
     let types = matching(path, &file, "token_type_ids", &ids.shape)?;
     let mut batch = Batch {
@@ -38,7 +45,7 @@ pub fn read_batch(path: &Path, info: &ModelInfo) -> Result<Batch> {
         examples: (0..rows as u32).collect(),
     };
     for row in 0..rows {
-        if mask.as_ref().is_some_and(|mask| columns > 0 && mask[row * columns] == 0) {
+        if mask.as_ref().is_some_and(|mask| mask[row * columns] == 0) {
             let reason =
                 format!("it hides the first token of row {row}, which the head reads; pad on the right");
             return Err(Error::tensor(path, "attention_mask", reason));

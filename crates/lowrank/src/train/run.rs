@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::checkpoint::State;
 use super::events::{Observer, Summary};
 use super::output::{self, Found};
 use super::run_file::RunFile;
 use super::session::Session;
+use super::settings::first_difference;
 use crate::{Error, Result};
 
 /// What to do with an output folder that holds a run already.
@@ -44,6 +46,7 @@ pub fn run(
 fn prepare(run: &RunFile, options: RunOptions, observer: &mut dyn Observer) -> Result<Option<Summary>> {
     refuse_sources(run)?;
     output::check_folder(&run.output)?;
+    output::check_unused(&run.output)?;
     if options.overwrite {
         // The old run may be anything, and goes only when this one is ready to begin.
         return Ok(None);
@@ -52,6 +55,9 @@ fn prepare(run: &RunFile, options: RunOptions, observer: &mut dyn Observer) -> R
         Found::Nothing => {}
         Found::Finished(summary) if options.resume => {
             observer.note(&format!("{}: the run is finished already", run.output.display()));
+            if let Some(change) = changed_since(run)? {
+                observer.note(&format!("it is not this run: {change}; add --overwrite to begin anew"));
+            }
             return Ok(Some(*summary));
         }
         Found::Unfinished if options.resume => {}
@@ -65,6 +71,16 @@ fn prepare(run: &RunFile, options: RunOptions, observer: &mut dyn Observer) -> R
         }
     }
     Ok(None)
+}
+
+/// The first setting that differs from those of the run in the output, as far as that kept a checkpoint.
+fn changed_since(run: &RunFile) -> Result<Option<String>> {
+    let Some(old) = State::newest(&run.output)?.map(|state| state.settings) else { return Ok(None) };
+    let mut new = run.decisive_settings();
+    // What it came to mean is known only with the data.
+    new.remove("train.keep_best");
+    let old = old.into_iter().filter(|(key, _)| new.contains_key(key)).collect();
+    Ok(first_difference(&old, &new))
 }
 
 /// What a run starts from must not be what it replaces.

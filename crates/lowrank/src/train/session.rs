@@ -181,8 +181,11 @@ impl<'a> Session<'a> {
             };
             let interrupted = if over { Ok(()) } else { check_stop(stop, step) };
             // The last steps, too: the result that is written next may not fit on the disk.
-            if saves || over || interrupted.is_err() {
-                self.save()?;
+            let saved = if saves || over || interrupted.is_err() { self.save() } else { Ok(()) };
+            match saved {
+                // It would have been larger than the result: that may have room yet.
+                Err(error) if over => observer.note(&format!("the last checkpoint is not written: {error}")),
+                saved => saved?,
             }
             interrupted?;
         }

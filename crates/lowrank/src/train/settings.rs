@@ -104,17 +104,19 @@ pub(super) fn check_settings(
     old: &BTreeMap<String, String>,
     new: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let keys = old.keys().chain(new.keys());
-    let changed = keys.into_iter().find(|key| old.get(*key) != new.get(*key));
-    let Some(key) = changed else { return Ok(()) };
-    let show =
-        |settings: &BTreeMap<String, String>| settings.get(key).cloned().unwrap_or_else(|| "absent".into());
-    let reason = format!(
-        "it cannot be resumed: {key} was {} and is {}; set it back, or add --overwrite to begin anew",
-        show(old),
-        show(new)
-    );
+    let Some(change) = first_difference(old, new) else { return Ok(()) };
+    let reason = format!("it cannot be resumed: {change}; set it back, or add --overwrite to begin anew");
     Err(Error::file(output, reason))
+}
+
+/// The first setting that differs, in words.
+pub(super) fn first_difference(
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> Option<String> {
+    let key = old.keys().chain(new.keys()).find(|key| old.get(*key) != new.get(*key))?;
+    let show = |settings: &BTreeMap<String, String>| settings.get(key).map_or("absent", |v| v).to_owned();
+    Some(format!("{key} was {} and is {}", show(old), show(new)))
 }
 
 /// The name of a compute type in a run file.

@@ -3,9 +3,9 @@
 use std::fs;
 
 use lowrank::data::Columns;
-use lowrank::hub::{StoredDtype, TensorToWrite, write_safetensors};
+use lowrank::hub::{StoredDtype, TensorToWrite, Tensors, write_safetensors, write_tensors};
 use lowrank::tensor::{DType, Tensor};
-use lowrank::train::{Ask, AskOptions, Classifier, LoadOptions};
+use lowrank::train::{Ask, AskOptions, Classifier, LoadOptions, read_batch};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -24,6 +24,18 @@ fn load(folder: &TempDir) -> lowrank::Result<Classifier> {
 }
 
 const QUERY: &str = "bert.encoder.layer.0.attention.self.query.weight";
+
+#[test]
+fn inputs_without_a_token() {
+    let folder = model();
+    let classifier = load(&folder).unwrap();
+    let path = folder.path().join("inputs.safetensors");
+    for shape in [[0, 4], [2, 0]] {
+        write_tensors(&path, &Tensors::from([("input_ids".to_owned(), Tensor::zeros(shape, DType::F32))]))
+            .unwrap();
+        assert_refused(read_batch(&path, classifier.model().info()), &["input_ids", "it holds no token"]);
+    }
+}
 
 #[test]
 fn a_folder_without_weights_or_configuration() {
