@@ -4,8 +4,10 @@ use std::io::{IsTerminal, Write, stderr};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, ProgressBar};
 use lowrank::hub::{self, Download};
+
+use crate::progress::bar;
 
 /// Shows the downloads of this process; takes the bar away when dropped.
 #[must_use]
@@ -57,10 +59,7 @@ impl Shown {
         if stderr().is_terminal() {
             let template =
                 "{bar:24} {decimal_bytes}/{decimal_total_bytes}  {msg}  {decimal_bytes_per_sec}  {eta} left";
-            let bar = ProgressBar::new(all_bytes).with_message(format!("{repository}: {file}"));
-            bar.set_style(
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
+            let bar = bar(template, all_bytes).with_message(format!("{repository}: {file}"));
             bar.set_position(done_bytes);
             bar.reset_eta();
             self.bar = Some(bar);

@@ -63,8 +63,7 @@ impl Progress {
         Self { output, log_every: 1, in_run: false, bar: None, speed, last_line: Instant::now() }
     }
 
-    /// Takes the bar away.
-    pub fn finish(&mut self) {
+    fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -80,6 +79,13 @@ impl Progress {
     }
 }
 
+/// Takes the bar away.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
 impl Observer for Progress {
     fn started(&mut self, start: &Start) {
         self.finish();
@@ -88,7 +94,7 @@ impl Observer for Progress {
         self.log_every = start.log_every.max(1);
         self.line(&start.parameters.to_string());
         if stderr().is_terminal() {
-            let bar = bar("{wide_bar} {pos}/{len}  {msg}  {eta} left", start.total_steps);
+            let bar = bar("{wide_bar} {pos}/{len}  {msg}  {eta} left", start.total_steps as u64);
             bar.set_position(start.first_step as u64);
             bar.reset_eta();
             self.bar = Some(bar);
@@ -118,8 +124,9 @@ impl Observer for Progress {
         if self.in_run {
             self.bar.iter().for_each(|bar| bar.set_message(format!("evaluating {done}/{examples}")));
         } else if stderr().is_terminal() {
-            let bar =
-                self.bar.get_or_insert_with(|| bar("{bar:24} {pos}/{len} examples  {eta} left", examples));
+            let bar = self
+                .bar
+                .get_or_insert_with(|| bar("{bar:24} {pos}/{len} examples  {eta} left", examples as u64));
             bar.set_position(done as u64);
         } else if self.last_line.elapsed() > BETWEEN_LINES && done < examples {
             self.last_line = Instant::now();
@@ -145,9 +152,10 @@ impl Observer for Progress {
     }
 }
 
-fn bar(template: &str, length: usize) -> ProgressBar {
+/// A bar of this template and length.
+pub fn bar(template: &str, length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template(template);
-    ProgressBar::new(length as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Seconds as `1:02:03` or `2:03`.

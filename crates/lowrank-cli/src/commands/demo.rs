@@ -30,10 +30,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
-    let mut progress = Progress::new(output);
     let options = demo::Options { folder: arguments.keep, compute: global.compute() };
-    let report = demo::run(&options, &mut progress, &*stop_flag()?);
-    progress.finish();
-    let report = report?;
+    let report = demo::run(&options, &mut Progress::new(output), &*stop_flag()?)?;
     output.result(&report, &report)
 }

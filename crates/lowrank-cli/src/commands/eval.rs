@@ -29,10 +29,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
     let options = ask_options(&arguments.model, &arguments.task, global)?;
     let _downloads = Downloads::show(None);
-    let mut progress = Progress::new(output);
-    let result = Ask::load(&options)?.evaluate(&options, &mut progress);
-    progress.finish();
-    let (scores, examples) = result?;
+    let (scores, examples) = Ask::load(&options)?.evaluate(&options, &mut Progress::new(output))?;
     let lines: Vec<String> = scores.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
     output.say(format_args!("{examples} examples"))?;
     output.result(lines.join("\n"), &scores)

@@ -45,10 +45,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     place::check("--out", &arguments.out, &arguments.task.data)?;
     let options = ask_options(&arguments.model, &arguments.task, global)?;
     let _downloads = Downloads::show(None);
-    let mut progress = Progress::new(output);
-    let predictions = Ask::load(&options)?.predict(&options, &mut progress);
-    progress.finish();
-    let predictions = predictions?;
+    let predictions = Ask::load(&options)?.predict(&options, &mut Progress::new(output))?;
     let lines: serde_json::Result<Vec<String>> = predictions.iter().map(serde_json::to_string).collect();
     let lines = lines.map_err(|error| Error::file(&arguments.out, error.to_string()))?;
     let (count, place) = (lines.len(), arguments.out.display().to_string());

@@ -146,9 +146,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let stop = stop_flag()?;
     let _downloads = Downloads::show(Some(Arc::clone(&stop)));
     let options = RunOptions { resume: arguments.resume, overwrite: arguments.overwrite };
-    let mut progress = Progress::new(output);
-    let summary = train::run(&run, options, &mut progress, &stop);
-    progress.finish();
+    let summary = train::run(&run, options, &mut Progress::new(output), &stop);
     match summary {
         Ok(summary) => output.result(report(&run, &summary), &summary),
         Err(error @ Error::Interrupted { step: 1.. }) => {
