@@ -11,9 +11,9 @@ fn the_environment_is_that_of_huggingface_hub() {
         let pairs: Vec<_> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         HubOptions::from_variables(move |name| pairs.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
     };
-    let plain = from(&[("HOME", "/home/u")]);
+    let plain = from(&[("HOME", "/users/u")]);
     assert_eq!(plain.endpoint, "https://huggingface.co");
-    assert_eq!(plain.cache.to_str(), Some("/home/u/.cache/huggingface/hub"));
+    assert_eq!(plain.cache.to_str(), Some("/users/u/.cache/huggingface/hub"));
     assert_eq!((plain.token, plain.offline), (None, false));
     assert_eq!((plain.etag_timeout.as_secs(), plain.download_timeout.as_secs()), (10, 10));
     let patient = from(&[("HF_HUB_ETAG_TIMEOUT", "20"), ("HF_HUB_DOWNLOAD_TIMEOUT", " 60 ")]);
@@ -21,7 +21,7 @@ fn the_environment_is_that_of_huggingface_hub() {
     assert_eq!(from(&[("HF_HUB_ETAG_TIMEOUT", "soon")]).etag_timeout.as_secs(), 10);
     assert_eq!(from(&[("XDG_CACHE_HOME", "/c")]).cache.to_str(), Some("/c/huggingface/hub"));
     assert_eq!(from(&[("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/c")]).cache.to_str(), Some("/h/hub"));
-    assert_eq!(from(&[("HF_HOME", "~/h"), ("HOME", "/home/u")]).cache.to_str(), Some("/home/u/h/hub"));
+    assert_eq!(from(&[("HF_HOME", "~/h"), ("HOME", "/users/u")]).cache.to_str(), Some("/users/u/h/hub"));
     assert_eq!(from(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/d")]).cache.to_str(), Some("/d"));
     assert_eq!(from(&[("HF_ENDPOINT", "http://mirror:1/")]).endpoint, "http://mirror:1");
     for (name, value, offline) in [
