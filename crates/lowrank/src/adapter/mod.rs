@@ -13,6 +13,5 @@ pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
 pub use count::{Grouped, ParameterCount};
 pub use file::{AdapterFile, peft_key, save, tensors};
-pub use peft_config::CONFIG_FILE;
 pub use targets::target_linears;
 pub use tree::Tree;

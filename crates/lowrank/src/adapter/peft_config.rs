@@ -5,14 +5,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::config::{Bias, Init, LoraConfig, Targets};
-use crate::hub::write_atomically;
+use crate::hub::{ADAPTER_CONFIG, write_atomically};
 use crate::{Error, Result};
 
 /// The version of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
-
-/// The name of the file in an adapter folder.
-pub const CONFIG_FILE: &str = "adapter_config.json";
 
 /// Settings that change what an adapter computes and that this program does not do.
 const UNSUPPORTED: [&str; 18] = [
@@ -129,7 +126,7 @@ fn sorted(names: &[String]) -> Vec<&str> {
 /// # Errors
 /// If the file cannot be written.
 pub(super) fn write(folder: &Path, text: &str) -> Result<()> {
-    write_atomically(folder.join(CONFIG_FILE), |file| file.write_all(text.as_bytes()))
+    write_atomically(folder.join(ADAPTER_CONFIG), |file| file.write_all(text.as_bytes()))
 }
 
 /// Reads `adapter_config.json` from `folder`.
@@ -138,7 +135,7 @@ pub(super) fn write(folder: &Path, text: &str) -> Result<()> {
 /// If the file is missing or malformed, belongs to another method than LoRA, uses a variant of LoRA that would
 /// compute something else than this program does, or holds a setting that PEFT does not have.
 pub fn read(folder: &Path) -> Result<LoraConfig> {
-    let path = folder.join(CONFIG_FILE);
+    let path = folder.join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let value: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;

@@ -7,7 +7,7 @@ use lowrank_kernels::random::Philox;
 use serde_json::json;
 
 use super::language::{Question, Sentence, vocabulary};
-use crate::hub::{MODEL_FILE, Tensors, write_atomically, write_tensors};
+use crate::hub::{MODEL_CONFIG, MODEL_FILE, Tensors, write_atomically, write_tensors};
 use crate::models::{self, EncoderConfig};
 use crate::nn::for_each_parameter;
 use crate::tensor::DType;
@@ -33,7 +33,7 @@ pub(super) fn write_model(folder: &Path) -> Result<()> {
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.1,
     });
-    let path = folder.join("config.json");
+    let path = folder.join(MODEL_CONFIG);
     let encoder = EncoderConfig::from_json(&config).map_err(|reason| Error::file(&path, reason))?;
     write_text(&path, &format!("{config:#}\n"))?;
     write_text(&folder.join("vocab.txt"), &format!("{}\n", words.join("\n")))?;

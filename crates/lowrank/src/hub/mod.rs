@@ -17,7 +17,9 @@ pub use atomic::write_atomically;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, TensorView};
 pub use dtype::StoredDtype;
 pub use options::HubOptions;
-pub use repository::{ModelFolder, RepositoryKind, resolve, resolve_with};
+pub use repository::{
+    ADAPTER_CONFIG, MODEL_CONFIG, ModelFolder, RepositoryKind, SUMMARY_FILE, resolve, resolve_with,
+};
 pub use tensors::{Tensors, to_tensor, write_tensors};
 pub use watch::{Download, OnDownload, watch_downloads};
 pub use write::{TensorToWrite, write_safetensors};

@@ -8,8 +8,8 @@ use hf_hub::{Cache, CacheRepo, Repo};
 use super::attend::Broken;
 use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
 use super::options::HubOptions;
-use super::repository::RepositoryKind;
-use super::snapshot::{ADAPTER_CONFIG, CONFIG, Snapshot};
+use super::repository::{ADAPTER_CONFIG, MODEL_CONFIG, RepositoryKind};
+use super::snapshot::Snapshot;
 use crate::{Error, Result};
 
 /// A repository and how to reach it.
@@ -73,7 +73,7 @@ impl<'a> Remote<'a> {
     /// The cache's folder of the last commit that was seen, if all that is needed is in it.
     fn cached(&self) -> Option<PathBuf> {
         let config = match self.kind {
-            RepositoryKind::Model | RepositoryKind::Configuration => CONFIG,
+            RepositoryKind::Model | RepositoryKind::Configuration => MODEL_CONFIG,
             RepositoryKind::Adapter => ADAPTER_CONFIG,
         };
         let folder = self.cache_repo().get(config)?.parent()?.to_path_buf();

@@ -6,6 +6,13 @@ use super::options::HubOptions;
 use super::remote::Remote;
 use crate::{Error, Result};
 
+/// A model's configuration.
+pub const MODEL_CONFIG: &str = "config.json";
+/// An adapter's configuration.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// What a finished run leaves beside its result; the names of its labels are in it.
+pub const SUMMARY_FILE: &str = "summary.json";
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepositoryKind {

@@ -10,11 +10,9 @@ use hf_hub::api::sync::{ApiError, ApiRepo};
 use super::attend::{Broken, attend};
 use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
 use super::remote::{Failure, Remote};
-use super::repository::RepositoryKind;
+use super::repository::{ADAPTER_CONFIG, MODEL_CONFIG, RepositoryKind, SUMMARY_FILE};
 use super::watch::Download;
 
-pub(super) const CONFIG: &str = "config.json";
-pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What a model may have beside its configuration and weights.
 const EXTRAS: [&str; 6] = [
     "tokenizer.json",
@@ -24,8 +22,6 @@ const EXTRAS: [&str; 6] = [
     "vocab.txt",
     "preprocessor_config.json",
 ];
-/// What a trained adapter may have beside its configuration and weights: the names of its labels are in it.
-const SUMMARY: &str = "summary.json";
 /// How often a download that breaks off is taken up again.
 const TRIES: usize = 4;
 
@@ -93,7 +89,11 @@ impl<'a> Snapshot<'a> {
     }
 
     fn fetch_configuration(&mut self) -> Result<(), Failure> {
-        self.require(CONFIG, "it is not a model", &[(ADAPTER_CONFIG, "it is an adapter, not a model")])?;
+        self.require(
+            MODEL_CONFIG,
+            "it is not a model",
+            &[(ADAPTER_CONFIG, "it is an adapter, not a model")],
+        )?;
         for extra in EXTRAS {
             self.fetch_file(extra)?;
         }
@@ -101,8 +101,12 @@ impl<'a> Snapshot<'a> {
     }
 
     fn fetch_adapter(&mut self) -> Result<(), Failure> {
-        self.require(ADAPTER_CONFIG, "it is not an adapter", &[(CONFIG, "it is a model, not an adapter")])?;
-        self.fetch_file(SUMMARY)?;
+        self.require(
+            ADAPTER_CONFIG,
+            "it is not an adapter",
+            &[(MODEL_CONFIG, "it is a model, not an adapter")],
+        )?;
+        self.fetch_file(SUMMARY_FILE)?;
         let pickled = "its weights are not safetensors, only adapter_model.bin, which is not read";
         self.require(ADAPTER_FILE, "it has no safetensors weights", &[("adapter_model.bin", pickled)])?;
         Ok(())

@@ -14,6 +14,7 @@ pub use initialise::{initialise, initialise_head};
 pub use load::{LoadReport, load};
 
 use crate::Result;
+use crate::hub::MODEL_CONFIG;
 use crate::nn::Module;
 use crate::tape::{Layout, Tape, Var};
 
@@ -142,5 +143,5 @@ pub fn from_config(config: &EncoderConfig, num_labels: usize) -> Box<dyn Model> 
 /// # Errors
 /// As [`EncoderConfig::read`].
 pub fn read_config(folder: &Path) -> Result<EncoderConfig> {
-    EncoderConfig::read(&folder.join("config.json"))
+    EncoderConfig::read(&folder.join(MODEL_CONFIG))
 }

@@ -73,7 +73,8 @@ impl Classifier {
         Ok(classifier)
     }
 
-    fn load_base(
+    /// A model from its folder, without an adapter; `config` is the folder's.
+    pub(super) fn load_base(
         folder: &Path,
         config: EncoderConfig,
         num_labels: usize,

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use super::events::Observer;
-use super::output::SUMMARY_FILE;
 use super::run_file::RunFile;
 use crate::data::{DataFiles, Task, TaskOptions, TokenizedDataset, Tokenizer, tasks};
-use crate::hub::{self, RepositoryKind};
+use crate::hub::{self, RepositoryKind, SUMMARY_FILE};
 use crate::models::{EncoderConfig, ModelInfo};
 use crate::{Error, Result};
 

@@ -9,20 +9,15 @@ use serde_json::{Map, Value, json};
 use super::checkpoint::{self, CHECKPOINTS};
 use super::evaluate::Scores;
 use super::events::{StepReport, Summary};
-use crate::adapter::CONFIG_FILE;
-use crate::hub::{ADAPTER_FILE, MODEL_FILE, write_atomically};
+use crate::hub::{ADAPTER_CONFIG, ADAPTER_FILE, MODEL_CONFIG, MODEL_FILE, SUMMARY_FILE, write_atomically};
 use crate::{Error, Result};
 
-/// The file that a finished run has.
-pub const SUMMARY_FILE: &str = "summary.json";
 /// A line for each step and evaluation.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The copy of the run file.
 pub const RUN_FILE: &str = "run.toml";
 
-/// The configuration of a model that was trained whole.
-pub(super) const MODEL_CONFIG: &str = "config.json";
-/// The tokeniser's files beside it, as far as the base model has them.
+/// The tokeniser's files beside a model that was trained whole, as far as the base model has them.
 pub(super) const TOKENIZER_FILES: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -57,7 +52,7 @@ pub fn check_folder(folder: &Path) -> Result<()> {
         return Err(Error::file(folder, "the output must be a folder, and this is a file"));
     }
     let has = |name: &&&str| folder.join(name).exists();
-    let foreign = [ADAPTER_FILE, CONFIG_FILE, MODEL_FILE, MODEL_CONFIG].iter().find(has);
+    let foreign = [ADAPTER_FILE, ADAPTER_CONFIG, MODEL_FILE, MODEL_CONFIG].iter().find(has);
     match foreign {
         Some(name) if !begun(folder) => {
             let reason = format!("it holds {name}, but no run of this program: choose another output");
@@ -96,7 +91,7 @@ pub fn clear(folder: &Path) -> Result<()> {
     let full: &[&str] = if folder.join(MODEL_FILE).exists() { &MODEL_FILES } else { &[] };
     // The summary goes first: without it no reader takes the rest for a finished run. The run file goes last: it says
     // that the rest is a run's.
-    let names = [&[SUMMARY_FILE, CONFIG_FILE, ADAPTER_FILE], full, &[METRICS_FILE]].concat();
+    let names = [&[SUMMARY_FILE, ADAPTER_CONFIG, ADAPTER_FILE], full, &[METRICS_FILE]].concat();
     names.iter().try_for_each(|name| remove(&folder.join(name)))?;
     checkpoint::clear(folder)?;
     remove(&folder.join(RUN_FILE))

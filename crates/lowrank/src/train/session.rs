@@ -6,12 +6,12 @@ use std::time::Instant;
 use lowrank_kernels::{Tier, memory, parallel};
 
 use super::checkpoint::{Checkpoint, State};
-use super::classifier::{Classifier, LoadOptions};
+use super::classifier::Classifier;
 use super::dataset::{RunData, max_length};
 use super::evaluate::evaluate;
 use super::events::{Observer, Start, StepReport, Summary};
 use super::optimizer::{AdamW, AdamWConfig};
-use super::output::{self, MetricsLog, RUN_FILE, SUMMARY_FILE};
+use super::output::{self, MetricsLog, RUN_FILE};
 use super::run::RunOptions;
 use super::run_file::{EvalEvery, RunFile};
 use super::settings::{Selection, check_settings, name_of, settings};
@@ -19,7 +19,7 @@ use super::snapshot::{self, Snapshot};
 use super::subject::Subject;
 use super::trainer::{Step, Trainer};
 use crate::data::{BatchPlan, Batches, TaskInfo, TokenizedDataset};
-use crate::hub::{self, RepositoryKind, write_atomically};
+use crate::hub::{self, RepositoryKind, SUMMARY_FILE, write_atomically};
 use crate::models;
 use crate::{Error, Result};
 
@@ -56,12 +56,12 @@ impl<'a> Session<'a> {
         stop: &AtomicBool,
     ) -> Result<Self> {
         let base = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
-        let data = RunData::open(run, &models::read_config(&base)?)?;
+        let config = models::read_config(&base)?;
+        let data = RunData::open(run, &config)?;
         let task = data.task.info().clone();
         let selection = Selection::of(run, &task, data.files.validation.is_some())?;
         let compute = run.compute();
-        let load = LoadOptions { compute: Some(compute), num_labels: Some(task.num_labels) };
-        let mut classifier = Classifier::load(&run.model_source(), None, load)?;
+        let mut classifier = Classifier::load_base(&base, config, task.num_labels, Some(compute))?;
         let subject = Subject::prepare(run, &mut classifier)?;
         note_skipped(&classifier, observer);
         check_stop(stop, 0)?;
@@ -302,8 +302,8 @@ impl<'a> Session<'a> {
     /// Tells where the last good state is.
     fn advise(&self, error: Error) -> Error {
         let Error::NotFinite { step, tensor, advice } = error else { return error };
-        let kept = match Checkpoint::newest(&self.run.output) {
-            Ok(Some(checkpoint)) => format!("the checkpoint of step {} is kept", checkpoint.state.step),
+        let kept = match State::newest(&self.run.output) {
+            Ok(Some(state)) => format!("the checkpoint of step {} is kept", state.step),
             _ => "no checkpoint was written yet".to_owned(),
         };
         Error::NotFinite { step, tensor, advice: format!("{kept}; {advice}") }

@@ -6,11 +6,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::classifier::Classifier;
-use super::output::{MODEL_CONFIG, TOKENIZER_FILES};
+use super::output::TOKENIZER_FILES;
 use super::run_file::{Method, RunFile};
 use crate::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Plan};
 use crate::data::TaskInfo;
-use crate::hub::{self, MODEL_FILE, RepositoryKind, Tensors, write_atomically, write_tensors};
+use crate::hub::{self, MODEL_CONFIG, MODEL_FILE, RepositoryKind, Tensors, write_atomically, write_tensors};
 use crate::models;
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
 use crate::tape::AdapterId;
