@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lowrank::data::Columns;
+use lowrank::models::HeadStyle;
 use lowrank::nearest::nearest;
 use lowrank::train::AskOptions;
 use lowrank::{Compute, Error};
@@ -150,6 +151,7 @@ pub fn ask_options<'a>(
         max_length: task.max_length,
         limit: task.limit,
         compute: global.compute(),
+        style: HeadStyle::Default,
     })
 }
 

@@ -8,7 +8,7 @@ use lowrank::adapter::{self, LoraConfig, ParameterCount, Targets};
 use lowrank::data::{BatchPlan, Batches, Example, Examples, Label, Position, TokenizedDataset};
 use lowrank::models;
 use lowrank::tape::AdapterId;
-use lowrank::train::{AdamW, AdamWConfig, Classifier, LoadOptions, Schedule, ScheduleKind, Trainer};
+use lowrank::train::{AdamW, AdamWConfig, AdaptedModel, LoadOptions, Schedule, ScheduleKind, Trainer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -16,8 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let output = arguments.next().ok_or("usage: one_step MODEL_FOLDER ADAPTER_FOLDER")?;
 
     // The base model, with a new head for two classes.
-    let mut classifier = Classifier::load(&model, None, LoadOptions { num_labels: Some(2), compute: None })?;
-    models::initialise_head(classifier.model_mut(), 42)?;
+    let mut adapted = AdaptedModel::load(&model, None, LoadOptions { num_labels: Some(2), ..LoadOptions::default() })?;
+    models::initialise_head(adapted.model_mut(), 42)?;
 
     // An adapter on query and value; everything else is frozen.
     let config = LoraConfig {
@@ -27,9 +27,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..LoraConfig::default()
     };
     let adapter = AdapterId(0);
-    let info = classifier.model().info().clone();
-    let plan = adapter::attach(classifier.model_mut(), &info, &config, adapter, 42)?;
-    println!("{}", ParameterCount::with_adapter(classifier.model(), &config, &plan));
+    let info = adapted.model().info().clone();
+    let plan = adapter::attach(adapted.model_mut(), &info, &config, adapter, 42)?;
+    println!("{}", ParameterCount::with_adapter(adapted.model(), &config, &plan));
 
     // Two sentences as one ragged batch.
     let rows = [("a warm and funny film", 1), ("two hours of nothing at all", 0)]
@@ -40,18 +40,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             line: 1,
         })
         .to_vec();
-    let dataset = TokenizedDataset::new(&classifier.tokenizer()?, &Examples { rows, skipped: 0 }, 128)?;
+    let dataset = TokenizedDataset::new(&adapted.tokenizer()?, &Examples { rows, skipped: 0 }, 128)?;
     let batch = Batches::new(&dataset, BatchPlan::in_order(2), Position::default())?.next_step()?;
 
     // One step of AdamW.
     let schedule =
         Schedule { kind: ScheduleKind::Constant, warmup_steps: 0, total_steps: 1, base_learning_rate: 1e-3 };
     let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, 42);
-    let step = trainer.step(&mut classifier, Some(adapter), &batch)?;
+    let step = trainer.step(&mut adapted, Some(adapter), &batch)?;
     println!("loss {:.4}, gradient norm {:.4}", step.loss, step.grad_norm);
 
     // A folder that PEFT loads.
-    adapter::save(classifier.model_mut(), adapter, &plan, &config, &model, Path::new(&output))?;
+    adapter::save(adapted.model_mut(), &info, adapter, &plan, &config, &model, Path::new(&output))?;
     println!("saved to {output}");
     Ok(())
 }

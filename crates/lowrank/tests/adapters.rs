@@ -5,13 +5,13 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{attach_perturbed, bert_config, random_batch, random_classifier};
+use common::{attach_perturbed, bert_config, random_batch, random_model};
 use lowrank::adapter::{self, Bias, LoraConfig, Targets};
 use lowrank::data::Batch;
 use lowrank::nn::for_each_trained_mut;
 use lowrank::tape::AdapterId;
 use lowrank::train::{
-    AdamW, AdamWConfig, Checkpoint, Classifier, Schedule, ScheduleKind, State, Trainer, snapshot,
+    AdamW, AdamWConfig, Checkpoint, AdaptedModel, Schedule, ScheduleKind, State, Trainer, snapshot,
 };
 use lowrank_kernels::Compute;
 
@@ -22,9 +22,9 @@ fn trainer() -> Trainer {
 }
 
 /// Every tensor of an adapter by its name.
-fn values(classifier: &mut Classifier, adapter: AdapterId) -> Vec<(String, Vec<f32>)> {
+fn values(adapted: &mut AdaptedModel, adapter: AdapterId) -> Vec<(String, Vec<f32>)> {
     let mut values = Vec::new();
-    adapter::for_each_leaf_mut(classifier.model_mut(), adapter, |name, leaf| {
+    adapter::for_each_leaf_mut(adapted.model_mut(), adapter, |name, leaf| {
         values.push((name.to_owned(), leaf.value().to_f32_vec()));
     });
     values
@@ -34,16 +34,16 @@ fn values(classifier: &mut Classifier, adapter: AdapterId) -> Vec<(String, Vec<f
 #[test]
 fn of_each_pair_what_is_not_frozen_is_trained() {
     for (frozen, trained) in [("lora_A", "lora_B"), ("lora_B", "lora_A")] {
-        let mut classifier = random_classifier(&bert_config(2), 3, Compute::F32);
+        let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
         let target_modules = Some(Targets::AllLinear);
-        attach_perturbed(&mut classifier, &LoraConfig { r: 3, target_modules, ..LoraConfig::default() });
-        adapter::for_each_leaf_mut(classifier.model_mut(), AdapterId(0), |name, leaf| {
+        attach_perturbed(&mut adapted, &LoraConfig { r: 3, target_modules, ..LoraConfig::default() });
+        adapter::for_each_leaf_mut(adapted.model_mut(), AdapterId(0), |name, leaf| {
             leaf.set_trainable(!name.contains(frozen));
         });
-        let before = values(&mut classifier, AdapterId(0));
+        let before = values(&mut adapted, AdapterId(0));
         let batch = random_batch(&[5, 9], 84, 3);
-        trainer().step(&mut classifier, Some(AdapterId(0)), &[batch]).unwrap();
-        for ((name, after), (_, before)) in values(&mut classifier, AdapterId(0)).iter().zip(&before) {
+        trainer().step(&mut adapted, Some(AdapterId(0)), &[batch]).unwrap();
+        for ((name, after), (_, before)) in values(&mut adapted, AdapterId(0)).iter().zip(&before) {
             assert_eq!(after != before, !name.contains(frozen), "{name} where {trained} is trained");
         }
     }
@@ -54,19 +54,19 @@ const B: AdapterId = AdapterId(1);
 
 /// A model without dropout, whose masks depend on the number of the step, under these adapters: each of a rank of its
 /// own, and with a head and biases of its own.
-fn model(adapters: &[AdapterId]) -> Classifier {
+fn model(adapters: &[AdapterId]) -> AdaptedModel {
     let mut config = bert_config(2);
     for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
         config[key] = 0.0.into();
     }
-    let mut classifier = random_classifier(&config, 3, Compute::F32);
-    let info = classifier.model().info().clone();
+    let mut adapted = random_model(&config, 3, Compute::F32);
+    let info = adapted.model().info().clone();
     for &adapter in adapters {
         let r = 3 + 2 * usize::from(adapter.0);
         let config = LoraConfig { r, bias: Bias::LoraOnly, ..LoraConfig::default() };
-        adapter::attach(classifier.model_mut(), &info, &config, adapter, 9).unwrap();
+        adapter::attach(adapted.model_mut(), &info, &config, adapter, 9).unwrap();
     }
-    classifier
+    adapted
 }
 
 fn batch(number: usize) -> Batch {
@@ -74,11 +74,11 @@ fn batch(number: usize) -> Batch {
 }
 
 /// Steps in which the adapters take turns, each with batches of its own.
-fn take_turns(trainer: &mut Trainer, classifier: &mut Classifier, adapters: &[AdapterId], steps: [usize; 2]) {
+fn take_turns(trainer: &mut Trainer, adapted: &mut AdaptedModel, adapters: &[AdapterId], steps: [usize; 2]) {
     for step in steps[0]..steps[1] {
         for adapter in adapters {
             let batch = batch(2 * step + usize::from(adapter.0));
-            trainer.step(classifier, Some(*adapter), &[batch]).unwrap();
+            trainer.step(adapted, Some(*adapter), &[batch]).unwrap();
         }
     }
 }

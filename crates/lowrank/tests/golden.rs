@@ -6,16 +6,16 @@ mod common;
 use common::{Case, difference};
 use lowrank::adapter::AdapterFile;
 use lowrank::hub::Tensors;
-use lowrank::train::{Classifier, LoadOptions, forward};
+use lowrank::train::{AdaptedModel, LoadOptions, forward};
 use lowrank_kernels::{Compute, Tier};
 
 fn run(case: &Case, compute: Compute) -> Tensors {
     let adapter = case.adapter();
     let options = LoadOptions { compute: Some(compute), num_labels: Some(case.num_labels()) };
-    let mut classifier = Classifier::load(&case.model(), adapter.as_deref(), options).unwrap();
+    let mut adapted = AdaptedModel::load(&case.model(), adapter.as_deref(), options).unwrap();
     let file = adapter.map(|folder| AdapterFile::open(folder.as_ref()).unwrap());
-    let id = classifier.first_adapter();
-    forward(&mut classifier, &case.inputs(), id, file.as_ref()).unwrap()
+    let id = adapted.first_adapter();
+    forward(&mut adapted, &case.inputs(), id, file.as_ref()).unwrap()
 }
 
 #[test]

@@ -12,7 +12,7 @@ use lowrank::hub::Checkpoint;
 use lowrank::models;
 use lowrank::nn::for_each_parameter;
 use lowrank::tape::AdapterId;
-use lowrank::train::{Classifier, LoadOptions};
+use lowrank::train::{AdaptedModel, LoadOptions};
 use lowrank_kernels::Compute;
 use serde_json::{Map, Value};
 
@@ -23,11 +23,11 @@ fn cases() -> impl Iterator<Item = Case> {
 }
 
 /// Saves the adapter that is on a model, under the configuration of the file that it came from.
-fn save(classifier: &mut Classifier, source: &str, folder: &Path) -> Plan {
+fn save(adapted: &mut AdaptedModel, source: &str, folder: &Path) -> Plan {
     let file = AdapterFile::open(source.as_ref()).unwrap();
-    let plan = classifier.adapters()[0].plan.clone();
-    let config = file.config_for(classifier.model());
-    adapter::save(classifier.model_mut(), ADAPTER, &plan, &config, "someone/base", folder).unwrap();
+    let plan = adapted.adapters()[0].plan.clone();
+    let config = file.config_for(adapted.model());
+    adapter::save(adapted.model_mut(), ADAPTER, &plan, &config, "someone/base", folder).unwrap();
     plan
 }
 
@@ -39,8 +39,8 @@ fn config(folder: &Path) -> Map<String, Value> {
 fn an_adapter_of_pefts_is_saved_with_the_same_keys_shapes_and_values() {
     for case in cases() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut classifier, _) = load(&case, Compute::F32);
-        save(&mut classifier, &case.adapter().unwrap(), folder.path());
+        let (mut adapted, _) = load(&case, Compute::F32);
+        save(&mut adapted, &case.adapter().unwrap(), folder.path());
         let theirs = Checkpoint::open_adapter(case.adapter().unwrap()).unwrap();
         let ours = Checkpoint::open_adapter(folder.path()).unwrap();
         let aliases = case.facts["aliases"].as_object().unwrap();
@@ -71,8 +71,8 @@ fn an_adapters_configuration_is_saved_with_pefts_keys_in_pefts_order() {
     };
     for case in cases() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut classifier, _) = load(&case, Compute::F32);
-        save(&mut classifier, &case.adapter().unwrap(), folder.path());
+        let (mut adapted, _) = load(&case, Compute::F32);
+        save(&mut adapted, &case.adapter().unwrap(), folder.path());
         let (ours, theirs) = (config(folder.path()), config(case.adapter().unwrap().as_ref()));
         let keys = |map: &Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&ours), keys(&theirs), "{}", case.name);
@@ -102,9 +102,9 @@ fn check_modules_to_save(case: &Case, ours: &Value, theirs: &Value) {
 fn a_fresh_adapter_brings_the_pooler_that_the_checkpoint_lacks() {
     let model = Case::named("bert_mlm").model();
     let options = || LoadOptions { compute: Some(Compute::F32), num_labels: Some(2) };
-    let mut classifier = Classifier::load(&model, None, options()).unwrap();
-    models::initialise_head(classifier.model_mut(), 3).unwrap();
-    for_each_parameter(classifier.model(), |path, parameter| {
+    let mut adapted = AdaptedModel::load(&model, None, options()).unwrap();
+    models::initialise_head(adapted.model_mut(), 3).unwrap();
+    for_each_parameter(adapted.model(), |path, parameter| {
         let values = || parameter.base().unwrap().value().to_f32_vec();
         if path == "bert.pooler.dense.weight" {
             let (sum, count) = values().iter().fold((0.0, 0), |(sum, count), x| (sum + x * x, count + 1));
@@ -116,23 +116,23 @@ fn a_fresh_adapter_brings_the_pooler_that_the_checkpoint_lacks() {
     });
     let config =
         LoraConfig { target_modules: Some(Targets::Names(vec!["dense".into()])), ..Default::default() };
-    let plan = attach_perturbed(&mut classifier, &config);
+    let plan = attach_perturbed(&mut adapted, &config);
     assert_eq!(plan.modules_to_save, ["classifier", "bert.pooler"]);
     assert!(plan.linears.iter().all(|name| !name.contains("pooler")), "it is trained whole");
     let folder = tempfile::tempdir().unwrap();
-    adapter::save(classifier.model_mut(), ADAPTER, &plan, &config, "someone/base", folder.path()).unwrap();
-    let again = Classifier::load(&model, folder.path().to_str(), options()).unwrap();
+    adapter::save(adapted.model_mut(), ADAPTER, &plan, &config, "someone/base", folder.path()).unwrap();
+    let again = AdaptedModel::load(&model, folder.path().to_str(), options()).unwrap();
     let batch = random_batch(&[4, 9], 61, 2);
-    let answers = |classifier: &Classifier| classifier.logits(&batch, Some(ADAPTER)).unwrap();
-    assert_eq!(answers(&again), answers(&classifier));
+    let answers = |adapted: &AdaptedModel| adapted.logits(&batch, Some(ADAPTER)).unwrap();
+    assert_eq!(answers(&again), answers(&adapted));
 }
 
 #[test]
 fn saving_what_was_loaded_gives_the_same_bytes_and_the_same_answers() {
     for case in cases() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let (classifier, batch) = load(&case, Compute::F32);
-        let answers = classifier.logits(&batch, Some(ADAPTER)).unwrap();
+        let (adapted, batch) = load(&case, Compute::F32);
+        let answers = adapted.logits(&batch, Some(ADAPTER)).unwrap();
         let mut source = case.adapter().unwrap();
         for folder in &folders {
             let mut again = load(&case, Compute::F32).0;

@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::{Case, alone, attach_perturbed, bert_config, difference, load, random_batch, random_classifier};
+use common::{Case, alone, attach_perturbed, bert_config, difference, load, random_batch, random_model};
 use lowrank::adapter::{self, AdapterFile, Init, LoraConfig, Targets};
 use lowrank::data::Batch;
 use lowrank::nn::{for_each_parameter, for_each_trained_mut};
 use lowrank::tape::{AdapterId, Gradients, Layout, Tape, Var};
 use lowrank::train::{
-    AdamW, AdamWConfig, Classifier, LoadOptions, Schedule, ScheduleKind, Trainer, forward, loss, read_batch,
+    AdamW, AdamWConfig, AdaptedModel, LoadOptions, Schedule, ScheduleKind, Trainer, forward, loss, read_batch,
 };
 use lowrank_kernels::Compute;
 
@@ -19,18 +19,18 @@ fn assert_near(actual: &[f32], expected: &[f32], what: &str) {
     assert!(off <= 2e-6 * scale.max(1.0), "{what}: off by {off:e}");
 }
 
-fn run(classifier: &Classifier, tape: &mut Tape, batch: &Batch) -> Vec<f32> {
-    classifier.forward(tape, batch, classifier.first_adapter()).unwrap().value().to_f32_vec()
+fn run(adapted: &AdaptedModel, tape: &mut Tape, batch: &Batch) -> Vec<f32> {
+    adapted.forward(tape, batch, adapted.first_adapter()).unwrap().value().to_f32_vec()
 }
 
 #[test]
 fn a_sequence_answers_in_a_batch_as_it_does_alone() {
     for name in ["bert_pair", "bert_target_list", "roberta_longest", "roberta_pad_inside", "roberta_bias_all"]
     {
-        let (classifier, batch) = load(&Case::named(name), Compute::F32);
-        let together = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
+        let (adapted, batch) = load(&Case::named(name), Compute::F32);
+        let together = adapted.logits(&batch, Some(AdapterId(0))).unwrap();
         let each = (0..batch.sequences())
-            .flat_map(|sequence| classifier.logits(&alone(&batch, sequence), Some(AdapterId(0))).unwrap());
+            .flat_map(|sequence| adapted.logits(&alone(&batch, sequence), Some(AdapterId(0))).unwrap());
         assert_near(&each.collect::<Vec<_>>(), &together, name);
     }
 }
@@ -38,39 +38,39 @@ fn a_sequence_answers_in_a_batch_as_it_does_alone() {
 /// Masks are keyed by the example, so this holds with dropout on.
 #[test]
 fn a_sequence_answers_in_a_batch_as_it_does_alone_while_training() {
-    let (classifier, batch) = load(&Case::named("bert_query_value"), Compute::F32);
+    let (adapted, batch) = load(&Case::named("bert_query_value"), Compute::F32);
     let tape = || Tape::training(Compute::F32, 3, 8);
-    let together = run(&classifier, &mut tape(), &batch);
-    let each = (0..batch.sequences()).flat_map(|s| run(&classifier, &mut tape(), &alone(&batch, s)));
+    let together = run(&adapted, &mut tape(), &batch);
+    let each = (0..batch.sequences()).flat_map(|s| run(&adapted, &mut tape(), &alone(&batch, s)));
     assert_near(&each.collect::<Vec<_>>(), &together, "training");
-    assert_ne!(together, run(&classifier, &mut Tape::training(Compute::F32, 3, 9), &batch), "another step");
-    assert_ne!(together, run(&classifier, &mut Tape::training(Compute::F32, 4, 8), &batch), "another seed");
+    assert_ne!(together, run(&adapted, &mut Tape::training(Compute::F32, 3, 9), &batch), "another step");
+    assert_ne!(together, run(&adapted, &mut Tape::training(Compute::F32, 4, 8), &batch), "another seed");
 }
 
 #[test]
 fn dropout_is_off_in_evaluation_and_on_in_training() {
     for compute in [Compute::F32, Compute::Bf16] {
-        let (classifier, batch) = load(&Case::named("bert_query_value"), compute);
-        let answers = run(&classifier, &mut Tape::inference(compute), &batch);
-        assert_eq!(run(&classifier, &mut Tape::evaluation(compute), &batch), answers);
-        assert_ne!(run(&classifier, &mut Tape::training(compute, 1, 1), &batch), answers);
+        let (adapted, batch) = load(&Case::named("bert_query_value"), compute);
+        let answers = run(&adapted, &mut Tape::inference(compute), &batch);
+        assert_eq!(run(&adapted, &mut Tape::evaluation(compute), &batch), answers);
+        assert_ne!(run(&adapted, &mut Tape::training(compute, 1, 1), &batch), answers);
     }
 }
 
 #[test]
 fn a_batch_of_several_adapters_answers_as_each_alone() {
     let case = Case::named("bert_switch_a");
-    let (mut classifier, batch) = load(&case, Compute::F32);
-    let other = classifier.attach(&Case::named("bert_switch_b").adapter().unwrap()).unwrap();
+    let (mut adapted, batch) = load(&case, Compute::F32);
+    let other = adapted.attach(&Case::named("bert_switch_b").adapter().unwrap()).unwrap();
     let adapters = [Some(other), None, Some(AdapterId(0)), Some(other)];
     let layout = Layout::new(batch.offsets.clone(), batch.examples.clone(), adapters.to_vec());
     let tape = &mut Tape::inference(Compute::F32);
-    let mixed = classifier.forward_layout(tape, &batch, layout.unwrap()).unwrap().value().to_f32_vec();
+    let mixed = adapted.forward_layout(tape, &batch, layout.unwrap()).unwrap().value().to_f32_vec();
     let each: Vec<f32> = (adapters.into_iter().enumerate())
-        .flat_map(|(sequence, adapter)| classifier.logits(&alone(&batch, sequence), adapter).unwrap())
+        .flat_map(|(sequence, adapter)| adapted.logits(&alone(&batch, sequence), adapter).unwrap())
         .collect();
     assert_near(&mixed, &each, "mixed");
-    let under = |adapter| classifier.logits(&alone(&batch, 0), adapter).unwrap();
+    let under = |adapter| adapted.logits(&alone(&batch, 0), adapter).unwrap();
     let (first, second, base) = (under(Some(AdapterId(0))), under(Some(other)), under(None));
     assert!(first != second && first != base && second != base, "the adapters differ");
 }
@@ -80,106 +80,106 @@ fn a_batch_of_several_adapters_answers_as_each_alone() {
 fn an_adapter_that_the_classifier_does_not_know_is_left_alone() {
     let (case, other) = (Case::named("bert_query_value"), Case::named("bert_switch_b"));
     let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
-    let mut classifier = Classifier::load(&case.model(), None, options).unwrap();
-    let info = classifier.model().info().clone();
+    let mut adapted = AdaptedModel::load(&case.model(), None, options).unwrap();
+    let info = adapted.model().info().clone();
     let file = AdapterFile::open(case.adapter().unwrap().as_ref()).unwrap();
-    file.attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+    file.attach(adapted.model_mut(), &info, AdapterId(0)).unwrap();
     let batch = read_batch(&case.inputs(), &info).unwrap();
-    let answers = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
-    assert_eq!(classifier.first_adapter(), None);
-    let error = forward(&mut classifier, &case.inputs(), Some(AdapterId(0)), Some(&file)).unwrap_err();
+    let answers = adapted.logits(&batch, Some(AdapterId(0))).unwrap();
+    assert_eq!(adapted.first_adapter(), None);
+    let error = forward(&mut adapted, &case.inputs(), Some(AdapterId(0)), Some(&file)).unwrap_err();
     assert!(error.to_string().contains("does not know it"), "{error}");
-    let id = classifier.attach(&other.adapter().unwrap()).unwrap();
-    assert_eq!((id, classifier.first_adapter()), (AdapterId(1), Some(id)));
-    assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), answers);
+    let id = adapted.attach(&other.adapter().unwrap()).unwrap();
+    assert_eq!((id, adapted.first_adapter()), (AdapterId(1), Some(id)));
+    assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), answers);
     let file = AdapterFile::open(other.adapter().unwrap().as_ref()).unwrap();
-    let outputs = forward(&mut classifier, &case.inputs(), Some(id), Some(&file)).unwrap();
+    let outputs = forward(&mut adapted, &case.inputs(), Some(id), Some(&file)).unwrap();
     assert!(outputs.keys().any(|name| name.starts_with("grad.")));
 }
 
 #[test]
 fn an_adapter_in_the_place_of_another_leaves_nothing_of_it() {
     let (wide, narrow) = (Case::named("bert_save_everything"), Case::named("bert_switch_b"));
-    let (mut classifier, batch) = load(&narrow, Compute::F32);
-    let expected = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
-    let info = classifier.model().info().clone();
+    let (mut adapted, batch) = load(&narrow, Compute::F32);
+    let expected = adapted.logits(&batch, Some(AdapterId(0))).unwrap();
+    let info = adapted.model().info().clone();
     let file = |case: &Case| AdapterFile::open(case.adapter().unwrap().as_ref()).unwrap();
-    let count = |classifier: &mut Classifier| {
+    let count = |adapted: &mut AdaptedModel| {
         let mut count = 0;
-        adapter::for_each_leaf_mut(classifier.model_mut(), AdapterId(0), |_, _| count += 1);
+        adapter::for_each_leaf_mut(adapted.model_mut(), AdapterId(0), |_, _| count += 1);
         count
     };
-    let leaves = count(&mut classifier);
+    let leaves = count(&mut adapted);
     for under_it in [&wide, &narrow] {
-        file(under_it).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
-        file(&narrow).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
-        assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), expected);
-        assert_eq!(count(&mut classifier), leaves);
+        file(under_it).attach(adapted.model_mut(), &info, AdapterId(0)).unwrap();
+        file(&narrow).attach(adapted.model_mut(), &info, AdapterId(0)).unwrap();
+        assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), expected);
+        assert_eq!(count(&mut adapted), leaves);
     }
-    file(&wide).attach(classifier.model_mut(), &info, AdapterId(0)).unwrap();
+    file(&wide).attach(adapted.model_mut(), &info, AdapterId(0)).unwrap();
     let config =
         LoraConfig { target_modules: file(&narrow).config().target_modules.clone(), ..LoraConfig::default() };
-    adapter::attach(classifier.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
-    assert_eq!(count(&mut classifier), leaves, "the same layers and the head");
+    adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+    assert_eq!(count(&mut adapted), leaves, "the same layers and the head");
 }
 
 #[test]
 fn an_adapter_that_is_taken_off_leaves_the_base_as_it_was() {
     for name in ["bert_save_everything", "bert_all_linear", "roberta_bias_all"] {
-        let (mut classifier, batch) = load(&Case::named(name), Compute::F32);
-        let base = classifier.logits(&batch, None).unwrap();
-        let adapted = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
+        let (mut adapted, batch) = load(&Case::named(name), Compute::F32);
+        let base = adapted.logits(&batch, None).unwrap();
+        let adapted = adapted.logits(&batch, Some(AdapterId(0))).unwrap();
         assert_ne!(adapted, base);
-        adapter::detach(classifier.model_mut(), AdapterId(0));
-        assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), base, "{name}");
+        adapter::detach(adapted.model_mut(), AdapterId(0));
+        assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), base, "{name}");
     }
 }
 
 #[test]
 fn a_fresh_adapter_answers_as_the_base() {
     for init in [Init::Default, Init::Gaussian] {
-        let mut classifier = random_classifier(&bert_config(2), 3, Compute::F32);
+        let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
         let batch = random_batch(&[7, 1, 12], 84, 3);
-        let base = classifier.logits(&batch, None).unwrap();
+        let base = adapted.logits(&batch, None).unwrap();
         let config = LoraConfig {
             target_modules: Some(Targets::AllLinear),
             init_lora_weights: init,
             ..LoraConfig::default()
         };
-        let info = classifier.model().info().clone();
-        adapter::attach(classifier.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
-        adapter::for_each_leaf_mut(classifier.model_mut(), AdapterId(0), |name, leaf| {
+        let info = adapted.model().info().clone();
+        adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+        adapter::for_each_leaf_mut(adapted.model_mut(), AdapterId(0), |name, leaf| {
             let zero = leaf.value().to_f32_vec().iter().all(|value| *value == 0.0);
             assert_eq!(zero, name.contains("lora_B") || name == "classifier.bias", "{name}");
         });
-        assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), base);
-        attach_perturbed(&mut classifier, &config);
-        assert_ne!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), base);
+        assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), base);
+        attach_perturbed(&mut adapted, &config);
+        assert_ne!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), base);
     }
 }
 
 /// The loss of a training step, its tape not yet run backward.
-fn train_pass(classifier: &Classifier, batch: &Batch) -> (Tape, Var) {
-    let mut tape = Tape::training(classifier.compute(), 2, 0);
-    let logits = classifier.forward(&mut tape, batch, Some(AdapterId(0))).unwrap();
+fn train_pass(adapted: &AdaptedModel, batch: &Batch) -> (Tape, Var) {
+    let mut tape = Tape::training(adapted.compute(), 2, 0);
+    let logits = adapted.forward(&mut tape, batch, Some(AdapterId(0))).unwrap();
     let loss = loss(&mut tape, &logits, &batch.labels, batch.sequences() as f32).unwrap();
     (tape, loss)
 }
 
 #[test]
 fn frozen_tensors_get_no_gradient_and_trained_ones_do() {
-    let mut classifier = random_classifier(&bert_config(3), 2, Compute::F32);
+    let mut adapted = random_model(&bert_config(3), 2, Compute::F32);
     let names = ["query", "output.dense"].map(str::to_owned).to_vec();
     let config = LoraConfig { r: 3, target_modules: Some(Targets::Names(names)), ..LoraConfig::default() };
-    attach_perturbed(&mut classifier, &config);
-    let (tape, loss) = train_pass(&classifier, &random_batch(&[5, 9], 84, 2));
+    attach_perturbed(&mut adapted, &config);
+    let (tape, loss) = train_pass(&adapted, &random_batch(&[5, 9], 84, 2));
     let mut gradients = Gradients::new();
     tape.backward(&loss, &mut gradients).unwrap();
-    for_each_parameter(classifier.model(), |path, parameter| {
+    for_each_parameter(adapted.model(), |path, parameter| {
         assert!(gradients.get(parameter.base().unwrap()).is_none(), "{path} is frozen");
     });
     let mut trained = 0;
-    for_each_trained_mut(classifier.model_mut(), |name, leaf| {
+    for_each_trained_mut(adapted.model_mut(), |name, leaf| {
         let gradient = gradients.get(leaf).unwrap_or_else(|| panic!("{name} has no gradient"));
         assert!(gradient.iter().any(|value| *value != 0.0), "{name}");
         trained += 1;
@@ -190,17 +190,17 @@ fn frozen_tensors_get_no_gradient_and_trained_ones_do() {
 #[test]
 fn nothing_below_the_lowest_trained_tensor_is_recorded() {
     let recorded = |layers: usize, pattern: &str| {
-        let mut classifier = random_classifier(&bert_config(layers), 2, Compute::F32);
+        let mut adapted = random_model(&bert_config(layers), 2, Compute::F32);
         let target_modules = Some(Targets::Pattern(pattern.to_owned()));
-        attach_perturbed(&mut classifier, &LoraConfig { r: 2, target_modules, ..LoraConfig::default() });
-        train_pass(&classifier, &random_batch(&[5, 9], 84, 2)).0.recorded()
+        attach_perturbed(&mut adapted, &LoraConfig { r: 2, target_modules, ..LoraConfig::default() });
+        train_pass(&adapted, &random_batch(&[5, 9], 84, 2)).0.recorded()
     };
     let last_of_two = recorded(2, ".*layer.1.*query");
     assert_eq!(recorded(5, ".*layer.4.*query"), last_of_two, "the layers below cost nothing");
     assert!(recorded(2, ".*layer.1.*intermediate.dense") < last_of_two, "nor does the attention below");
     assert!(recorded(2, ".*layer.0.*query") > last_of_two);
-    let classifier = random_classifier(&bert_config(2), 2, Compute::F32);
-    assert_eq!(train_pass(&classifier, &random_batch(&[5, 9], 84, 2)).0.recorded(), 0, "nothing is trained");
+    let adapted = random_model(&bert_config(2), 2, Compute::F32);
+    assert_eq!(train_pass(&adapted, &random_batch(&[5, 9], 84, 2)).0.recorded(), 0, "nothing is trained");
 }
 
 /// Three steps of training, and the answers after them.
@@ -210,10 +210,10 @@ fn train(compute: Compute, threads: usize) -> (Vec<f64>, Vec<f32>) {
         let mut config = bert_config(2);
         config["hidden_size"] = 93.into();
         config["intermediate_size"] = 311.into();
-        let mut classifier = random_classifier(&config, 3, compute);
+        let mut adapted = random_model(&config, 3, compute);
         let target_modules = Some(Targets::AllLinear);
         let config = LoraConfig { r: 5, target_modules, lora_dropout: 0.2, ..LoraConfig::default() };
-        attach_perturbed(&mut classifier, &config);
+        attach_perturbed(&mut adapted, &config);
         let batch = random_batch(&[61, 3, 47, 70, 33, 1, 68, 52, 29, 64, 17, 70, 41], 84, 3);
         let schedule = Schedule {
             kind: ScheduleKind::Constant,
@@ -223,9 +223,9 @@ fn train(compute: Compute, threads: usize) -> (Vec<f64>, Vec<f32>) {
         };
         let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, 6);
         let batches = [batch];
-        let steps = (0..3).map(|_| trainer.step(&mut classifier, Some(AdapterId(0)), &batches).unwrap());
+        let steps = (0..3).map(|_| trainer.step(&mut adapted, Some(AdapterId(0)), &batches).unwrap());
         let numbers = steps.flat_map(|step| [step.loss, step.grad_norm]).collect();
-        (numbers, classifier.logits(&batches[0], Some(AdapterId(0))).unwrap())
+        (numbers, adapted.logits(&batches[0], Some(AdapterId(0))).unwrap())
     })
 }
 

@@ -16,7 +16,7 @@ use lowrank::hub::{Tensors, write_tensors};
 use lowrank::models::read_config;
 use lowrank::tensor::Tensor;
 use lowrank::train::{
-    Classifier, LoadOptions, RunData, RunFile, RunOptions, Scores, Silent, Summary, evaluate, max_length, run,
+    AdaptedModel, LoadOptions, RunData, RunFile, RunOptions, Scores, Silent, Summary, evaluate, max_length, run,
 };
 use lowrank_kernels::Compute;
 use runs::{Notes, Room, STEPS_PER_EPOCH};
@@ -36,12 +36,12 @@ fn score(room: &Room, output: &str) -> Scores {
     let data = RunData::open(&run, &read_config(Path::new(&run.model_source())).unwrap()).unwrap();
     let adapter = room.path(output);
     let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
-    let classifier = Classifier::load(&run.model_source(), adapter.to_str(), options).unwrap();
-    let (tokenizer, info) = (classifier.tokenizer().unwrap(), classifier.model().info());
+    let adapted = AdaptedModel::load(&run.model_source(), adapter.to_str(), options).unwrap();
+    let (tokenizer, info) = (adapted.tokenizer().unwrap(), adapted.model().info());
     let length = max_length(run.data.max_length, info, &mut Silent);
     let path = run.data.validation.as_ref().unwrap();
     let dataset = data.dataset(path, 0, length, &tokenizer, info).unwrap();
-    evaluate(&classifier, classifier.first_adapter(), &dataset, data.task.info(), &mut |_| Ok(())).unwrap()
+    evaluate(&adapted, adapted.first_adapter(), &dataset, data.task.info(), &mut |_| Ok(())).unwrap()
 }
 
 /// The first step has no learning rate, the others far too much: the adapter to start from stays the best.

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::{
-    Case, attach_perturbed, bert_config, difference, fixtures, load, part, random_batch, random_classifier,
+    Case, attach_perturbed, bert_config, difference, fixtures, load, part, random_batch, random_model,
     read_tensors,
 };
 use lowrank::adapter::{self, LoraConfig, Targets};
@@ -17,7 +17,7 @@ use lowrank::nn::{Embedding, Linear, Module, assign_names, for_each_parameter_mu
 use lowrank::tape::{AdapterId, Gradients, Leaf, Tape, Var, ops};
 use lowrank::tensor::{DType, Tensor};
 use lowrank::train::{
-    AdamW, AdamWConfig, Classifier, LoadOptions, Schedule, ScheduleKind, Trainer, loss, read_batch,
+    AdamW, AdamWConfig, AdaptedModel, LoadOptions, Schedule, ScheduleKind, Trainer, loss, read_batch,
 };
 use lowrank::{Error, Result, module};
 use lowrank_kernels::Compute;
@@ -55,8 +55,8 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
         let model = fixtures().join("models").join(facts["model"].as_str().unwrap());
         let start = golden.join("start");
         let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
-        let mut classifier = Classifier::load(model.to_str().unwrap(), start.to_str(), options).unwrap();
-        adapter::set_trainable(classifier.model_mut(), AdapterId(0), true);
+        let mut adapted = AdaptedModel::load(model.to_str().unwrap(), start.to_str(), options).unwrap();
+        adapter::set_trainable(adapted.model_mut(), AdapterId(0), true);
         let optimizer = AdamW::new(AdamWConfig {
             weight_decay: number(&facts, "weight_decay"),
             max_grad_norm: number(&facts, "max_grad_norm"),
@@ -65,8 +65,8 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
         let mut trainer = Trainer::new(optimizer, schedule(kind, number(&facts, "learning_rate")), 0);
         let mut clipped = 0;
         for (index, expected) in facts["log"].as_array().unwrap().iter().enumerate() {
-            let batch = golden_batch(&inputs, index, folder.path(), classifier.model().info());
-            let step = trainer.step(&mut classifier, ADAPTER, &[batch]).unwrap();
+            let batch = golden_batch(&inputs, index, folder.path(), adapted.model().info());
+            let step = trainer.step(&mut adapted, ADAPTER, &[batch]).unwrap();
             clipped += u32::from(step.grad_norm > 1.0);
             for (key, value, tolerance) in [
                 ("loss", step.loss, 2e-5),
@@ -78,8 +78,8 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
             }
         }
         assert!((2..12).contains(&clipped), "some steps are clipped and some not");
-        let plan = classifier.adapters()[0].plan.clone();
-        let tensors = adapter::tensors(classifier.model_mut(), AdapterId(0), &plan);
+        let plan = adapted.adapters()[0].plan.clone();
+        let tensors = adapter::tensors(adapted.model_mut(), AdapterId(0), &plan);
         let expected = read_tensors(&golden.join(format!("{name}.safetensors")));
         assert_eq!(tensors.len(), expected.len());
         for (key, expected) in expected {
@@ -90,18 +90,18 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
 }
 
 /// The loss and all gradients of a batch that is cut into parts.
-fn accumulate(classifier: &mut Classifier, batches: &[Batch]) -> (f64, Vec<(String, Vec<f32>)>) {
+fn accumulate(adapted: &mut AdaptedModel, batches: &[Batch]) -> (f64, Vec<(String, Vec<f32>)>) {
     let targets: usize = batches.iter().map(Batch::sequences).sum();
     let (mut sums, mut total) = (Gradients::new(), 0.0);
     for batch in batches {
         let mut tape = Tape::training(Compute::F32, 4, 2);
-        let logits = classifier.forward(&mut tape, batch, ADAPTER).unwrap();
+        let logits = adapted.forward(&mut tape, batch, ADAPTER).unwrap();
         let loss = loss(&mut tape, &logits, &batch.labels, targets as f32).unwrap();
         total += f64::from(loss.value().as_slice::<f32>()[0]);
         tape.backward(&loss, &mut sums).unwrap();
     }
     let mut gradients = Vec::new();
-    for_each_trained_mut(classifier.model_mut(), |name, leaf| {
+    for_each_trained_mut(adapted.model_mut(), |name, leaf| {
         gradients.push((name.to_owned(), sums.get(leaf).unwrap().to_vec()));
     });
     (total, gradients)
@@ -109,16 +109,16 @@ fn accumulate(classifier: &mut Classifier, batches: &[Batch]) -> (f64, Vec<(Stri
 
 #[test]
 fn accumulated_gradients_are_those_of_the_big_batch_dropout_included() {
-    let mut classifier = random_classifier(&bert_config(2), 3, Compute::F32);
-    assert!(classifier.config().hidden_dropout_prob > 0.0);
+    let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
+    assert!(adapted.config().hidden_dropout_prob > 0.0);
     let target_modules = Some(Targets::AllLinear);
     let config = LoraConfig { r: 3, target_modules, lora_dropout: 0.3, ..LoraConfig::default() };
-    attach_perturbed(&mut classifier, &config);
+    attach_perturbed(&mut adapted, &config);
     let whole = random_batch(&[9, 2, 31, 17, 5, 12, 1], 84, 3);
-    let (loss, gradients) = accumulate(&mut classifier, std::slice::from_ref(&whole));
+    let (loss, gradients) = accumulate(&mut adapted, std::slice::from_ref(&whole));
     for cuts in [&[0, 3, 7][..], &[0, 1, 5, 7], &[0, 1, 2, 3, 4, 5, 6, 7]] {
         let parts: Vec<Batch> = cuts.windows(2).map(|cut| part(&whole, cut[0]..cut[1])).collect();
-        let (summed, accumulated) = accumulate(&mut classifier, &parts);
+        let (summed, accumulated) = accumulate(&mut adapted, &parts);
         assert!((summed - loss).abs() <= 2e-6, "{cuts:?}: {summed} is not {loss}");
         for ((name, sum), (_, expected)) in accumulated.iter().zip(&gradients) {
             let (off, scale) = difference(sum, expected);
@@ -130,12 +130,12 @@ fn accumulated_gradients_are_those_of_the_big_batch_dropout_included() {
 #[test]
 fn a_trainer_steps_on_parts_of_a_batch_as_on_the_whole() {
     let train = |cuts: &[usize]| {
-        let (mut classifier, whole) = load(&Case::named("bert_regression"), Compute::F32);
-        adapter::set_trainable(classifier.model_mut(), AdapterId(0), true);
+        let (mut adapted, whole) = load(&Case::named("bert_regression"), Compute::F32);
+        adapter::set_trainable(adapted.model_mut(), AdapterId(0), true);
         let parts: Vec<Batch> = cuts.windows(2).map(|cut| part(&whole, cut[0]..cut[1])).collect();
         let mut trainer =
             Trainer::new(AdamW::new(AdamWConfig::default()), schedule(ScheduleKind::Linear, 1e-2), 3);
-        let steps = (0..5).map(|_| trainer.step(&mut classifier, ADAPTER, &parts).unwrap());
+        let steps = (0..5).map(|_| trainer.step(&mut adapted, ADAPTER, &parts).unwrap());
         steps.map(|step| (step.loss, step.grad_norm, step.tokens, step.examples)).collect::<Vec<_>>()
     };
     let whole = train(&[0, 4]);
@@ -149,12 +149,12 @@ fn a_trainer_steps_on_parts_of_a_batch_as_on_the_whole() {
 /// A model of a user's own, one layer of which its forward pass forgets.
 struct Forgetful {
     words: Embedding,
-    classifier: Linear,
+    adapted: Linear,
     unused: Linear,
     info: ModelInfo,
 }
 
-module!(Forgetful { "words" => words, "classifier" => classifier, "unused" => unused });
+module!(Forgetful { "words" => words, "classifier" => adapted, "unused" => unused });
 
 impl Model for Forgetful {
     fn info(&self) -> &ModelInfo {
@@ -168,18 +168,18 @@ impl Model for Forgetful {
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
         let x = ops::embedding(tape, &[self.words.lookup(inputs.ids)], &inputs.layout)?;
         let first = ops::first_token(tape, &x)?;
-        self.classifier.forward(tape, &first)
+        self.adapted.forward(tape, &first)
     }
 }
 
 #[test]
 fn a_trained_tensor_that_no_gradient_reaches_is_named_before_anything_moves() {
-    let bert = random_classifier(&bert_config(1), 2, Compute::F32);
+    let bert = random_model(&bert_config(1), 2, Compute::F32);
     let info = bert.model().info().clone();
     let config = EncoderConfig::from_json(&bert_config(1)).unwrap();
     let mut model = Forgetful {
         words: Embedding::new(84, 5),
-        classifier: Linear::new(5, 2, true),
+        adapted: Linear::new(5, 2, true),
         unused: Linear::new(5, 5, false),
         info,
     };
@@ -189,35 +189,35 @@ fn a_trained_tensor_that_no_gradient_reaches_is_named_before_anything_moves() {
         value.make_mut::<f32>().fill(0.5);
         parameter.set_base(Leaf::trained(value)).unwrap();
     });
-    let mut classifier = Classifier::from_model(Box::new(model), config, Compute::F32);
+    let mut adapted = AdaptedModel::from_model(Box::new(model), config, Compute::F32);
     let mut trainer =
         Trainer::new(AdamW::new(AdamWConfig::default()), schedule(ScheduleKind::Constant, 1.0), 0);
     let batch = random_batch(&[3, 4], 84, 2);
-    let error = trainer.step(&mut classifier, None, std::slice::from_ref(&batch)).unwrap_err();
+    let error = trainer.step(&mut adapted, None, std::slice::from_ref(&batch)).unwrap_err();
     assert!(error.to_string().starts_with("unused.weight "), "{error}");
-    for_each_parameter_mut(classifier.model_mut(), |path, parameter| {
+    for_each_parameter_mut(adapted.model_mut(), |path, parameter| {
         let values = parameter.base().unwrap().value().to_f32_vec();
         assert!(values.iter().all(|value| *value == 0.5), "{path} has not moved");
         parameter.base_mut().unwrap().set_trainable(path != "unused.weight");
     });
-    trainer.step(&mut classifier, None, &[batch]).unwrap();
+    trainer.step(&mut adapted, None, &[batch]).unwrap();
 }
 
 /// The step, the tensor and nothing moved.
 #[test]
 fn a_number_that_is_not_finite_stops_the_step_and_is_named() {
     let expect = |spoil: fn(&mut dyn Module), tensor: &str| {
-        let (mut classifier, batch) = load(&Case::named("bert_query_value"), Compute::F32);
-        adapter::set_trainable(classifier.model_mut(), AdapterId(0), true);
-        spoil(classifier.model_mut());
-        let before = lowrank::train::snapshot::take(classifier.model_mut());
+        let (mut adapted, batch) = load(&Case::named("bert_query_value"), Compute::F32);
+        adapter::set_trainable(adapted.model_mut(), AdapterId(0), true);
+        spoil(adapted.model_mut());
+        let before = lowrank::train::snapshot::take(adapted.model_mut());
         let mut trainer =
             Trainer::new(AdamW::new(AdamWConfig::default()), schedule(ScheduleKind::Constant, 1.0), 0);
-        match trainer.step(&mut classifier, ADAPTER, &[batch]) {
+        match trainer.step(&mut adapted, ADAPTER, &[batch]) {
             Err(Error::NotFinite { step: 1, tensor: found, .. }) => assert_eq!(found, tensor),
             other => panic!("{other:?} where {tensor} should be named"),
         }
-        let after = lowrank::train::snapshot::take(classifier.model_mut());
+        let after = lowrank::train::snapshot::take(adapted.model_mut());
         let bytes = |s: &lowrank::train::snapshot::Snapshot| s.values().map(|t| t.bytes().to_vec()).collect();
         let (before, after): (Vec<_>, Vec<_>) = (bytes(&before), bytes(&after));
         assert_eq!(before, after);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use lowrank::Error;
-use lowrank::models::EncoderConfig;
+use lowrank::models::ModelConfig;
 use lowrank::train::{self, BenchOptions};
 
 use crate::arguments::{Global, LoraArguments};
@@ -45,6 +45,9 @@ pub struct Train {
     /// File with a length on each line, taken in order and again from the first
     #[arg(long, value_name = "FILE")]
     lengths: Option<PathBuf>,
+    /// Tokens that an encoder-decoder writes for each sequence
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    target_seq: usize,
     /// Steps to measure
     #[arg(long, value_name = "N", default_value_t = 10)]
     steps: usize,
@@ -58,10 +61,11 @@ pub fn run(command: Command, global: Global) -> Result {
         None => vec![arguments.seq.unwrap_or(128)],
     };
     let report = train::bench(&BenchOptions {
-        config: EncoderConfig::read(&arguments.config)?,
+        config: ModelConfig::read(&arguments.config)?,
         lora: lora_config(&arguments.lora),
         batch_size: arguments.batch,
         lengths,
+        target: arguments.target_seq,
         steps: arguments.steps,
         compute: global.compute(),
     })?;

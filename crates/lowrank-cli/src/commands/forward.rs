@@ -6,7 +6,7 @@ use clap::Args;
 use lowrank::Compute;
 use lowrank::adapter::AdapterFile;
 use lowrank::hub::{self, RepositoryKind, write_tensors};
-use lowrank::train::{self, Classifier, LoadOptions};
+use lowrank::train::{self, AdaptedModel, LoadOptions};
 use serde_json::json;
 
 use crate::arguments::{Global, ModelArguments};
@@ -47,16 +47,16 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     place::check("--outputs", &arguments.outputs, &arguments.inputs)?;
     let compute = if global.dtype.is_none() { Some(Compute::F32) } else { global.compute() };
     let _downloads = Downloads::show(None);
-    let mut classifier =
-        Classifier::load(model, adapter.as_deref(), LoadOptions { compute, num_labels: None })?;
+    let mut adapted =
+        AdaptedModel::load(model, adapter.as_deref(), LoadOptions { compute, ..LoadOptions::default() })?;
     let file = match adapter {
         Some(name) if arguments.gradients => {
             Some(AdapterFile::open(&hub::resolve(name, RepositoryKind::Adapter)?.path)?)
         }
         _ => None,
     };
-    let adapter = classifier.first_adapter();
-    let tensors = train::forward(&mut classifier, &arguments.inputs, adapter, file.as_ref())?;
+    let adapter = adapted.first_adapter();
+    let tensors = train::forward(&mut adapted, &arguments.inputs, adapter, file.as_ref())?;
     write_tensors(&arguments.outputs, &tensors)?;
     let (count, place) = (tensors.len(), arguments.outputs.display().to_string());
     Output::new(global.json)

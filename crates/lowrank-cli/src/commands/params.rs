@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lowrank::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Targets, Tree};
 use lowrank::hub::{self, RepositoryKind};
-use lowrank::models::{self, EncoderConfig};
+use lowrank::models::{self, HeadSpec, ModelConfig};
 use serde_json::json;
 
 use crate::arguments::{Global, LoraArguments};
@@ -56,7 +56,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
     let _downloads = Downloads::show(None);
     let config = match (&arguments.source.config, &arguments.source.model) {
-        (Some(path), _) => EncoderConfig::read(path)?,
+        (Some(path), _) => ModelConfig::read(path)?,
         (None, model) => {
             let name = model.as_deref().unwrap_or_default();
             models::read_config(&hub::resolve(name, RepositoryKind::Configuration)?.path)?
@@ -68,7 +68,9 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     };
     let own_labels = file.as_ref().and_then(AdapterFile::num_labels).unwrap_or(config.labels.len());
     let num_labels = arguments.num_labels.map_or(own_labels, |labels| labels as usize);
-    let model = models::from_config(&config, num_labels);
+    let of_adapter = file.as_ref().and_then(AdapterFile::head);
+    let kind = of_adapter.or(config.head).unwrap_or(config.usual_head());
+    let model = models::from_config(&config, HeadSpec::new(kind, num_labels))?;
     let (lora, plan) = match &file {
         Some(file) => (file.config_for(&*model), file.plan(&*model, model.info())?),
         None => {

@@ -30,7 +30,7 @@ pub struct Plan {
 /// If a target, a module to exclude or a module to save matches nothing, or the rank is 0 or beyond a layer.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     let plan = plan_any_rank(model, info, config)?;
-    check_exclude_modules(model, config)?;
+    check_exclude_modules(model, info, config)?;
     let mut result = Ok(());
     for_each_linear(model, |path, linear| {
         let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());
@@ -91,22 +91,42 @@ pub fn attach(
             linear.lora.push(fresh(path, linear, config, adapter, seed));
         }
     });
+    let tied = tied_values(&*model, &plan);
     let mut result = Ok(());
     for_each_parameter_mut(model, |path, parameter| {
         if let Some(base) = parameter.base_mut() {
             base.set_trainable(false);
         }
         if result.is_ok() && plan.replaced.iter().any(|name| name == path) {
-            result = parameter
-                .active(None)
-                .map(|leaf| leaf.value().clone())
-                .and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
+            let value = match tied.iter().find(|(name, _)| name == path) {
+                Some((_, value)) => Ok(value.clone()),
+                None => parameter.active(None).map(|leaf| leaf.value().clone()),
+            };
+            result = value.and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
         }
     });
     if result.is_err() {
         detach(model, adapter);
     }
     result.map(|()| plan)
+}
+
+/// The values of the parameters to replace that are other names of one: PEFT copies those, too.
+fn tied_values(model: &dyn Module, plan: &Plan) -> Vec<(String, Tensor)> {
+    let mut wanted = Vec::new();
+    for_each_parameter(model, |path, parameter| {
+        if let Some(name) = parameter.tie().filter(|_| plan.replaced.iter().any(|name| name == path)) {
+            wanted.push((path.to_owned(), name));
+        }
+    });
+    let mut values = Vec::new();
+    for_each_parameter(model, |path, parameter| {
+        if let Some(leaf) = parameter.base() {
+            let same = wanted.iter().filter(|(_, name)| *name == path);
+            values.extend(same.map(|(name, _)| (name.clone(), leaf.value().clone())));
+        }
+    });
+    values
 }
 
 fn fresh(path: &str, linear: &Linear, config: &LoraConfig, adapter: AdapterId, seed: u64) -> Lora {

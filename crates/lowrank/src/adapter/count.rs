@@ -20,7 +20,12 @@ impl ParameterCount {
     /// Counts a model as it is: nothing is trained.
     pub fn of_base(model: &dyn Module) -> Self {
         let mut all = 0;
-        for_each_parameter(model, |_, parameter| all += parameter.shape().elements() as u64);
+        for_each_parameter(model, |_, parameter| {
+            // A tied parameter is another one's second name.
+            if parameter.tie().is_none() {
+                all += parameter.shape().elements() as u64;
+            }
+        });
         Self { trainable: 0, all }
     }
 

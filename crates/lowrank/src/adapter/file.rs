@@ -8,8 +8,8 @@ use super::config::LoraConfig;
 use super::matcher::{is_suffix, is_within};
 use super::peft_config;
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
-use crate::models::ModelInfo;
-use crate::nn::{Module, for_each_linear_mut, for_each_parameter_mut};
+use crate::models::{Head, ModelInfo};
+use crate::nn::{Module, for_each_linear, for_each_linear_mut, for_each_parameter_mut};
 use crate::tape::{AdapterId, Leaf, Lora};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -42,6 +42,7 @@ pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tenso
 /// If a file cannot be written.
 pub fn save(
     model: &mut dyn Module,
+    info: &ModelInfo,
     adapter: AdapterId,
     plan: &Plan,
     config: &LoraConfig,
@@ -51,7 +52,18 @@ pub fn save(
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     write_tensors(&folder.join(ADAPTER_FILE), &tensors(model, adapter, plan))?;
     let saved = names_for_peft(&plan.modules_to_save, plan);
-    peft_config::write(folder, &peft_config::to_json(config, &plan.linears, &saved, base_model))
+    let mut transposed = false;
+    for_each_linear(&*model, |path, linear| {
+        transposed |= linear.weight.is_transposed() && plan.linears.iter().any(|name| name == path);
+    });
+    let meaning = peft_config::Meaning {
+        targets: &plan.linears,
+        modules_to_save: &saved,
+        base_model,
+        task_type: info.kind.peft_task_type(),
+        fan_in_fan_out: transposed,
+    };
+    peft_config::write(folder, &peft_config::to_json(config, &meaning))
 }
 
 /// PEFT wraps every module whose name ends with an entry, even one inside another that it wrapped, and then cannot
@@ -81,6 +93,7 @@ pub struct AdapterFile {
     folder: PathBuf,
     config: LoraConfig,
     checkpoint: Checkpoint,
+    head: Option<Head>,
 }
 
 impl AdapterFile {
@@ -89,9 +102,10 @@ impl AdapterFile {
     /// # Errors
     /// If a file is missing or malformed, or the adapter is of a kind that is not supported.
     pub fn open(folder: &Path) -> Result<Self> {
-        let config = peft_config::read(folder)?;
+        let (config, task_type) = peft_config::read(folder)?;
         let checkpoint = Checkpoint::open_adapter(folder)?;
-        Ok(Self { folder: folder.to_path_buf(), config, checkpoint })
+        let head = task_type.as_deref().and_then(Head::from_peft_task_type);
+        Ok(Self { folder: folder.to_path_buf(), config, checkpoint, head })
     }
 
     /// The configuration.
@@ -104,9 +118,14 @@ impl AdapterFile {
         &self.folder
     }
 
+    /// What the adapter's model predicts, if the configuration says so.
+    pub fn head(&self) -> Option<Head> {
+        self.head
+    }
+
     /// The width of the logits of the head that the adapter brings along, if it brings one.
     pub fn num_labels(&self) -> Option<usize> {
-        ["classifier.weight", "classifier.out_proj.weight", "score.weight"]
+        ["classifier.weight", "classifier.out_proj.weight", "classifier.linear.weight", "score.weight"]
             .iter()
             .find_map(|name| self.checkpoint.get(&format!("{PREFIX}{name}")))
             .and_then(|view| view.shape.first().copied())
@@ -139,20 +158,27 @@ impl AdapterFile {
     pub fn attach(&self, model: &mut dyn Module, info: &ModelInfo, adapter: AdapterId) -> Result<Plan> {
         let plan = self.plan(&*model, info)?;
         detach(model, adapter);
-        let bound = self.bind(model, &plan, adapter);
+        let bound = self.bind(model, info, &plan, adapter);
         if bound.is_err() {
             detach(model, adapter);
         }
         bound.map(|()| plan)
     }
 
-    fn bind(&self, model: &mut dyn Module, plan: &Plan, adapter: AdapterId) -> Result<()> {
+    fn bind(
+        &self,
+        model: &mut dyn Module,
+        info: &ModelInfo,
+        plan: &Plan,
+        adapter: AdapterId,
+    ) -> Result<()> {
         let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
             if result.is_ok() && plan.linears.iter().any(|name| name == path) {
                 let shapes = (linear.inputs(), linear.outputs());
-                result = self.pair(path, shapes, adapter, &mut unused).map(|lora| linear.lora.push(lora));
+                let name = self.name_of(path, info);
+                result = self.pair(&name, shapes, adapter, &mut unused).map(|lora| linear.lora.push(lora));
             }
         });
         result?;
@@ -161,15 +187,18 @@ impl AdapterFile {
             if result.is_err() {
                 return;
             }
-            let key = peft_key(path, plan);
-            if plan.replaced.iter().any(|name| name == path) {
+            let replaced = plan.replaced.iter().any(|name| name == path);
+            let key = self.key_of(path, info, plan);
+            let path = &self.name_of(path, info);
+            if replaced {
                 result = self
-                    .tensor(&key, parameter.shape().dims())
+                    .tensor(&key, parameter.file_shape().dims())
+                    .map(|value| parameter.from_file(value))
                     .and_then(|value| parameter.set_replacement(adapter, Leaf::frozen(value)));
                 unused.remove(&key);
             }
             if result.is_ok() {
-                result = self.account_for_copies(path, parameter.shape().dims(), &mut unused);
+                result = self.account_for_copies(path, parameter.file_shape().dims(), &mut unused);
             }
         });
         result?;
@@ -177,6 +206,23 @@ impl AdapterFile {
             None => Ok(()),
             Some(key) => Err(self.error(key, "it binds to nothing in the model")),
         }
+    }
+
+    /// The key in this file of the tensor that [`for_each_leaf_mut`] names.
+    pub fn key_of(&self, name: &str, info: &ModelInfo, plan: &Plan) -> String {
+        let key = peft_key(name, plan);
+        let path = key.strip_prefix(PREFIX).unwrap_or(&key);
+        format!("{PREFIX}{}", self.name_of(path, info))
+    }
+
+    /// The name that this file has for a module or tensor: files of older versions of Transformers have older names.
+    fn name_of(&self, path: &str, info: &ModelInfo) -> String {
+        let Some(older) = info.older_name.map(|older| older(path)) else { return path.to_owned() };
+        let within = |name: &str| {
+            let inner = |key: &str| key.strip_prefix(PREFIX)?.strip_prefix(name).map(str::to_owned);
+            self.checkpoint.names().filter_map(inner).any(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if !within(path) && within(&older) { older } else { path.to_owned() }
     }
 
     /// Other keys of the file that stand for the tensor at `key`: the copies that PEFT writes.

@@ -12,11 +12,10 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 18] = [
+const UNSUPPORTED: [&str; 17] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "arrow_config",
-    "fan_in_fan_out",
     "kasa_config",
     "layer_replication",
     "layers_pattern",
@@ -36,18 +35,28 @@ const UNSUPPORTED: [&str; 18] = [
 /// How PEFT holds an adapter in memory: no key that it writes, and one that it passes over.
 const RUNTIME_CONFIG: &str = "runtime_config";
 
-/// The text of `adapter_config.json`: PEFT's keys in PEFT's order. `targets` and `modules_to_save` are what the
-/// configuration came to mean in the model.
-pub fn to_json(
-    config: &LoraConfig,
-    targets: &[String],
-    modules_to_save: &[String],
-    base_model: &str,
-) -> String {
-    serde_json::to_string_pretty(&to_value(config, targets, modules_to_save, base_model)).unwrap_or_default()
+/// What a configuration came to mean in a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meaning<'a> {
+    /// The layers that are adapted.
+    pub targets: &'a [String],
+    /// The modules that are trained whole.
+    pub modules_to_save: &'a [String],
+    /// The base model's folder or id, as it was given.
+    pub base_model: &'a str,
+    /// PEFT's word for what the model predicts.
+    pub task_type: Option<&'a str>,
+    /// Whether the weights of adapted layers are stored as `[inputs, outputs]`.
+    pub fan_in_fan_out: bool,
 }
 
-fn to_value(config: &LoraConfig, targets: &[String], modules_to_save: &[String], base_model: &str) -> Value {
+/// The text of `adapter_config.json`: PEFT's keys in PEFT's order.
+pub fn to_json(config: &LoraConfig, meaning: &Meaning<'_>) -> String {
+    serde_json::to_string_pretty(&to_value(config, meaning)).unwrap_or_default()
+}
+
+fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
+    let Meaning { targets, modules_to_save, base_model, task_type, fan_in_fan_out } = meaning;
     let target_modules = match &config.target_modules {
         Some(Targets::Pattern(pattern)) => json!(pattern),
         Some(Targets::Names(names)) => json!(sorted(names)),
@@ -75,7 +84,7 @@ fn to_value(config: &LoraConfig, targets: &[String], modules_to_save: &[String],
         "ensure_weight_tying": false,
         "eva_config": null,
         "exclude_modules": exclude_modules,
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": fan_in_fan_out,
         "inference_mode": true,
         "init_lora_weights": init,
         "kasa_config": null,
@@ -89,7 +98,7 @@ fn to_value(config: &LoraConfig, targets: &[String], modules_to_save: &[String],
         "lora_ga_config": null,
         "megatron_config": null,
         "megatron_core": "megatron.core",
-        "modules_to_save": modules_to_save,
+        "modules_to_save": if modules_to_save.is_empty() { Value::Null } else { json!(modules_to_save) },
         "monteclora_config": null,
         "peft_type": "LORA",
         "peft_version": PEFT_VERSION,
@@ -99,7 +108,7 @@ fn to_value(config: &LoraConfig, targets: &[String], modules_to_save: &[String],
         "revision": null,
         "target_modules": target_modules,
         "target_parameters": null,
-        "task_type": "SEQ_CLS",
+        "task_type": task_type,
         "trainable_token_indices": null,
         "use_bdlora": null,
         "use_dora": false,
@@ -129,25 +138,27 @@ pub(super) fn write(folder: &Path, text: &str) -> Result<()> {
     write_atomically(folder.join(ADAPTER_CONFIG), |file| file.write_all(text.as_bytes()))
 }
 
-/// Reads `adapter_config.json` from `folder`.
+/// Reads `adapter_config.json` from `folder`: the configuration, and PEFT's word for what the model predicts. Whether the
+/// weights are stored the other way round (`fan_in_fan_out`) is known from the model.
 ///
 /// # Errors
 /// If the file is missing or malformed, belongs to another method than LoRA, uses a variant of LoRA that would
 /// compute something else than this program does, or holds a setting that PEFT does not have.
-pub fn read(folder: &Path) -> Result<LoraConfig> {
+pub fn read(folder: &Path) -> Result<(LoraConfig, Option<String>)> {
     let path = folder.join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let value: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;
     let map = value.as_object().ok_or_else(|| Error::file(&path, "not a JSON object"))?;
-    parse(map).map_err(|reason| Error::file(&path, reason))
+    let config = parse(map).map_err(|reason| Error::file(&path, reason))?;
+    Ok((config, map.get("task_type").and_then(Value::as_str).map(str::to_owned)))
 }
 
 fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
     if let Some(kind) = map.get("peft_type").filter(|kind| *kind != "LORA") {
         return Err(format!("peft_type is {kind}; only LORA can be loaded"));
     }
-    let known = to_value(&LoraConfig::default(), &[], &[], "");
+    let known = to_value(&LoraConfig::default(), &Meaning::default());
     for (key, value) in map {
         // The number 0 is a layer in layers_to_transform.
         if UNSUPPORTED.contains(&key.as_str()) && (value.is_number() || !is_off(value)) {

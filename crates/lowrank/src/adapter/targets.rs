@@ -31,14 +31,28 @@ pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<Stri
 /// A module of a model, the model itself left out.
 struct Place {
     path: String,
+    /// Its name in older versions of Transformers, where that was another.
+    older: Option<String>,
     kind: ModuleKind,
 }
 
-fn places(model: &dyn Module) -> Vec<Place> {
+impl Place {
+    fn matches(&self, matcher: &Matcher) -> Result<bool> {
+        Ok(matcher.matches(&self.path)?
+            || self.older.as_ref().map_or(Ok(false), |older| matcher.matches(older))?)
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        is_suffix(&self.path, name) || self.older.as_ref().is_some_and(|older| is_suffix(older, name))
+    }
+}
+
+fn places(model: &dyn Module, info: &ModelInfo) -> Vec<Place> {
     let mut places = Vec::new();
     for_each_module(model, |path, kind| {
         if kind == ModuleKind::Linear || !path.is_empty() {
-            places.push(Place { path: path.to_owned(), kind });
+            let older = info.older_name.map(|older| older(path)).filter(|older| older != path);
+            places.push(Place { path: path.to_owned(), older, kind });
         }
     });
     places
@@ -64,17 +78,18 @@ pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
         .transpose()?;
     let saved = modules_to_save(config, info);
 
-    let places = places(model);
+    let places = places(model, info);
     if let Targets::Names(names) = targets {
         names.iter().try_for_each(|name| check_name(name, &places))?;
     }
     let (mut kept, mut other, mut left_out) = (Vec::new(), None, false);
     for place in &places {
-        let Place { path, kind } = place;
-        if (*targets == Targets::AllLinear && *kind != ModuleKind::Linear) || !matcher.matches(path)? {
+        let Place { path, kind, .. } = place;
+        let passed_over = *kind != ModuleKind::Linear || info.output == Some(path);
+        if (*targets == Targets::AllLinear && passed_over) || !place.matches(&matcher)? {
             continue;
         }
-        if excluded.as_ref().map_or(Ok(false), |matcher| matcher.matches(path))?
+        if excluded.as_ref().map_or(Ok(false), |matcher| place.matches(matcher))?
             || saved.iter().any(|name| is_within(path, name))
         {
             left_out = true;
@@ -107,7 +122,7 @@ pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
 
 /// A name of the list must mean a module.
 fn check_name(name: &str, places: &[Place]) -> Result<()> {
-    if places.iter().any(|place| is_suffix(&place.path, name)) {
+    if places.iter().any(|place| place.is_called(name)) {
         return Ok(());
     }
     let linears = places.iter().filter(|place| place.kind == ModuleKind::Linear);
@@ -117,7 +132,7 @@ fn check_name(name: &str, places: &[Place]) -> Result<()> {
 
 /// The error of a target that is no linear layer, and what to write instead. `linears` are those that are matched.
 fn no_linear(targets: &Targets, place: &Place, linears: &[String], places: &[Place]) -> Error {
-    let Place { path, kind } = place;
+    let Place { path, kind, .. } = place;
     let fault = match kind {
         ModuleKind::Embedding => {
             "an embedding and no linear layer: PEFT would adapt it, this program cannot yet"
@@ -171,11 +186,15 @@ fn last_parts(paths: &[String]) -> Vec<String> {
 }
 
 /// Checks that `exclude_modules` means something: each of its names, or its pattern, a module.
-pub(super) fn check_exclude_modules(model: &dyn Module, config: &LoraConfig) -> Result<()> {
+pub(super) fn check_exclude_modules(
+    model: &dyn Module,
+    info: &ModelInfo,
+    config: &LoraConfig,
+) -> Result<()> {
     let Some(targets) = &config.exclude_modules else { return Ok(()) };
-    let places = places(model);
+    let places = places(model, info);
     if let Targets::Names(names) = targets {
-        let unknown = names.iter().find(|name| !places.iter().any(|place| is_suffix(&place.path, name)));
+        let unknown = names.iter().find(|name| !places.iter().any(|place| place.is_called(name)));
         let paths: Vec<String> = places.into_iter().map(|place| place.path).collect();
         return unknown.map_or(Ok(()), |name| {
             Err(Error::unknown("module to exclude", name, last_parts(&paths).iter().map(String::as_str)))
@@ -183,7 +202,7 @@ pub(super) fn check_exclude_modules(model: &dyn Module, config: &LoraConfig) -> 
     }
     let matcher = Matcher::new("exclude_modules", targets)?;
     for place in &places {
-        if matcher.matches(&place.path)? {
+        if place.matches(&matcher)? {
             return Ok(());
         }
     }

@@ -1,81 +1,10 @@
-//! Ragged batches in a seeded order that can be entered anywhere.
+//! Data sets in a seeded order that can be entered anywhere.
 
 use lowrank_kernels::random::Philox;
 
-use super::dataset::TokenizedDataset;
-use super::example::Labels;
+use super::Dataset;
+use super::batch::Batch;
 use crate::{Error, Result};
-
-/// Some examples side by side, without padding.
-///
-/// # Shapes
-/// `B` sequences of `T` tokens together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// Token ids `[T]`.
-    pub ids: Vec<u32>,
-    /// Token types `[T]`.
-    pub type_ids: Vec<u32>,
-    /// The place of each token in its sequence `[T]`, from 0; the model adds its own start.
-    pub position_ids: Vec<u32>,
-    /// Where each sequence begins, and where the last one ends `[B + 1]`.
-    pub offsets: Vec<usize>,
-    /// The labels `[B]`.
-    pub labels: Labels,
-    /// The place of each sequence in the whole batch of its step `[B]`: the same however the step is divided, so
-    /// that dropout is.
-    pub examples: Vec<u32>,
-}
-
-impl Batch {
-    /// The examples `rows` of `dataset` as one batch; the first is number `first` of its step.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if the data set has no such row.
-    pub fn gather(dataset: &TokenizedDataset, rows: &[u32], first: usize) -> Result<Self> {
-        let mut batch = Self {
-            ids: Vec::new(),
-            type_ids: Vec::new(),
-            position_ids: Vec::new(),
-            offsets: vec![0],
-            labels: Labels::None,
-            examples: Vec::with_capacity(rows.len()),
-        };
-        let mut labels = Vec::with_capacity(rows.len());
-        for (place, &row) in rows.iter().enumerate() {
-            let Some(example) = dataset.get(row as usize) else {
-                return Err(Error::Usage(format!(
-                    "the data set has {} examples, no number {row}",
-                    dataset.len()
-                )));
-            };
-            batch.ids.extend_from_slice(example.ids);
-            batch.type_ids.extend(example.type_ids.iter().map(|&id| u32::from(id)));
-            batch.type_ids.resize(batch.ids.len(), 0);
-            batch.position_ids.extend((0u32..).take(example.ids.len()));
-            batch.offsets.push(batch.ids.len());
-            batch.examples.push(to_u32(first + place)?);
-            labels.push(example.label);
-        }
-        batch.labels = Labels::gather(labels);
-        Ok(batch)
-    }
-
-    /// How many sequences it has.
-    pub fn sequences(&self) -> usize {
-        self.examples.len()
-    }
-
-    /// How many tokens all its sequences have together.
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// The length of its longest sequence.
-    pub fn longest(&self) -> usize {
-        self.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
-    }
-}
 
 /// How a data set is cut into steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,12 +17,23 @@ pub struct BatchPlan {
     pub shuffle: bool,
     /// What the orders come from.
     pub seed: u64,
+    /// In training, the seed of what changes an example from one pass to the next: crops, flips.
+    pub pass: Option<u64>,
+}
+
+/// A pass over a data set in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pass {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The epoch, from 0.
+    pub epoch: usize,
 }
 
 impl BatchPlan {
     /// Batches of `batch_size` in file order: for evaluation.
     pub fn in_order(batch_size: usize) -> Self {
-        Self { batch_size, gradient_accumulation: 1, shuffle: false, seed: 0 }
+        Self { batch_size, gradient_accumulation: 1, shuffle: false, seed: 0, pass: None }
     }
 
     /// The examples of a step.
@@ -134,9 +74,8 @@ pub struct Position {
 /// The steps over a data set, epoch after epoch without an end.
 ///
 /// From the same plan and [`Position`] come the same batches, whoever came there and how.
-#[derive(Debug)]
 pub struct Batches<'a> {
-    dataset: &'a TokenizedDataset,
+    dataset: &'a dyn Dataset,
     plan: BatchPlan,
     position: Position,
     order: Vec<u32>,
@@ -147,7 +86,7 @@ impl<'a> Batches<'a> {
     ///
     /// # Errors
     /// [`Error::Usage`] for an empty data set or a position beyond the end of an epoch.
-    pub fn new(dataset: &'a TokenizedDataset, plan: BatchPlan, position: Position) -> Result<Self> {
+    pub fn new(dataset: &'a dyn Dataset, plan: BatchPlan, position: Position) -> Result<Self> {
         if dataset.is_empty() {
             return Err(Error::Usage("there are no examples to make batches of".to_owned()));
         }
@@ -179,11 +118,12 @@ impl<'a> Batches<'a> {
     /// The batches of the next step, at most `gradient_accumulation` of them, and moves on.
     ///
     /// # Errors
-    /// As [`Batch::gather`].
+    /// As [`Dataset::gather`].
     pub fn next_step(&mut self) -> Result<Vec<Batch>> {
         let size = self.plan.batch_size.max(1);
+        let pass = self.plan.pass.map(|seed| Pass { seed, epoch: self.position.epoch });
         let batches = (self.rows().chunks(size).enumerate())
-            .map(|(number, rows)| Batch::gather(self.dataset, rows, number * size))
+            .map(|(number, rows)| self.dataset.gather(rows, number * size, pass))
             .collect::<Result<_>>()?;
         self.position.step += 1;
         if self.position.step == self.steps_per_epoch() {
@@ -194,6 +134,6 @@ impl<'a> Batches<'a> {
     }
 }
 
-fn to_u32(number: usize) -> Result<u32> {
+pub(super) fn to_u32(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(|_| Error::Usage(format!("{number} examples are too many")))
 }

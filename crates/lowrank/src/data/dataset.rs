@@ -1,11 +1,63 @@
 //! A tokenised data set, packed.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
-use super::example::{Example, Examples, Label};
+use super::batch::{Batch, TokenRows};
+use super::batches::Pass;
+use super::collector::{Classification, Collector};
+use super::example::{Example, Examples, Label, Labels};
+use super::tasks::TaskInfo;
 use super::tokenizer::Tokenizer;
 use crate::fnv::Fnv;
 use crate::{Error, Result};
+
+/// Examples that a model reads.
+pub trait Dataset: Send + Sync {
+    /// How many examples there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The examples `rows` as one batch; the first is number `first` of its step. `pass` tells one pass of training from
+    /// another, for data that changes between them; absent: the examples as they are.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no such row; if an example cannot be read after all.
+    fn gather(&self, rows: &[u32], first: usize, pass: Option<Pass>) -> Result<Batch>;
+
+    /// A number that changes with anything that a batch holds.
+    fn fingerprint(&self) -> u64;
+
+    /// How many tokens all examples have together.
+    fn tokens(&self) -> usize;
+
+    /// The length of each example, in tokens.
+    fn lengths(&self) -> Vec<usize>;
+
+    /// What takes a model's outputs over these examples.
+    fn collector<'a>(&'a self, task: &'a TaskInfo) -> Box<dyn Collector + 'a>;
+
+    /// How many examples have each label, by the labels' names; empty where labels are no classes.
+    fn label_counts(&self, task: &TaskInfo) -> BTreeMap<String, usize> {
+        let _ = task;
+        BTreeMap::new()
+    }
+
+    /// How many examples were longer than the longest allowed and lost their ends.
+    fn truncated(&self) -> usize {
+        0
+    }
+
+    /// How many rows of the file could not be used.
+    fn skipped(&self) -> usize {
+        0
+    }
+}
 
 /// Examples tokenised in parallel at a time; what one of these holds is the only memory beside the packed result.
 const CHUNK: usize = 4096;
@@ -20,6 +72,15 @@ pub struct TokenizedDataset {
     bounds: Vec<usize>,
     labels: Vec<Option<Label>>,
     lines: Vec<u32>,
+    /// What takes a model's outputs over these examples.
+    fn collector<'a>(&'a self, task: &'a TaskInfo) -> Box<dyn Collector + 'a>;
+
+    /// How many examples have each label, by the labels' names; empty where labels are no classes.
+    fn label_counts(&self, task: &TaskInfo) -> BTreeMap<String, usize> {
+        let _ = task;
+        BTreeMap::new()
+    }
+
     /// How many examples were longer than the longest allowed and lost their ends.
     pub truncated: usize,
     /// How many rows of the file could not be used.
@@ -90,36 +151,6 @@ impl TokenizedDataset {
         Ok(())
     }
 
-    /// How many examples there are.
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    /// How many tokens all examples have together.
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// A number that changes with the tokens, segments and labels: FNV-1a over all of them.
-    pub fn fingerprint(&self) -> u64 {
-        let labels = self.labels.iter().map(|label| match label {
-            None => 0,
-            Some(Label::Class(class)) => 1 + (u64::from(*class) << 2),
-            Some(Label::Score(score)) => 2 + (u64::from(score.to_bits()) << 2),
-        });
-        let ids = self.ids.iter().map(|&id| u64::from(id));
-        let types = self.type_ids.iter().map(|&id| u64::from(id));
-        let bounds = self.bounds.iter().map(|&bound| bound as u64);
-        let mut hash = Fnv::default();
-        ids.chain(types).chain(bounds).chain(labels).for_each(|word| hash.add_word(word));
-        hash.0
-    }
-
     /// The largest token id, to be compared with the model's vocabulary.
     pub fn largest_id(&self) -> Option<u32> {
         self.ids.iter().copied().max()
@@ -150,4 +181,72 @@ impl TokenizedDataset {
             line: self.lines[index] as usize,
         })
     }
+}
+
+impl Dataset for TokenizedDataset {
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn gather(&self, rows: &[u32], first: usize, _: Option<Pass>) -> Result<Batch> {
+        let mut tokens = TokenRows::default();
+        let mut labels = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let example = self.get(row as usize).ok_or_else(|| no_such_row(row, self.len()))?;
+            tokens.push(example.ids, example.type_ids);
+            labels.push(example.label);
+        }
+        Batch::of_tokens(tokens, Labels::gather(labels), first)
+    }
+
+    /// FNV-1a over the tokens, segments and labels.
+    fn fingerprint(&self) -> u64 {
+        let labels = self.labels.iter().map(|label| match label {
+            None => 0,
+            Some(Label::Class(class)) => 1 + (u64::from(*class) << 2),
+            Some(Label::Score(score)) => 2 + (u64::from(score.to_bits()) << 2),
+        });
+        let ids = self.ids.iter().map(|&id| u64::from(id));
+        let types = self.type_ids.iter().map(|&id| u64::from(id));
+        let bounds = self.bounds.iter().map(|&bound| bound as u64);
+        let mut hash = Fnv::default();
+        ids.chain(types).chain(bounds).chain(labels).for_each(|word| hash.add_word(word));
+        hash.0
+    }
+
+    fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn lengths(&self) -> Vec<usize> {
+        self.bounds.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    fn collector<'a>(&'a self, task: &'a TaskInfo) -> Box<dyn Collector + 'a> {
+        let lines = self.lines.iter().map(|line| *line as usize).collect();
+        Box::new(Classification::new(task, lines))
+    }
+
+    fn label_counts(&self, task: &TaskInfo) -> BTreeMap<String, usize> {
+        let mut counts: BTreeMap<String, usize> = task.labels.iter().map(|name| (name.clone(), 0)).collect();
+        for label in self.labels.iter().flatten() {
+            if let Label::Class(_) = label {
+                *counts.entry(task.name_of(Some(*label))).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    fn truncated(&self) -> usize {
+        self.truncated
+    }
+
+    fn skipped(&self) -> usize {
+        self.skipped
+    }
+}
+
+/// The error of a row that a data set does not have.
+pub(super) fn no_such_row(row: u32, examples: usize) -> Error {
+    Error::Usage(format!("the data set has {examples} examples, no number {row}"))
 }

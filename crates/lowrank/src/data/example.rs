@@ -38,9 +38,21 @@ pub enum Labels {
     Classes(Vec<i64>),
     /// One number per example.
     Scores(Vec<f32>),
+    /// One class per token, or for a language model the next token; −100 where none is to be met.
+    Tokens(Vec<i64>),
+    /// Where each example's answer begins and ends, as tokens of its sequence.
+    Spans {
+        /// The first tokens.
+        starts: Vec<i64>,
+        /// The last tokens.
+        ends: Vec<i64>,
+    },
     /// There are none.
     None,
 }
+
+/// The class that is not to be met, as in PyTorch.
+pub const IGNORED: i64 = -100;
 
 impl Labels {
     /// Gathers labels of one kind; [`Labels::None`] if any is missing or they are of two kinds.
@@ -67,6 +79,8 @@ impl Labels {
         match self {
             Self::Classes(classes) => classes.len(),
             Self::Scores(scores) => scores.len(),
+            Self::Tokens(tokens) => tokens.iter().filter(|token| **token != IGNORED).count(),
+            Self::Spans { starts, .. } => starts.len(),
             Self::None => 0,
         }
     }

@@ -18,8 +18,6 @@ pub struct Metrics {
     expected: Vec<u32>,
     predicted_scores: Vec<f32>,
     expected_scores: Vec<f32>,
-    loss_sum: f64,
-    loss_targets: usize,
 }
 
 impl Metrics {
@@ -34,8 +32,6 @@ impl Metrics {
             expected: Vec::new(),
             predicted_scores: Vec::new(),
             expected_scores: Vec::new(),
-            loss_sum: 0.0,
-            loss_targets: 0,
         }
     }
 
@@ -73,21 +69,10 @@ impl Metrics {
         Ok(())
     }
 
-    /// Adds the mean loss of a batch over its targets, so that `loss` is reported.
-    pub fn add_loss(&mut self, mean: f64, targets: usize) {
-        self.loss_sum += mean * targets as f64;
-        self.loss_targets += targets;
-    }
-
-    /// How many examples were added.
-    pub fn examples(&self) -> usize {
-        self.predicted.len() + self.predicted_scores.len()
-    }
-
-    /// The task's metrics, the main one first, then `loss` if losses were added.
+    /// The task's metrics, the main one first.
     pub fn compute(&self) -> Vec<(&'static str, f64)> {
         let (predicted, expected) = (&self.predicted, &self.expected);
-        let mut metrics: Vec<_> = (self.names.iter())
+        (self.names.iter())
             .map(|&name| {
                 let value = match name {
                     "accuracy" => accuracy(predicted, expected),
@@ -99,11 +84,7 @@ impl Metrics {
                 };
                 (name, value)
             })
-            .collect();
-        if self.loss_targets > 0 {
-            metrics.push(("loss", self.loss_sum / self.loss_targets as f64));
-        }
-        metrics
+            .collect()
     }
 }
 

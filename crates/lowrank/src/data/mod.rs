@@ -1,15 +1,21 @@
 //! From files to ragged batches: tasks, tokenisers, tokenised data sets, metrics.
 
+mod batch;
 mod batches;
+mod collector;
 mod dataset;
 mod example;
 pub mod metrics;
+mod reader;
 pub mod tasks;
 mod tokenizer;
 
-pub use batches::{Batch, BatchPlan, Batches, Position};
-pub use dataset::{TokenizedDataset, TokenizedExample};
-pub use example::{Example, Examples, Label, Labels};
+pub use batch::{Batch, BatchSource, Pixels, TokenRows};
+pub use batches::{BatchPlan, Batches, Pass, Position};
+pub use collector::{Collector, Outputs, Prediction, Scores};
+pub use dataset::{Dataset, TokenizedDataset, TokenizedExample};
+pub use example::{Example, Examples, IGNORED, Label, Labels};
 pub use metrics::Metrics;
+pub use reader::Reader;
 pub use tasks::{Columns, DataFiles, Task, TaskInfo, TaskOptions};
 pub use tokenizer::{Encoding, Tokenizer};

@@ -19,12 +19,12 @@ pub use report::{DemoReport, Row, Switch};
 
 use crate::adapter::ParameterCount;
 use crate::data::metrics::argmax;
-use crate::data::{Batch, Example, Examples, TokenizedDataset};
+use crate::data::{Dataset, Example, Examples, Reader, Scores, TokenizedDataset};
 use crate::hub::{ADAPTER_FILE, MODEL_FILE};
 use crate::models::{initialise_head, read_config};
 use crate::tape::AdapterId;
 use crate::train::{
-    self, Classifier, LoadOptions, Method, Observer, RunData, RunFile, RunOptions, Summary, evaluate,
+    self, AdaptedModel, LoadOptions, Method, Observer, RunData, RunFile, RunOptions, Summary, evaluate,
 };
 use crate::{Error, Result};
 
@@ -155,16 +155,18 @@ fn write_run(folder: &Path, plan: &Plan, stream: u64, compute: Option<Compute>) 
 fn untrained_accuracy(run: &RunFile) -> Result<f64> {
     let data = RunData::open(run, &read_config(Path::new(&run.model_source()))?)?;
     let task = data.task.info();
-    let load = LoadOptions { compute: Some(run.compute()), num_labels: Some(task.num_labels) };
-    let mut classifier = Classifier::load(&run.model_source(), None, load)?;
-    initialise_head(classifier.model_mut(), run.train.seed)?;
+    let num_labels = Some(task.num_labels);
+    let load = LoadOptions { compute: Some(run.compute()), num_labels, ..LoadOptions::default() };
+    let mut adapted = AdaptedModel::load(&run.model_source(), None, load)?;
+    initialise_head(adapted.model_mut(), run.train.seed)?;
     let file = data.files.validation.as_ref().unwrap_or(&data.files.train);
-    let info = classifier.model().info().clone();
-    let dataset = data.dataset(file, 0, info.max_length, &classifier.tokenizer()?, &info)?;
-    Ok(accuracy(&evaluate(&classifier, None, &dataset, task, &mut |_| Ok(()))?))
+    let info = adapted.model().info();
+    let reader = Reader::new(adapted.folder(), info, info.max_length);
+    let dataset = data.task.dataset(file, 0, true, &reader)?;
+    Ok(accuracy(&evaluate(&adapted, None, &*dataset, task, &mut |_| Ok(()))?))
 }
 
-fn accuracy(scores: &train::Scores) -> f64 {
+fn accuracy(scores: &Scores) -> f64 {
     scores.get("accuracy").copied().unwrap_or(f64::NAN)
 }
 
@@ -188,22 +190,22 @@ fn switch(
     compute: Option<Compute>,
 ) -> Result<(u64, Vec<Switch>, bool)> {
     let path = |plan: &Plan| folder.join(plan.question.name()).to_string_lossy().into_owned();
-    let load = LoadOptions { compute, num_labels: None };
-    let mut classifier = Classifier::load(&path(&RUNS[0]), Some(&path(&RUNS[1])), load)?;
-    classifier.attach(&path(&RUNS[2]))?;
+    let load = LoadOptions { compute, ..LoadOptions::default() };
+    let mut adapted = AdaptedModel::load(&path(&RUNS[0]), Some(&path(&RUNS[1])), load)?;
+    adapted.attach(&path(&RUNS[2]))?;
     let texts: Vec<String> =
         start::sentences(Question::Sentiment, SHOWN, SHOWN_SENTENCES).iter().map(Sentence::text).collect();
     let example = |text: &String| Example { text: text.clone(), text_pair: None, label: None, line: 1 };
     let examples = Examples { rows: texts.iter().map(example).collect(), skipped: 0 };
     let dataset =
-        TokenizedDataset::new(&classifier.tokenizer()?, &examples, classifier.model().info().max_length)?;
-    let batch = Batch::gather(&dataset, &(0..dataset.len() as u32).collect::<Vec<_>>(), 0)?;
+        TokenizedDataset::new(&adapted.tokenizer()?, &examples, adapted.model().info().max_length)?;
+    let batch = dataset.gather(&(0..dataset.len() as u32).collect::<Vec<_>>(), 0, None)?;
 
     let turns = [0, 1, 0];
-    let logits = turns.map(|turn| classifier.logits(&batch, Some(AdapterId(turn))));
+    let logits = turns.map(|turn| adapted.logits(&batch, Some(AdapterId(turn))));
     let [first, second, third] = logits;
     let logits = [first?, second?, third?];
-    let width = classifier.model().info().num_labels;
+    let width = adapted.model().info().num_labels;
     let answer = |sentence: usize, turn: usize| {
         let adapter = usize::from(turns[turn]);
         let class = argmax(&logits[turn][sentence * width..][..width]) as usize;
@@ -214,7 +216,7 @@ fn switch(
         let answers = (0..turns.len()).map(|turn| answer(sentence, turn)).collect();
         Switch { text, answers }
     });
-    Ok((ParameterCount::of_base(classifier.model()).all, shown.collect(), logits[0] == logits[2]))
+    Ok((ParameterCount::of_base(adapted.model()).all, shown.collect(), logits[0] == logits[2]))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::language::{Question, Sentence, vocabulary};
 use crate::hub::{MODEL_CONFIG, MODEL_FILE, Tensors, write_atomically, write_tensors};
-use crate::models::{self, EncoderConfig};
+use crate::models::{self, HeadSpec, ModelConfig};
 use crate::nn::for_each_parameter;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -34,10 +34,10 @@ pub(super) fn write_model(folder: &Path) -> Result<()> {
         "initializer_range": 0.1,
     });
     let path = folder.join(MODEL_CONFIG);
-    let encoder = EncoderConfig::from_json(&config).map_err(|reason| Error::file(&path, reason))?;
+    let parsed = ModelConfig::from_json(&config).map_err(|reason| Error::file(&path, reason))?;
     write_text(&path, &format!("{config:#}\n"))?;
     write_text(&folder.join("vocab.txt"), &format!("{}\n", words.join("\n")))?;
-    let mut model = models::from_config(&encoder, encoder.labels.len());
+    let mut model = models::from_config(&parsed, HeadSpec::classes(parsed.labels.len()))?;
     models::initialise(&mut *model, SEED, DType::F32)?;
     let mut tensors = Tensors::new();
     for_each_parameter(&*model, |path, parameter| {

@@ -1,50 +1,48 @@
-//! BERT (Devlin et al., arXiv 1810.04805), as Transformers' `BertForSequenceClassification`.
+//! BERT (Devlin et al., arXiv 1810.04805), as Transformers' `BertForSequenceClassification` and its siblings.
 
-use super::{EncoderConfig, Inputs, Model, ModelInfo};
+use super::encoder::{Body, Encoder, EncoderHead};
+use super::{EncoderConfig, Head, HeadSpec, HeadStyle, ModelInfo, Tokens};
 use crate::Result;
 use crate::module;
-use crate::nn::{Embedding, LayerNorm, Linear, assign_names};
+use crate::nn::{Embedding, LayerNorm, Linear};
 use crate::tape::{Tape, Var, ops};
 
-/// An encoder, a pooler and a classifier.
-#[derive(Debug)]
-pub struct BertForSequenceClassification {
-    bert: BertModel,
-    classifier: Linear,
-    classifier_dropout: f32,
-    info: ModelInfo,
+/// The model's shape, without values.
+pub fn new(config: &EncoderConfig, head: HeadSpec) -> Encoder {
+    let pooled = head.kind == Head::SequenceClassification && head.style == HeadStyle::Default;
+    let (width, dropout) = (config.hidden_size, config.classifier_dropout);
+    let layers = EncoderHead::of(head, width, config.layer_norm_eps, [dropout, 0.0], |labels| {
+        let linear = Linear::new(width, labels, true);
+        EncoderHead::Linear { name: "classifier", linear, dropout, dropout_is_module: true }
+    });
+    let info = ModelInfo { pooler: pooled.then_some("bert.pooler"), ..info(config, head, &layers, "Bert", "bert") };
+    Encoder::new(Body::Bert(BertModel::new(config, pooled)), layers, info)
 }
 
-module!(BertForSequenceClassification { "bert" => bert, "classifier" => classifier; "dropout" });
-
-impl BertForSequenceClassification {
-    /// The model's shape, without values.
-    pub fn new(config: &EncoderConfig, num_labels: usize) -> Self {
-        let mut model = Self {
-            bert: BertModel::new(config, true),
-            classifier: Linear::new(config.hidden_size, num_labels, true),
-            classifier_dropout: config.classifier_dropout,
-            info: ModelInfo::sequence_classifier(config, "BertForSequenceClassification", "bert", num_labels),
-        };
-        assign_names(&mut model);
-        model
-    }
-}
-
-impl Model for BertForSequenceClassification {
-    fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    fn info_mut(&mut self) -> &mut ModelInfo {
-        &mut self.info
-    }
-
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
-        let first = self.bert.forward_first(tape, inputs, inputs.positions)?;
-        let pooled = self.bert.pool(tape, &first)?;
-        let pooled = ops::dropout(tape, &pooled, self.classifier_dropout)?;
-        self.classifier.forward(tape, &pooled)
+/// What BERT and RoBERTa have in common. `class` begins the name of the class in Transformers.
+pub(super) fn info(
+    config: &EncoderConfig,
+    head: HeadSpec,
+    layers: &EncoderHead,
+    class: &str,
+    base_prefix: &'static str,
+) -> ModelInfo {
+    ModelInfo {
+        architecture: head.class(class),
+        kind: head.kind,
+        base_prefix,
+        head: layers.modules(),
+        default_targets: &["query", "value"],
+        embeddings: &["word_embeddings", "position_embeddings", "token_type_embeddings"],
+        layer_norms: &["LayerNorm"],
+        num_labels: head.num_labels,
+        vocab_size: config.vocab_size,
+        type_vocab_size: config.type_vocab_size,
+        max_length: config.max_length(),
+        pad_token_id: Some(config.pad_token_id),
+        positions_skip_padding: config.first_position() > 0,
+        initializer_range: config.initializer_range,
+        ..ModelInfo::without_head()
     }
 }
 
@@ -70,6 +68,18 @@ impl BertModel {
         }
     }
 
+    /// The last hidden row of each token: `[tokens, D]`. `positions` are rows of the position table.
+    ///
+    /// # Errors
+    /// If an id is outside its table, or a parameter has no value.
+    pub fn forward(&self, tape: &mut Tape, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
+        let mut hidden = self.embeddings.forward(tape, text, positions)?;
+        for layer in &self.encoder.layer {
+            hidden = layer.forward(tape, &hidden)?;
+        }
+        Ok(hidden)
+    }
+
     /// The last hidden row of each first token, f32: `[sequences, D]`. `positions` are rows of the position table.
     ///
     /// The last layer attends from and to every token, but goes on with the first tokens alone: the others would be
@@ -77,8 +87,8 @@ impl BertModel {
     ///
     /// # Errors
     /// If an id is outside its table, a sequence is empty, or a parameter has no value.
-    pub fn forward_first(&self, tape: &mut Tape, inputs: &Inputs<'_>, positions: &[u32]) -> Result<Var> {
-        let mut hidden = self.embeddings.forward(tape, inputs, positions)?;
+    pub fn forward_first(&self, tape: &mut Tape, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
+        let mut hidden = self.embeddings.forward(tape, text, positions)?;
         let Some((last, layers)) = self.encoder.layer.split_last() else {
             return ops::first_token(tape, &hidden);
         };
@@ -134,13 +144,13 @@ impl BertEmbeddings {
         }
     }
 
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>, positions: &[u32]) -> Result<Var> {
+    fn forward(&self, tape: &mut Tape, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
         let lookups = [
-            self.word_embeddings.lookup(inputs.ids),
+            self.word_embeddings.lookup(text.ids),
             self.position_embeddings.lookup(positions),
-            self.token_type_embeddings.lookup(inputs.type_ids),
+            self.token_type_embeddings.lookup(text.type_ids),
         ];
-        let sum = ops::embedding(tape, &lookups, &inputs.layout)?;
+        let sum = ops::embedding(tape, &lookups, &text.layout)?;
         let normed = self.layer_norm.forward(tape, &sum)?;
         ops::dropout(tape, &normed, self.dropout)
     }
@@ -223,17 +233,14 @@ module!(BertSelfAttention { "query" => query, "key" => key, "value" => value; "d
 impl BertSelfAttention {
     fn new(config: &EncoderConfig) -> Self {
         let linear = || Linear::new(config.hidden_size, config.hidden_size, true);
-        let attention = ops::Attention {
-            heads: config.num_attention_heads,
-            head_dim: config.head_dim(),
-            dropout: config.attention_probs_dropout_prob,
-        };
+        let dropout = config.attention_probs_dropout_prob;
+        let attention = ops::Attention::encoder(config.num_attention_heads, config.head_dim(), dropout);
         Self { query: linear(), key: linear(), value: linear(), attention }
     }
 
     fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         let qkv = Linear::forward_together(&[&self.query, &self.key, &self.value], tape, x)?;
-        ops::attention(tape, &qkv, self.attention)
+        ops::attention(tape, &qkv, &self.attention, None)
     }
 }
 

@@ -53,7 +53,7 @@ fn draw(
     let mut generator = Philox::new(seed, stream);
     let mut result = Ok(());
     for_each_parameter_mut(model, |path, parameter| {
-        if wanted(path) && result.is_ok() {
+        if wanted(path) && parameter.tie().is_none() && result.is_ok() {
             let value = draw_one(path, parameter, deviation, dtype, &mut generator);
             result = parameter.set_base(Leaf::frozen(value));
         }

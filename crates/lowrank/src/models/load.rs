@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Model;
+use super::{Model, ModelInfo};
 use super::initialise::is_inside;
 use crate::hub::{Checkpoint, TensorView, to_tensor};
 use crate::nn::for_each_parameter_mut;
@@ -42,7 +42,7 @@ const OTHER_HEADS: [&str; 8] = [
 /// Names the first tensor that is missing, has another shape or type, or that nothing accounts for.
 pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport> {
     let prefix = format!("{}.", model.info().base_prefix);
-    let bare = !checkpoint.names().any(|key| key.starts_with(&prefix));
+    let bare = prefix.len() > 1 && !checkpoint.names().any(|key| key.starts_with(&prefix));
     if let Some(pooler) = model.info().pooler {
         let key = if bare { pooler.strip_prefix(&prefix).unwrap_or(pooler) } else { pooler };
         let head = &mut model.info_mut().head;
@@ -60,10 +60,15 @@ pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport
             return;
         }
         let key = if bare { path.strip_prefix(&prefix).unwrap_or(path) } else { path };
+        if parameter.tie().is_some() {
+            // Some checkpoints have a copy of the value under each of its names.
+            used.extend(spellings(key, &info).into_iter().filter(|key| checkpoint.get(key).is_some()));
+            return;
+        }
         let in_head = info.head.iter().any(|module| is_inside(path, module));
-        let found = spellings(key).into_iter().find_map(|key| checkpoint.get(&key).map(|view| (key, view)));
+        let found = spellings(key, &info).into_iter().find_map(|key| checkpoint.get(&key).map(|view| (key, view)));
         match found {
-            Some((key, view)) if in_head && view.shape != parameter.shape().dims() => {
+            Some((key, view)) if in_head && view.shape != parameter.file_shape().dims() => {
                 report.skipped.push(key.clone());
                 report.missing_head.push(path.to_owned());
                 used.insert(key);
@@ -88,7 +93,7 @@ pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport
         });
     }
     for key in checkpoint.names().filter(|key| !used.contains(*key)) {
-        if !is_skippable(key, &prefix) {
+        if !is_skippable(key, &info) {
             let reason = format!("no part of {} accounts for it", info.architecture);
             return Err(Error::tensor(checkpoint.path(), key, reason));
         }
@@ -98,21 +103,31 @@ pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport
     Ok(report)
 }
 
-/// The key, and the name that TensorFlow's checkpoints gave to a norm's parameters.
-fn spellings(key: &str) -> Vec<String> {
+/// The key, the one before Transformers 5 renamed it, and what TensorFlow's checkpoints called a norm's parameters.
+fn spellings(key: &str, info: &ModelInfo) -> Vec<String> {
     let mut spellings = vec![key.to_owned()];
+    spellings.extend(info.older_name.map(|older| older(key)));
     for (new, old) in [("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")] {
         spellings.extend(key.strip_suffix(new).map(|stem| format!("{stem}{old}")));
     }
     spellings
 }
 
-fn is_skippable(key: &str, prefix: &str) -> bool {
-    let inner = key.strip_prefix(prefix);
-    let buffer = key.ends_with("embeddings.position_ids") || key.ends_with("embeddings.token_type_ids");
+/// Buffers of any module, and modules of other tasks.
+const BUFFERS: [&str; 6] = [
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+    "rotary_emb.inv_freq",
+    "attn.bias",
+    "attn.masked_bias",
+    "embeddings.mask_token",
+];
+
+fn is_skippable(key: &str, info: &ModelInfo) -> bool {
+    let inner = key.strip_prefix(info.base_prefix).and_then(|rest| rest.strip_prefix('.'));
     let unused_pooler = inner.unwrap_or(key).starts_with("pooler.");
     let head = inner.is_none() && OTHER_HEADS.iter().any(|module| is_inside(key, module));
-    buffer || unused_pooler || head
+    BUFFERS.iter().any(|buffer| key.ends_with(buffer)) || unused_pooler || head
 }
 
 fn missing(checkpoint: &Checkpoint, key: &str) -> Error {
@@ -123,11 +138,11 @@ fn missing(checkpoint: &Checkpoint, key: &str) -> Error {
 }
 
 fn set(parameter: &mut Parameter, key: &str, view: &TensorView<'_>) -> Result<()> {
-    if view.shape != parameter.shape().dims() {
-        let reason = format!("its shape is {:?} where the model has {}", view.shape, parameter.shape());
+    if view.shape != parameter.file_shape().dims() {
+        let reason = format!("its shape is {:?} where the model has {}", view.shape, parameter.file_shape());
         return Err(Error::tensor(view.file, key, reason));
     }
-    let value = to_tensor(key, view)?;
+    let value = parameter.from_file(to_tensor(key, view)?);
     // Vectors are small and are read as f32 in every pass.
     let value = if parameter.shape().rank() == 1 { value.to_dtype(DType::F32) } else { value };
     parameter.set_base(Leaf::frozen(value))

@@ -25,6 +25,13 @@ impl Embedding {
         self
     }
 
+    /// The same table, which is another name of a parameter.
+    #[must_use]
+    pub fn tied_to(mut self, name: &'static str) -> Self {
+        self.weight = self.weight.tied_to(name);
+        self
+    }
+
     /// The number of rows.
     pub fn entries(&self) -> usize {
         self.weight.shape().rows()

@@ -2,7 +2,7 @@
 
 use super::module::{Module, Visitor, VisitorMut};
 use crate::Result;
-use crate::tape::{AdapterId, Lora, Parameter, Tape, Var, ops};
+use crate::tape::{AdapterId, Form, Lora, Parameter, Tape, Var, ops};
 
 /// `y = x·Wᵀ + b`, and what the attached adapters add to it.
 #[derive(Debug)]
@@ -20,6 +20,25 @@ impl Linear {
     pub fn new(inputs: usize, outputs: usize, bias: bool) -> Self {
         let bias = bias.then(|| Parameter::new([outputs]));
         Self { weight: Parameter::new([outputs, inputs]), bias, lora: Vec::new() }
+    }
+
+    /// A layer whose weight checkpoints hold as `[inputs, outputs]`: GPT-2's `Conv1D`.
+    pub fn conv1d(inputs: usize, outputs: usize) -> Self {
+        let layer = Self::new(inputs, outputs, true);
+        Self { weight: layer.weight.with_form(Form::Transposed), ..layer }
+    }
+
+    /// A convolution over patches of `channels` by `patch` by `patch` that do not overlap.
+    pub fn patches(channels: usize, patch: usize, outputs: usize) -> Self {
+        let layer = Self::new(channels * patch * patch, outputs, true);
+        let form = Form::Reshaped([outputs, channels, patch, patch].into());
+        Self { weight: layer.weight.with_form(form), ..layer }
+    }
+
+    /// The same layer, whose weight is another name of a parameter.
+    #[must_use]
+    pub fn tied_to(self, name: &'static str) -> Self {
+        Self { weight: self.weight.tied_to(name), ..self }
     }
 
     /// The width of the input.
@@ -68,7 +87,12 @@ impl Linear {
     }
 
     fn branch(&self) -> ops::Branch<'_> {
-        ops::Branch { weight: &self.weight, bias: self.bias.as_ref(), lora: &self.lora }
+        self.branch_with(&self.weight)
+    }
+
+    /// This layer with another parameter for its weight, of the same shape.
+    pub(crate) fn branch_with<'a>(&'a self, weight: &'a Parameter) -> ops::Branch<'a> {
+        ops::Branch { weight, bias: self.bias.as_ref(), lora: &self.lora }
     }
 }
 

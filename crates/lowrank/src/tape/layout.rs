@@ -63,6 +63,42 @@ impl Layout {
         Self::new(offsets, examples, vec![adapter; lengths.len()]).expect("lengths make rising offsets")
     }
 
+    /// The layout of some of the rows, in the order of their sequences: dropout knows them by the numbers that they had.
+    ///
+    /// # Errors
+    /// If a row is not there, or one of an earlier sequence follows.
+    pub fn with_rows(&self, rows: &[usize]) -> Result<Arc<Self>> {
+        let mut offsets = Vec::with_capacity(self.offsets.len());
+        offsets.push(0);
+        let mut row_ids = Vec::with_capacity(rows.len());
+        let mut taken = 0;
+        for pair in self.offsets.windows(2) {
+            while let Some(row) = rows.get(taken).filter(|row| (pair[0]..pair[1]).contains(*row)) {
+                row_ids.push(self.row_ids[*row]);
+                taken += 1;
+            }
+            offsets.push(taken);
+        }
+        if let Some(row) = rows.get(taken) {
+            let all = self.rows();
+            return Err(Error::Usage(format!("row {row} of {all} is not there, or follows a later sequence's")));
+        }
+        Ok(Arc::new(Self { offsets, examples: self.examples.clone(), adapters: self.adapters.clone(), row_ids }))
+    }
+
+    /// The same sequences with other lengths.
+    ///
+    /// # Errors
+    /// If there are not as many lengths as sequences.
+    pub fn like(other: &Self, lengths: &[usize]) -> Result<Arc<Self>> {
+        let mut offsets = vec![0];
+        offsets.extend(lengths.iter().scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        }));
+        Self::new(offsets, other.examples.clone(), other.adapters.clone())
+    }
+
     /// The layout of one row for each sequence of this one, as after pooling.
     pub fn one_row_each(&self) -> Arc<Self> {
         let offsets = (0..=self.sequences()).collect();
@@ -87,6 +123,11 @@ impl Layout {
     /// Each sequence's index in the whole batch.
     pub fn examples(&self) -> &[u32] {
         &self.examples
+    }
+
+    /// Each sequence's adapter.
+    pub fn adapters(&self) -> &[Option<AdapterId>] {
+        &self.adapters
     }
 
     /// Each row's example and token, for dropout.

@@ -18,7 +18,7 @@ use lowrank_kernels::{Compute, elementwise};
 use gradients::Activations;
 pub use gradients::Gradients;
 pub use layout::{AdapterId, Layout};
-pub use parameter::{Leaf, LeafId, Lora, Parameter};
+pub use parameter::{Form, Leaf, LeafId, Lora, Parameter};
 
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};

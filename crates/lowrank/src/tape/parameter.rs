@@ -112,12 +112,25 @@ impl Leaf {
     }
 }
 
+/// How a checkpoint writes a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As it is here.
+    Plain,
+    /// With rows and columns exchanged: the weight of GPT-2's `Conv1D`.
+    Transposed,
+    /// With other dimensions over the same elements: the weight of a convolution over patches.
+    Reshaped(Shape),
+}
+
 /// A named tensor of a module: its shape, its value in the base model once there is one, and the values that
 /// adapters put in its place (a bias or a head that was trained with the adapter).
 #[derive(Clone, Debug)]
 pub struct Parameter {
     name: String,
     shape: Shape,
+    form: Form,
+    tied_to: Option<&'static str>,
     base: Option<Leaf>,
     replacements: Vec<(AdapterId, Leaf)>,
 }
@@ -125,7 +138,71 @@ pub struct Parameter {
 impl Parameter {
     /// A parameter of which only the shape is known.
     pub fn new(shape: impl Into<Shape>) -> Self {
-        Self { name: String::new(), shape: shape.into(), base: None, replacements: Vec::new() }
+        Self {
+            name: String::new(),
+            shape: shape.into(),
+            form: Form::Plain,
+            tied_to: None,
+            base: None,
+            replacements: Vec::new(),
+        }
+    }
+
+    /// The same parameter, which checkpoints write in another form.
+    #[must_use]
+    pub fn with_form(mut self, form: Form) -> Self {
+        self.form = form;
+        self
+    }
+
+    /// The same parameter, which is another name of the one that is called `name`: it has no value of its own in the
+    /// base model, is not counted and not saved.
+    #[must_use]
+    pub fn tied_to(mut self, name: &'static str) -> Self {
+        self.tied_to = Some(name);
+        self
+    }
+
+    /// The parameter that this is another name of.
+    pub fn tie(&self) -> Option<&'static str> {
+        self.tied_to
+    }
+
+    /// Gives the parameter a value of its own after all.
+    pub fn untie(&mut self) {
+        self.tied_to = None;
+    }
+
+    /// The shape in a checkpoint.
+    pub fn file_shape(&self) -> Shape {
+        match self.form {
+            Form::Plain => self.shape,
+            Form::Transposed => Shape::from([self.shape.width(), self.shape.rows()]),
+            Form::Reshaped(shape) => shape,
+        }
+    }
+
+    /// A value of a checkpoint in the form that it has here.
+    pub fn from_file(&self, value: Tensor) -> Tensor {
+        match self.form {
+            Form::Plain => value,
+            Form::Transposed => value.transposed(),
+            Form::Reshaped(_) => value.reshape(self.shape),
+        }
+    }
+
+    /// A value in the form of a checkpoint.
+    pub fn to_file(&self, value: &Tensor) -> Tensor {
+        match self.form {
+            Form::Plain => value.clone(),
+            Form::Transposed => value.transposed(),
+            Form::Reshaped(shape) => value.reshape(shape),
+        }
+    }
+
+    /// Whether a checkpoint has it with rows and columns exchanged.
+    pub fn is_transposed(&self) -> bool {
+        self.form == Form::Transposed
     }
 
     /// The canonical name: the path in the model, and the key in a checkpoint. Empty before it is given.

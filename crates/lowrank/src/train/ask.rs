@@ -3,16 +3,15 @@
 use std::path::Path;
 
 use lowrank_kernels::Compute;
-use serde::Serialize;
 
-use super::classifier::{Classifier, LoadOptions};
-use super::dataset::{labels_of_run, max_length, tokenize};
-use super::evaluate::{Scores, all_logits, evaluate};
+use super::adapted_model::{AdaptedModel, LoadOptions};
+use super::dataset::{labels_of_run, note_length};
+use super::evaluate::{collect, evaluate};
 use super::events::Observer;
 use crate::adapter::AdapterFile;
-use crate::data::metrics::argmax;
-use crate::data::{Columns, DataFiles, Examples, Task, TaskOptions, TokenizedDataset, tasks};
+use crate::data::{Columns, DataFiles, Dataset, Prediction, Reader, Scores, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind};
+use crate::models::HeadStyle;
 use crate::{Error, Result};
 
 /// What to ask, and whom.
@@ -36,24 +35,8 @@ pub struct AskOptions<'a> {
     pub limit: usize,
     /// The type that is computed in; absent: the machine's own.
     pub compute: Option<Compute>,
-}
-
-/// The answer to one example.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Prediction {
-    /// The example's line in its file, from 1.
-    pub line: usize,
-    /// The label; absent in regression.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    /// The label's probability; absent in regression.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub probability: Option<f64>,
-    /// The number that was predicted; absent in classification.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<f32>,
-    /// The model's outputs.
-    pub logits: Vec<f32>,
+    /// The layers of the head.
+    pub style: HeadStyle,
 }
 
 /// The names of the outputs of a head.
@@ -66,19 +49,24 @@ struct Labelling {
 
 /// A model that is ready to be asked.
 pub struct Ask {
-    classifier: Classifier,
+    adapted: AdaptedModel,
 }
 
 impl Ask {
     /// Loads the model and its adapter.
     ///
     /// # Errors
-    /// As [`Classifier::load`]; if the model has no head and no adapter brings one.
+    /// As [`AdaptedModel::load`]; if the model has no head and no adapter brings one.
     pub fn load(options: &AskOptions<'_>) -> Result<Self> {
-        let load = LoadOptions { compute: options.compute, num_labels: None };
-        let classifier = Classifier::load(options.model, options.adapter, load)?;
-        check_head(options, &classifier)?;
-        Ok(Self { classifier })
+        let load = LoadOptions {
+            compute: options.compute,
+            num_labels: None,
+            head: Some(tasks::head(options.task)?),
+            style: options.style,
+        };
+        let adapted = AdaptedModel::load(options.model, options.adapter, load)?;
+        check_head(options, &adapted)?;
+        Ok(Self { adapted })
     }
 
     /// The task's metrics on labelled examples, and how many they are. The labels are those of the options, else those
@@ -87,7 +75,7 @@ impl Ask {
     ///
     /// # Errors
     /// As [`tasks::open`]; if the task has another number of labels than the head; if the file cannot be read or an
-    /// example has no label; or as [`Classifier::forward`].
+    /// example has no label; or as [`AdaptedModel::forward`].
     pub fn evaluate(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<(Scores, usize)> {
         let file = DataFiles::evaluation(options.data)?;
         let labels = self.labels(options)?;
@@ -97,14 +85,13 @@ impl Ask {
             let names = task.info().labels.join(", ");
             observer.note(&format!("nobody noted the labels; those of the file, in this order: {names}"));
         }
-        let examples = task.read(&file, options.limit)?;
-        let dataset = self.tokenize(options, &examples, observer)?;
+        let dataset = self.dataset(options, &*task, &file, true, observer)?;
         let mut progress = |done| {
             observer.evaluating(done, dataset.len());
             Ok(())
         };
-        let adapter = self.classifier.first_adapter();
-        let scores = evaluate(&self.classifier, adapter, &dataset, task.info(), &mut progress)?;
+        let adapter = self.adapted.first_adapter();
+        let scores = evaluate(&self.adapted, adapter, &*dataset, task.info(), &mut progress)?;
         Ok((scores, dataset.len()))
     }
 
@@ -116,29 +103,26 @@ impl Ask {
     /// As [`Ask::evaluate`].
     pub fn predict(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<Vec<Prediction>> {
         let file = DataFiles::evaluation(options.data)?;
-        let width = self.classifier.model().info().num_labels;
+        let width = self.adapted.model().info().num_labels;
         let mut labels = self.labels(options)?;
         if labels.names.is_none() && !tasks::has_labels(options.task) {
             labels.names = Some((0..width).map(|id| format!("LABEL_{id}")).collect());
         }
         let task = self.open(options, labels, &file)?;
-        let examples = task.read_unlabelled(&file, options.limit)?;
-        let dataset = self.tokenize(options, &examples, observer)?;
-        let names = &task.info().labels;
-        let mut lines = dataset.iter().map(|example| example.line);
-        let mut predictions = Vec::with_capacity(dataset.len());
-        all_logits(&self.classifier, self.classifier.first_adapter(), &dataset, |_, logits| {
-            let rows = logits.chunks(width).zip(&mut lines);
-            predictions.extend(rows.map(|(row, line)| predict_one(row, line, names)));
-            observer.evaluating(predictions.len(), dataset.len());
+        let dataset = self.dataset(options, &*task, &file, false, observer)?;
+        let mut collector = dataset.collector(task.info());
+        let mut progress = |done| {
+            observer.evaluating(done, dataset.len());
             Ok(())
-        })?;
-        Ok(predictions)
+        };
+        let adapter = self.adapted.first_adapter();
+        collect(&self.adapted, adapter, &*dataset, &mut *collector, &mut progress)?;
+        collector.predictions()
     }
 
     /// The task, its labels fitting the head.
     fn open(&self, options: &AskOptions<'_>, labels: Labelling, file: &Path) -> Result<Box<dyn Task>> {
-        let width = self.classifier.model().info().num_labels;
+        let width = self.adapted.model().info().num_labels;
         let given = labels.names.clone().filter(|_| labels.of_this_head).unwrap_or_default();
         let task_options = TaskOptions {
             columns: options.columns.clone(),
@@ -176,7 +160,7 @@ impl Ask {
 
     /// The names of the head's outputs in their order, as far as somebody wrote them down.
     fn labels(&self, options: &AskOptions<'_>) -> Result<Labelling> {
-        let width = self.classifier.model().info().num_labels;
+        let width = self.adapted.model().info().num_labels;
         if !options.labels.is_empty() {
             return Ok(Labelling { names: Some(options.labels.clone()), of_this_head: true });
         }
@@ -190,68 +174,39 @@ impl Ask {
                 return Ok(Labelling::default());
             }
         }
-        let own = &self.classifier.config().labels;
+        let own = &self.adapted.config().labels;
         let generic = own.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
         let names = (own.len() == width && !generic).then(|| own.clone());
         Ok(Labelling { names, of_this_head: false })
     }
 
-    fn tokenize(
+    fn dataset(
         &self,
         options: &AskOptions<'_>,
-        examples: &Examples,
+        task: &dyn Task,
+        file: &Path,
+        labelled: bool,
         observer: &mut dyn Observer,
-    ) -> Result<TokenizedDataset> {
-        let info = self.classifier.model().info();
-        let length = max_length(options.max_length, info, observer);
-        let dataset = tokenize(&self.classifier.tokenizer()?, examples, length, info)?;
-        if dataset.truncated > 0 {
-            observer.note(&format!("{} examples are cut to {length} tokens", dataset.truncated));
+    ) -> Result<Box<dyn Dataset>> {
+        let info = self.adapted.model().info();
+        note_length(options.max_length, info, observer);
+        let reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        let dataset = task.dataset(file, options.limit, labelled, &reader)?;
+        if dataset.truncated() > 0 {
+            let (count, length) = (dataset.truncated(), reader.max_length);
+            observer.note(&format!("{count} examples are cut to {length} tokens"));
         }
         Ok(dataset)
     }
 }
 
-fn check_head(options: &AskOptions<'_>, classifier: &Classifier) -> Result<()> {
-    match classifier.report().missing_head.first() {
+fn check_head(options: &AskOptions<'_>, adapted: &AdaptedModel) -> Result<()> {
+    match adapted.report().missing_head.first() {
         Some(missing) if options.adapter.is_none() => {
             let reason =
                 format!("it has no head for this ({missing} is missing): name an adapter, or train one");
             Err(Error::file(options.model, reason))
         }
         _ => Ok(()),
-    }
-}
-
-fn predict_one(logits: &[f32], line: usize, names: &[String]) -> Prediction {
-    let mut prediction =
-        Prediction { line, label: None, probability: None, score: None, logits: logits.to_vec() };
-    if names.is_empty() {
-        prediction.score = logits.first().copied();
-    } else {
-        let class = argmax(logits) as usize;
-        prediction.label = names.get(class).cloned();
-        prediction.probability = Some(softmax_of(logits, class));
-    }
-    prediction
-}
-
-fn softmax_of(logits: &[f32], class: usize) -> f64 {
-    let own = logits.get(class).copied().unwrap_or(f32::NAN);
-    1.0 / logits.iter().map(|logit| f64::from(logit - own).exp()).sum::<f64>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_has_its_label_and_probability_or_its_number() {
-        let names = ["no".to_owned(), "yes".to_owned()];
-        let answer = predict_one(&[0.0, 3f32.ln()], 7, &names);
-        assert_eq!((answer.line, answer.label.as_deref(), answer.score), (7, Some("yes"), None));
-        assert!((answer.probability.unwrap() - 0.75).abs() < 1e-6);
-        let number = predict_one(&[2.5], 1, &[]);
-        assert_eq!((number.label, number.probability, number.score), (None, None, Some(2.5)));
     }
 }

@@ -7,13 +7,13 @@ use lowrank_kernels::random::Philox;
 use lowrank_kernels::{Compute, memory};
 use serde::Serialize;
 
-use super::classifier::{Classifier, default_compute};
+use super::adapted_model::{AdaptedModel, default_compute};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::schedule::{Schedule, ScheduleKind};
 use super::trainer::Trainer;
 use crate::adapter::{self, LoraConfig, ParameterCount};
-use crate::data::{Batch, Labels};
-use crate::models::{self, EncoderConfig, ModelInfo};
+use crate::data::{Batch, IGNORED, Labels, Pixels, TokenRows};
+use crate::models::{self, Head, HeadSpec, ModelConfig, ModelInfo};
 use crate::tape::AdapterId;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -27,13 +27,15 @@ const ADAPTER: AdapterId = AdapterId(0);
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
     /// The model.
-    pub config: EncoderConfig,
+    pub config: ModelConfig,
     /// The adapter.
     pub lora: LoraConfig,
     /// Sequences in a step.
     pub batch_size: usize,
     /// The lengths of the sequences, one after the other, and again from the first.
     pub lengths: Vec<usize>,
+    /// The tokens that an encoder-decoder writes for each sequence.
+    pub target: usize,
     /// Steps to measure.
     pub steps: usize,
     /// The type that is computed in; absent: the machine's own.
@@ -63,14 +65,15 @@ pub struct BenchReport {
 /// If a length or a count is 0, or a length beyond the model's positions; or as [`adapter::attach`].
 pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let compute = options.compute.unwrap_or_else(default_compute);
-    let mut model = models::from_config(&options.config, options.config.labels.len());
+    let kind = options.config.head.unwrap_or(options.config.usual_head());
+    let mut model = models::from_config(&options.config, HeadSpec::new(kind, options.config.labels.len()))?;
     let info = model.info().clone();
     check(options, &info)?;
     let dtype = if compute == Compute::Bf16 { DType::Bf16 } else { DType::F32 };
     models::initialise(&mut *model, SEED, dtype)?;
-    let mut classifier = Classifier::from_model(model, options.config.clone(), compute);
-    let plan = adapter::attach(classifier.model_mut(), &info, &options.lora, ADAPTER, SEED)?;
-    let count = ParameterCount::with_adapter(classifier.model(), &options.lora, &plan);
+    let mut adapted = AdaptedModel::from_model(model, options.config.clone(), compute);
+    let plan = adapter::attach(adapted.model_mut(), &info, &options.lora, ADAPTER, SEED)?;
+    let count = ParameterCount::with_adapter(adapted.model(), &options.lora, &plan);
 
     let schedule = Schedule {
         kind: ScheduleKind::Constant,
@@ -84,8 +87,8 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let (mut times, mut tokens) = (Vec::with_capacity(options.steps), 0);
     for step in 0..WARM_UP_STEPS + options.steps {
         let lengths: Vec<usize> = lengths.by_ref().take(options.batch_size).collect();
-        let batch = random_batch(&lengths, &info, options.config.regression, &mut generator);
-        let taken = trainer.step(&mut classifier, Some(ADAPTER), &[batch])?;
+        let batch = random_batch(&lengths, options.target, &info, options.config.regression, &mut generator)?;
+        let taken = trainer.step(&mut adapted, Some(ADAPTER), &[batch])?;
         if step >= WARM_UP_STEPS {
             times.push(taken.time);
             tokens += taken.tokens;
@@ -110,6 +113,9 @@ fn check(options: &BenchOptions, info: &ModelInfo) -> Result<()> {
             return Err(Error::setting(key, "it is 0; it must be at least 1"));
         }
     }
+    if info.image.is_some() {
+        return Ok(());
+    }
     match options.lengths.iter().find(|length| !(1..=info.max_length).contains(*length)) {
         None => Ok(()),
         Some(length) => {
@@ -120,27 +126,57 @@ fn check(options: &BenchOptions, info: &ModelInfo) -> Result<()> {
     }
 }
 
-fn random_batch(lengths: &[usize], info: &ModelInfo, regression: bool, generator: &mut Philox) -> Batch {
-    let tokens: usize = lengths.iter().sum();
-    let mut offsets = vec![0];
-    let mut position_ids = Vec::with_capacity(tokens);
-    for length in lengths {
-        position_ids.extend(0..*length as u32);
-        offsets.push(position_ids.len());
-    }
-    let labels = if regression || info.num_labels == 1 {
-        Labels::Scores(lengths.iter().map(|_| generator.uniform_f32()).collect())
-    } else {
-        Labels::Classes(lengths.iter().map(|_| generator.below(info.num_labels as u64) as i64).collect())
+fn random_batch(
+    lengths: &[usize],
+    target: usize,
+    info: &ModelInfo,
+    regression: bool,
+    generator: &mut Philox,
+) -> Result<Batch> {
+    let mut random_rows = |lengths: &mut dyn Iterator<Item = usize>| {
+        let mut rows = TokenRows::default();
+        for length in lengths {
+            let ids: Vec<u32> = (0..length).map(|_| generator.below(info.vocab_size.max(1) as u64) as u32).collect();
+            rows.push(&ids, &[]);
+        }
+        rows
     };
-    Batch {
-        ids: (0..tokens).map(|_| generator.below(info.vocab_size as u64) as u32).collect(),
-        type_ids: vec![0; tokens],
-        position_ids,
-        offsets,
-        labels,
-        examples: (0..lengths.len() as u32).collect(),
+    let count = lengths.len();
+    if let Some(image) = info.image {
+        let values = (0..count * image.channels * image.size * image.size).map(|_| generator.normal_f32());
+        let (channels, height, width) = (image.channels, image.size, image.size);
+        let pixels = Pixels { values: values.collect(), channels, height, width };
+        let classes = (0..count).map(|_| generator.below(info.num_labels as u64) as i64).collect();
+        return Batch::of_images(pixels, count, Labels::Classes(classes), 0);
     }
+    let rows = random_rows(&mut lengths.iter().copied());
+    // The answers of an encoder-decoder; a decoder's are the text itself, shifted.
+    let answers = (info.kind == Head::Seq2SeqLm).then(|| random_rows(&mut std::iter::repeat_n(target, count)));
+    let classes = info.num_labels as u64;
+    let labels = match info.kind {
+        Head::Seq2SeqLm => {
+            let tokens = answers.iter().flat_map(|answers| &answers.ids);
+            Labels::Tokens(tokens.map(|_| generator.below(classes) as i64).collect())
+        }
+        Head::CausalLm => {
+            let mut next: Vec<i64> = rows.ids.iter().skip(1).map(|id| i64::from(*id)).chain([IGNORED]).collect();
+            rows.offsets.iter().skip(1).for_each(|end| next[end - 1] = IGNORED);
+            Labels::Tokens(next)
+        }
+        Head::TokenClassification => {
+            Labels::Tokens(rows.ids.iter().map(|_| generator.below(classes) as i64).collect())
+        }
+        Head::QuestionAnswering => Labels::Spans { starts: vec![0; count], ends: vec![0; count] },
+        _ if regression || info.num_labels == 1 => {
+            Labels::Scores(lengths.iter().map(|_| generator.uniform_f32()).collect())
+        }
+        _ => Labels::Classes(lengths.iter().map(|_| generator.below(classes) as i64).collect()),
+    };
+    let batch = Batch::of_tokens(rows, labels, 0)?;
+    Ok(match answers {
+        Some(answers) => batch.with_target(answers),
+        None => batch,
+    })
 }
 
 fn median(times: &mut [Duration]) -> f64 {
@@ -171,10 +207,11 @@ mod tests {
             "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 12,
         });
         BenchOptions {
-            config: EncoderConfig::from_json(&config).unwrap(),
+            config: ModelConfig::from_json(&config).unwrap(),
             lora: LoraConfig { r: 2, ..LoraConfig::default() },
             batch_size: 3,
             lengths: vec![4, 7],
+            target: 1,
             steps: 2,
             compute: Some(Compute::F32),
         }

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::events::Observer;
 use super::run_file::RunFile;
-use crate::data::{DataFiles, Task, TaskOptions, TokenizedDataset, Tokenizer, tasks};
+use crate::data::{DataFiles, Reader, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE};
-use crate::models::{EncoderConfig, ModelInfo};
-use crate::{Error, Result};
+use crate::models::{ModelConfig, ModelInfo};
+use crate::Result;
 
 /// The files of a run, and how they are read.
 pub struct RunData {
@@ -23,7 +23,7 @@ impl RunData {
     ///
     /// # Errors
     /// If a file is missing, or the labels of a table cannot be read from it.
-    pub fn open(run: &RunFile, config: &EncoderConfig) -> Result<Self> {
+    pub fn open(run: &RunFile, config: &ModelConfig) -> Result<Self> {
         let files = DataFiles::locate(&run.data.train, run.data.validation.as_deref())?;
         let adapter = run.init_adapter_source().map(|name| hub::resolve(&name, RepositoryKind::Adapter));
         let noted = adapter.transpose()?.and_then(|folder| labels_of_run(&folder.path));
@@ -38,22 +38,6 @@ impl RunData {
         let task = tasks::open(&run.task, &options)?;
         Ok(Self { files, task })
     }
-
-    /// Reads and tokenises one of the files.
-    ///
-    /// # Errors
-    /// As [`Task::read`] and [`tokenize`].
-    pub fn dataset(
-        &self,
-        path: &Path,
-        limit: usize,
-        max_length: usize,
-        tokenizer: &Tokenizer,
-        info: &ModelInfo,
-    ) -> Result<TokenizedDataset> {
-        let examples = self.task.read(path, limit)?;
-        tokenize(tokenizer, &examples, max_length, info)
-    }
 }
 
 /// The labels in the summary of the run that made an adapter. An adapter from elsewhere has none.
@@ -63,30 +47,18 @@ pub(super) fn labels_of_run(folder: &Path) -> Option<Vec<String>> {
     summary.get("labels")?.as_array()?.iter().map(|label| label.as_str().map(str::to_owned)).collect()
 }
 
-/// Tokenises examples for a model.
-///
-/// # Errors
-/// If the tokeniser gives an id that the model's table does not have.
-pub fn tokenize(
-    tokenizer: &Tokenizer,
-    examples: &crate::data::Examples,
-    max_length: usize,
-    info: &ModelInfo,
-) -> Result<TokenizedDataset> {
-    let dataset = TokenizedDataset::new(tokenizer, examples, max_length)?;
-    match dataset.largest_id() {
-        Some(id) if id as usize >= info.vocab_size => Err(Error::Usage(format!(
-            "the tokenizer gives the id {id}, but the model's vocabulary has {} entries: they do not belong together",
-            info.vocab_size
-        ))),
-        _ => Ok(dataset),
-    }
+/// How a run's examples are read for its model: what it asks for, but no longer than the model has positions.
+pub(super) fn reader(run: &RunFile, folder: &Path, info: &ModelInfo, observer: &mut dyn Observer) -> Reader {
+    note_length(run.data.max_length, info, observer);
+    let mut reader = Reader::new(folder, info, run.data.max_length);
+    reader.stride = run.data.stride;
+    reader.strict = run.data.strict;
+    reader
 }
 
-/// The longest sequence of a run: what it asks for, but no longer than the model's positions.
-pub fn max_length(asked: usize, info: &ModelInfo, observer: &mut dyn Observer) -> usize {
-    if asked > info.max_length {
+/// Tells where a model has fewer positions than are asked for.
+pub(super) fn note_length(asked: usize, info: &ModelInfo, observer: &mut dyn Observer) {
+    if info.max_length > 0 && asked > info.max_length {
         observer.note(&format!("max_length {asked} is cut to the model's {} positions", info.max_length));
     }
-    asked.min(info.max_length)
 }

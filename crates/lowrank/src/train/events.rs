@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::evaluate::Scores;
+use crate::data::Scores;
 use super::trainer::Step;
 use crate::adapter::ParameterCount;
 

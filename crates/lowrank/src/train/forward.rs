@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::classifier::{Classifier, loss};
-use super::padded::read_batch;
+use super::adapted_model::{AdaptedModel, loss};
+use super::padded::read_padded;
 use crate::adapter::{self, AdapterFile};
 use crate::data::Labels;
+use crate::models::Head;
 use crate::hub::Tensors;
 use crate::tape::{AdapterId, Gradients, Tape};
 use crate::tensor::{DType, Shape, Tensor};
@@ -17,34 +18,44 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// As [`read_batch`]; if gradients are asked for without labels, without an adapter, or under one that is not of
-/// [`Classifier::adapters`].
+/// [`AdaptedModel::adapters`].
 pub fn forward(
-    classifier: &mut Classifier,
+    adapted: &mut AdaptedModel,
     inputs: &Path,
     adapter: Option<AdapterId>,
     gradients: Option<&AdapterFile>,
 ) -> Result<Tensors> {
     let plan = match gradients.and(adapter) {
-        Some(id) => Some(classifier.adapter(id)?.plan.clone()),
+        Some(id) => Some(adapted.adapter(id)?.plan.clone()),
         None => None,
     };
-    let batch = read_batch(inputs, classifier.model().info())?;
+    let info = adapted.model().info().clone();
+    let padded = read_padded(inputs, &info)?;
+    let batch = &padded.batch;
     let mut outputs = Tensors::new();
     let mut tape = match (gradients, adapter) {
-        (None, _) => Tape::inference(classifier.compute()),
+        (None, _) => Tape::inference(adapted.compute()),
         (Some(_), None) => {
             return Err(Error::Usage("gradients are those of an adapter's tensors: name one".into()));
         }
         (Some(_), Some(id)) => {
-            adapter::set_trainable(classifier.model_mut(), id, true);
-            Tape::evaluation(classifier.compute())
+            adapter::set_trainable(adapted.model_mut(), id, true);
+            Tape::evaluation(adapted.compute())
         }
     };
-    let logits = classifier.forward(&mut tape, &batch, adapter)?;
-    outputs.insert("logits".to_owned(), logits.value().to_dtype(DType::F32));
+    let logits = adapted.forward(&mut tape, batch, adapter)?;
+    let values = padded.pad(logits.value());
+    if info.kind == Head::QuestionAnswering {
+        for (column, name) in ["start_logits", "end_logits"].into_iter().enumerate() {
+            outputs.insert(name.to_owned(), column_of(&values, column));
+        }
+    } else {
+        outputs.insert("logits".to_owned(), values);
+    }
     if batch.labels == Labels::None {
         if gradients.is_some() {
-            return Err(Error::tensor(inputs, "labels", "it is missing; gradients are those of a loss"));
+            let name = if info.kind == Head::QuestionAnswering { "start_positions" } else { "labels" };
+            return Err(Error::tensor(inputs, name, "it is missing; gradients are those of a loss"));
         }
         return Ok(outputs);
     }
@@ -53,8 +64,8 @@ pub fn forward(
     if let (Some(file), Some(id), Some(plan)) = (gradients, adapter, plan) {
         let mut sums = Gradients::new();
         tape.backward(&loss, &mut sums)?;
-        adapter::for_each_leaf_mut(classifier.model_mut(), id, |name, leaf| {
-            let key = adapter::peft_key(name, &plan);
+        adapter::for_each_leaf_mut(adapted.model_mut(), id, |name, leaf| {
+            let key = file.key_of(name, &info, &plan);
             let shape = leaf.value().shape();
             let gradient = match sums.get(leaf) {
                 Some(gradient) => Tensor::from_slice(shape, gradient),
@@ -65,7 +76,14 @@ pub fn forward(
             }
             outputs.insert(format!("grad.{key}"), gradient);
         });
-        adapter::set_trainable(classifier.model_mut(), id, false);
+        adapter::set_trainable(adapted.model_mut(), id, false);
     }
     Ok(outputs)
+}
+
+/// One column of the outputs of a head on spans, `[B, T]`.
+fn column_of(values: &Tensor, column: usize) -> Tensor {
+    let [rows, columns, width] = values.shape().dims() else { return values.clone() };
+    let values = values.as_slice::<f32>().iter().skip(column).step_by(*width);
+    Tensor::from_slice([*rows, *columns], &values.copied().collect::<Vec<f32>>())
 }

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::dataset::{RunData, max_length};
+use super::dataset::{RunData, reader};
 use super::events::Observer;
 use super::run_file::RunFile;
 use crate::Result;
-use crate::data::{Label, TaskInfo, TokenizedDataset, Tokenizer};
+use crate::data::tasks::PreviewedExample;
+use crate::data::{Dataset, TaskInfo};
 use crate::hub::{self, RepositoryKind};
-use crate::models;
+use crate::models::{self, HeadSpec};
 
 /// The data of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -27,26 +28,6 @@ pub struct Preview {
     pub train: Statistics,
     /// The validation data.
     pub validation: Option<Statistics>,
-}
-
-/// An example.
-#[derive(Clone, Debug, Serialize)]
-pub struct PreviewedExample {
-    /// Its line in the file, from 1.
-    pub line: usize,
-    /// Its text.
-    pub text: String,
-    /// Its second text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub text_pair: Option<String>,
-    /// Its label, or its number.
-    pub label: String,
-    /// Its tokens as the vocabulary writes them.
-    pub tokens: Vec<String>,
-    /// Their ids.
-    pub ids: Vec<u32>,
-    /// Whether it lost its end.
-    pub truncated: bool,
 }
 
 /// A data set in numbers.
@@ -81,60 +62,34 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let config = models::read_config(&folder)?;
     let data = RunData::open(run, &config)?;
     let task = data.task.info().clone();
-    let info = models::from_config(&config, task.num_labels).info().clone();
-    let tokenizer = Tokenizer::from_folder(&folder)?;
-    let length = max_length(run.data.max_length, &info, observer);
+    let model = models::from_config(&config, HeadSpec::new(task.head, task.num_labels))?;
+    let reader = reader(run, &folder, model.info(), observer);
     let statistics = |path: &Path, limit: usize| {
-        let dataset = data.dataset(path, limit, length, &tokenizer, &info)?;
-        Ok::<_, crate::Error>(Statistics::of(&dataset, &task))
+        let dataset = data.task.dataset(path, limit, true, &reader)?;
+        Ok::<_, crate::Error>(Statistics::of(&*dataset, &task))
     };
     let train = statistics(&data.files.train, run.data.limit)?;
     let validation = data.files.validation.as_ref().map(|path| statistics(path, 0)).transpose()?;
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };
-    let first = if first > 0 { data.task.read(&data.files.train, first)?.rows } else { Vec::new() };
-    let examples = first.into_iter().map(|example| {
-        let encoding = tokenizer.encode(&example.text, example.text_pair.as_deref(), length)?;
-        Ok(PreviewedExample {
-            line: example.line,
-            label: name_of(example.label, &task),
-            tokens: tokenizer.tokens(&encoding.ids),
-            ids: encoding.ids,
-            truncated: encoding.truncated,
-            text: example.text,
-            text_pair: example.text_pair,
-        })
-    });
-    let examples = examples.collect::<Result<_>>()?;
-    Ok(Preview { task: task.name, max_length: length, examples, train, validation })
-}
-
-fn name_of(label: Option<Label>, task: &TaskInfo) -> String {
-    match label {
-        None => String::new(),
-        Some(Label::Score(score)) => score.to_string(),
-        Some(Label::Class(class)) => {
-            task.labels.get(class as usize).cloned().unwrap_or_else(|| class.to_string())
-        }
-    }
+    let examples =
+        if first > 0 { data.task.preview(&data.files.train, first, &reader)? } else { Vec::new() };
+    Ok(Preview { task: task.name, max_length: reader.max_length, examples, train, validation })
 }
 
 impl Statistics {
-    fn of(dataset: &TokenizedDataset, task: &TaskInfo) -> Self {
-        let mut lengths: Vec<usize> = dataset.iter().map(|example| example.ids.len()).collect();
+    fn of(dataset: &dyn Dataset, task: &TaskInfo) -> Self {
+        let mut lengths = dataset.lengths();
         lengths.sort_unstable();
-        let mut labels: BTreeMap<String, usize> = task.labels.iter().map(|name| (name.clone(), 0)).collect();
-        for example in dataset.iter().filter(|example| matches!(example.label, Some(Label::Class(_)))) {
-            *labels.entry(name_of(example.label, task)).or_default() += 1;
-        }
+        let labels = dataset.label_counts(task);
         Self {
             examples: lengths.len(),
             tokens: dataset.tokens(),
             mean_length: dataset.tokens() as f64 / lengths.len().max(1) as f64,
             median_length: quantile(&lengths, 0.5),
             p95_length: quantile(&lengths, 0.95),
-            max_length: dataset.longest(),
-            truncated: dataset.truncated,
-            skipped: dataset.skipped,
+            max_length: lengths.last().copied().unwrap_or(0),
+            truncated: dataset.truncated(),
+            skipped: dataset.skipped(),
             labels,
         }
     }

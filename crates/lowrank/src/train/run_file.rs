@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 pub use builder::RunFileBuilder;
 use lowrank_kernels::Compute;
 
-use super::classifier::default_compute;
+use super::adapted_model::default_compute;
 use super::schedule::{Schedule, ScheduleKind};
 use crate::Result;
 use crate::adapter::LoraConfig;
 use crate::data::Columns;
+use crate::models::HeadStyle;
 
 /// A run: the keys of a run file, checked, with the defaults where the file has none.
 ///
@@ -41,6 +42,8 @@ pub struct RunFile {
     pub init_adapter: Option<String>,
     /// What is trained.
     pub method: Method,
+    /// The layers of the head.
+    pub head: HeadStyle,
     /// `[data]`.
     pub data: DataSection,
     /// `[lora]`.
@@ -87,6 +90,8 @@ pub struct DataSection {
     pub columns: Columns,
     /// The longest example in tokens; what is beyond is cut off.
     pub max_length: usize,
+    /// By how many tokens the windows of a long text overlap.
+    pub stride: usize,
     /// The number of training rows to read; 0: all.
     pub limit: usize,
     /// Whether an example that cannot be used is an error.

@@ -1,13 +1,14 @@
 //! A run in progress.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use lowrank_kernels::{Tier, memory, parallel};
 
 use super::checkpoint::{Checkpoint, State};
-use super::classifier::Classifier;
-use super::dataset::{RunData, max_length};
+use super::adapted_model::AdaptedModel;
+use super::dataset::{RunData, reader};
 use super::evaluate::evaluate;
 use super::events::{Observer, Start, StepReport, Summary};
 use super::optimizer::{AdamW, AdamWConfig};
@@ -18,9 +19,9 @@ use super::settings::{Selection, check_settings, name_of, settings};
 use super::snapshot::{self, Snapshot};
 use super::subject::Subject;
 use super::trainer::{Step, Trainer};
-use crate::data::{BatchPlan, Batches, TaskInfo, TokenizedDataset};
+use crate::data::{BatchPlan, Batches, Dataset, TaskInfo};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE, write_atomically};
-use crate::models;
+use crate::models::{self, HeadSpec};
 use crate::{Error, Result};
 
 /// Losses that the summary's mean is taken of.
@@ -34,12 +35,12 @@ fn check_stop(stop: &AtomicBool, step: usize) -> Result<()> {
 /// A run in progress.
 pub(super) struct Session<'a> {
     run: &'a RunFile,
-    classifier: Classifier,
+    adapted: AdaptedModel,
     subject: Subject,
     task: TaskInfo,
     selection: Selection,
-    train: TokenizedDataset,
-    validation: Option<TokenizedDataset>,
+    train: Arc<dyn Dataset>,
+    validation: Option<Box<dyn Dataset>>,
     trainer: Trainer,
     log: MetricsLog,
     state: State,
@@ -61,20 +62,19 @@ impl<'a> Session<'a> {
         let task = data.task.info().clone();
         let selection = Selection::of(run, &task, data.files.validation.is_some())?;
         let compute = run.compute();
-        let mut classifier = Classifier::load_base(&base, config, task.num_labels, Some(compute))?;
-        let subject = Subject::prepare(run, &mut classifier)?;
-        note_skipped(&classifier, observer);
+        let head = HeadSpec { style: run.head, ..HeadSpec::new(task.head, task.num_labels) };
+        let mut adapted = AdaptedModel::load_base(&base, config, head, Some(compute))?;
+        let subject = Subject::prepare(run, &mut adapted)?;
+        note_skipped(&adapted, observer);
         check_stop(stop, 0)?;
 
-        let tokenizer = classifier.tokenizer()?;
-        let info = classifier.model().info().clone();
-        let length = max_length(run.data.max_length, &info, observer);
-        let train = data.dataset(&data.files.train, run.data.limit, length, &tokenizer, &info)?;
+        let reader = reader(run, &base, adapted.model().info(), observer);
+        let train: Arc<dyn Dataset> =
+            data.task.dataset(&data.files.train, run.data.limit, true, &reader)?.into();
         let validation = data.files.validation.as_ref();
-        let validation =
-            validation.map(|path| data.dataset(path, 0, length, &tokenizer, &info)).transpose()?;
-        note_left_out(&train, "training", observer);
-        validation.iter().for_each(|data| note_left_out(data, "validation", observer));
+        let validation = validation.map(|path| data.task.dataset(path, 0, true, &reader)).transpose()?;
+        note_left_out(&*train, "training", observer);
+        validation.iter().for_each(|data| note_left_out(&**data, "validation", observer));
         check_stop(stop, 0)?;
 
         let steps_per_epoch = plan(run).steps_per_epoch(train.len());
@@ -88,8 +88,8 @@ impl<'a> Session<'a> {
             ..AdamWConfig::default()
         };
         let trainer = Trainer::new(AdamW::new(optimizer), run.schedule(total_steps), run.train.seed);
-        let sets = [Some(&train), validation.as_ref()];
-        let settings = settings(run, compute, &selection, sets, classifier.model_mut());
+        let sets = [Some(&*train), validation.as_deref()];
+        let settings = settings(run, compute, &selection, sets, adapted.model_mut());
         if options.overwrite {
             output::clear(&run.output)?;
         }
@@ -105,7 +105,7 @@ impl<'a> Session<'a> {
         let log = MetricsLog::open(&run.output, state.metrics_bytes)?;
         let mut session = Self {
             run,
-            classifier,
+            adapted,
             subject,
             task,
             selection,
@@ -119,8 +119,8 @@ impl<'a> Session<'a> {
         };
         if let Some(checkpoint) = resumed {
             observer.note(&format!("going on after step {}", session.state.step));
-            snapshot::restore(session.classifier.model_mut(), &checkpoint.values)?;
-            let (model, steps) = (session.classifier.model_mut(), session.state.step as u64);
+            snapshot::restore(session.adapted.model_mut(), &checkpoint.values)?;
+            let (model, steps) = (session.adapted.model_mut(), session.state.step as u64);
             session.trainer.optimizer_mut().restore(model, steps, checkpoint.moments)?;
             session.best = checkpoint.best;
         }
@@ -134,24 +134,12 @@ impl<'a> Session<'a> {
         observer.started(&Start {
             first_step: self.state.step,
             total_steps: self.total_steps,
-            parameters: self.subject.count(&self.classifier),
+            parameters: self.subject.count(&self.adapted),
             examples: self.train.len(),
             log_every: self.run.train.log_every,
         });
-        // The batches borrow the data set, which nothing else of the session may then change.
-        let train = std::mem::take(&mut self.train);
-        let result = self.steps(&train, observer, stop);
-        self.train = train;
-        result
-    }
-
-    fn steps(
-        &mut self,
-        train: &TokenizedDataset,
-        observer: &mut dyn Observer,
-        stop: &AtomicBool,
-    ) -> Result<()> {
-        let mut batches = Batches::new(train, plan(self.run), self.state.position)?;
+        let train = Arc::clone(&self.train);
+        let mut batches = Batches::new(&*train, plan(self.run), self.state.position)?;
         if self.state.evaluation_due {
             self.evaluate(observer, stop)?;
         }
@@ -159,7 +147,7 @@ impl<'a> Session<'a> {
             let step = batches.next_step()?;
             let adapter = self.subject.adapter();
             let result =
-                self.trainer.step(&mut self.classifier, adapter, &step).map_err(|e| self.advise(e))?;
+                self.trainer.step(&mut self.adapted, adapter, &step).map_err(|e| self.advise(e))?;
             self.state.position = batches.position();
             self.count(&result);
             let report = StepReport { step: self.state.step, total_steps: self.total_steps, result };
@@ -221,7 +209,7 @@ impl<'a> Session<'a> {
             check_stop(stop, step)
         };
         let adapter = self.subject.adapter();
-        let result = evaluate(&self.classifier, adapter, validation, &self.task, &mut progress);
+        let result = evaluate(&self.adapted, adapter, &**validation, &self.task, &mut progress);
         if matches!(result, Err(Error::Interrupted { .. })) {
             self.save()?;
         }
@@ -236,7 +224,7 @@ impl<'a> Session<'a> {
         if self.selection.improves(&scores, self.state.best.as_ref().map(|(_, best)| best)) {
             self.state.best = Some((step, scores.clone()));
             self.state.stale_evaluations = 0;
-            self.best = self.selection.keep.then(|| snapshot::take(self.classifier.model_mut()));
+            self.best = self.selection.keep.then(|| snapshot::take(self.adapted.model_mut()));
         } else {
             self.state.stale_evaluations += 1;
         }
@@ -249,8 +237,8 @@ impl<'a> Session<'a> {
         self.state.metrics_bytes = self.log.bytes();
         let checkpoint = Checkpoint {
             state: self.state.clone(),
-            values: snapshot::take(self.classifier.model_mut()),
-            moments: self.trainer.optimizer().moments(self.classifier.model_mut()),
+            values: snapshot::take(self.adapted.model_mut()),
+            moments: self.trainer.optimizer().moments(self.adapted.model_mut()),
             best: self.best.clone(),
         };
         checkpoint.write(&self.run.output, self.run.train.save_total_limit).map(|_| ())
@@ -259,14 +247,14 @@ impl<'a> Session<'a> {
     /// Puts the best state back, writes the result, and the summary last of all.
     pub fn finish(mut self, begun: Instant) -> Result<Summary> {
         if let Some(best) = &self.best {
-            snapshot::restore(self.classifier.model_mut(), best)?;
+            snapshot::restore(self.adapted.model_mut(), best)?;
         }
         let (best_step, eval) = match &self.state.best {
             Some((step, scores)) if self.selection.keep => (*step, scores.clone()),
             _ => (self.state.step, self.state.scores.clone()),
         };
-        self.subject.save(self.run, &mut self.classifier, &self.task)?;
-        let parameters = self.subject.count(&self.classifier);
+        self.subject.save(self.run, &mut self.adapted, &self.task)?;
+        let parameters = self.subject.count(&self.adapted);
         let (state, seconds) = (&self.state, self.state.train_seconds.max(1e-9));
         let summary = Summary {
             model: self.run.model.clone(),
@@ -282,15 +270,15 @@ impl<'a> Session<'a> {
             trainable_parameters: parameters.trainable,
             all_parameters: parameters.all,
             examples: self.train.len(),
-            truncated_examples: self.train.truncated,
-            skipped_examples: self.train.skipped,
+            truncated_examples: self.train.truncated(),
+            skipped_examples: self.train.skipped(),
             tokens: state.tokens,
             train_seconds: state.train_seconds,
             total_seconds: begun.elapsed().as_secs_f64(),
             examples_per_second: state.examples as f64 / seconds,
             tokens_per_second: state.tokens as f64 / seconds,
             peak_rss_bytes: memory::peak_rss_bytes(),
-            dtype: name_of(self.classifier.compute()).to_owned(),
+            dtype: name_of(self.adapted.compute()).to_owned(),
             cpu: Tier::active().to_string(),
             threads: parallel::threads(),
             seed: self.run.train.seed,
@@ -316,6 +304,7 @@ fn plan(run: &RunFile) -> BatchPlan {
         gradient_accumulation: run.train.gradient_accumulation,
         shuffle: run.train.shuffle,
         seed: run.train.seed,
+        pass: Some(run.train.seed),
     }
 }
 
@@ -326,14 +315,14 @@ fn is_due(every: EvalEvery, step: usize, epoch_ends: bool) -> bool {
     }
 }
 
-fn note_left_out(data: &TokenizedDataset, what: &str, observer: &mut dyn Observer) {
-    if data.skipped > 0 {
-        observer.note(&format!("{} rows of the {what} data are torn and left out", data.skipped));
+fn note_left_out(data: &dyn Dataset, what: &str, observer: &mut dyn Observer) {
+    if data.skipped() > 0 {
+        observer.note(&format!("{} examples of the {what} data cannot be used and are left out", data.skipped()));
     }
 }
 
-fn note_skipped(classifier: &Classifier, observer: &mut dyn Observer) {
-    let report = classifier.report();
+fn note_skipped(adapted: &AdaptedModel, observer: &mut dyn Observer) {
+    let report = adapted.report();
     if !report.skipped.is_empty() {
         observer.note(&format!("not used by this task: {}", report.skipped.join(", ")));
     }

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use lowrank_kernels::{Compute, Tier};
 
-use super::evaluate::Scores;
 use super::run_file::{KeepBest, RunFile};
-use crate::data::{TaskInfo, TokenizedDataset};
+use crate::data::{Dataset, Scores, TaskInfo};
 use crate::fnv::Fnv;
 use crate::models::Model;
 use crate::nn::{for_each_parameter, for_each_trained_mut};
@@ -49,7 +48,7 @@ impl Selection {
         let value = |scores: &Scores| scores.get(metric).copied().unwrap_or(f64::NAN);
         match best {
             None => true,
-            Some(best) if metric == "loss" => value(scores) < value(best),
+            Some(best) if matches!(metric.as_str(), "loss" | "perplexity") => value(scores) < value(best),
             Some(best) => value(scores) > value(best),
         }
     }
@@ -60,7 +59,7 @@ pub(super) fn settings(
     run: &RunFile,
     compute: Compute,
     selection: &Selection,
-    data: [Option<&TokenizedDataset>; 2],
+    data: [Option<&dyn Dataset>; 2],
     start: &mut dyn Model,
 ) -> BTreeMap<String, String> {
     let mut settings = run.decisive_settings();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::classifier::Classifier;
+use super::adapted_model::AdaptedModel;
 use super::output::TOKENIZER_FILES;
 use super::run_file::{Method, RunFile};
 use crate::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Plan};
@@ -39,30 +39,30 @@ impl Subject {
     ///
     /// # Errors
     /// As [`adapter::attach`] and [`AdapterFile::attach`]; if `[lora]` disagrees with the adapter to start from.
-    pub fn prepare(run: &RunFile, classifier: &mut Classifier) -> Result<Self> {
-        let (seed, info) = (run.train.seed, classifier.model().info().clone());
-        models::initialise_head(classifier.model_mut(), seed)?;
+    pub fn prepare(run: &RunFile, adapted: &mut AdaptedModel) -> Result<Self> {
+        let (seed, info) = (run.train.seed, adapted.model().info().clone());
+        models::initialise_head(adapted.model_mut(), seed)?;
         if run.method == Method::Full {
-            for_each_parameter_mut(classifier.model_mut(), |_, parameter| {
+            for_each_parameter_mut(adapted.model_mut(), |_, parameter| {
                 parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(true));
             });
             return Ok(Self::Model);
         }
         let Some(name) = run.init_adapter_source() else {
-            let model = classifier.model_mut();
+            let model = adapted.model_mut();
             let plan = adapter::attach(model, &info, &run.lora, ADAPTER, seed)?;
             return Ok(Self::Adapter { config: Box::new(run.lora.clone()), plan });
         };
         let file = AdapterFile::open(&hub::resolve(&name, RepositoryKind::Adapter)?.path)?;
         run.agree_with(file.config())?;
-        let plan = file.attach(classifier.model_mut(), &info, ADAPTER)?;
-        let wanted = adapter::plan(classifier.model(), &info, &run.given_over(file.config()));
+        let plan = file.attach(adapted.model_mut(), &info, ADAPTER)?;
+        let wanted = adapter::plan(adapted.model(), &info, &run.given_over(file.config()));
         if wanted? != plan {
             let reason =
                 "its targets or modules are not those of init_adapter; leave [lora] out to take them over";
             return Err(Error::setting("lora", reason));
         }
-        adapter::set_trainable(classifier.model_mut(), ADAPTER, true);
+        adapter::set_trainable(adapted.model_mut(), ADAPTER, true);
         Ok(Self::Adapter { config: Box::new(file.config().clone()), plan })
     }
 
@@ -80,11 +80,11 @@ impl Subject {
     }
 
     /// How much is trained.
-    pub fn count(&self, classifier: &Classifier) -> ParameterCount {
+    pub fn count(&self, adapted: &AdaptedModel) -> ParameterCount {
         match self {
-            Self::Adapter { config, plan } => ParameterCount::with_adapter(classifier.model(), config, plan),
+            Self::Adapter { config, plan } => ParameterCount::with_adapter(adapted.model(), config, plan),
             Self::Model => {
-                let all = ParameterCount::of_base(classifier.model()).all;
+                let all = ParameterCount::of_base(adapted.model()).all;
                 ParameterCount { trainable: all, all }
             }
         }
@@ -94,12 +94,13 @@ impl Subject {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn save(&self, run: &RunFile, classifier: &mut Classifier, task: &TaskInfo) -> Result<()> {
+    pub fn save(&self, run: &RunFile, adapted: &mut AdaptedModel, task: &TaskInfo) -> Result<()> {
         match self {
             Self::Adapter { config, plan } => {
-                adapter::save(classifier.model_mut(), ADAPTER, plan, config, &run.model, &run.output)
+                let info = adapted.model().info().clone();
+                adapter::save(adapted.model_mut(), &info, ADAPTER, plan, config, &run.model, &run.output)
             }
-            Self::Model => save_model(classifier, task, &run.output),
+            Self::Model => save_model(adapted, task, &run.output),
         }
     }
 }
@@ -109,31 +110,34 @@ impl Subject {
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub fn save_model(classifier: &Classifier, task: &TaskInfo, folder: &Path) -> Result<()> {
+pub fn save_model(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let mut tensors = Tensors::new();
-    for_each_parameter(classifier.model(), |path, parameter| {
+    // Transformers writes checkpoints under their first names.
+    let older_name = adapted.model().info().older_name;
+    for_each_parameter(adapted.model(), |path, parameter| {
         if let Some(leaf) = parameter.base() {
-            tensors.insert(path.to_owned(), leaf.value().to_dtype(DType::F32));
+            let key = older_name.map_or_else(|| path.to_owned(), |older| older(path));
+            tensors.insert(key, parameter.to_file(&leaf.value().to_dtype(DType::F32)));
         }
     });
     write_tensors(&folder.join(MODEL_FILE), &tensors)?;
     for name in TOKENIZER_FILES {
-        let source = classifier.folder().join(name);
+        let source = adapted.folder().join(name);
         if source.is_file() {
             let bytes = fs::read(&source).map_err(Error::io(&source))?;
             write_atomically(folder.join(name), |file| file.write_all(&bytes))?;
         }
     }
-    write_config(classifier, task, folder)
+    write_config(adapted, task, folder)
 }
 
-fn write_config(classifier: &Classifier, task: &TaskInfo, folder: &Path) -> Result<()> {
-    let source = classifier.folder().join(MODEL_CONFIG);
+fn write_config(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Result<()> {
+    let source = adapted.folder().join(MODEL_CONFIG);
     let text = fs::read_to_string(&source).map_err(Error::io(&source))?;
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
-    config.insert("architectures".into(), json!([classifier.model().info().architecture]));
+    config.insert("architectures".into(), json!([adapted.model().info().architecture]));
     config.remove("num_labels");
     let labels = if task.regression { vec!["LABEL_0".to_owned()] } else { task.labels.clone() };
     let ids: Map<String, Value> =

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lowrank_kernels::{Compute, parallel};
 
-use super::classifier::{Classifier, loss};
+use super::adapted_model::AdaptedModel;
 use super::optimizer::AdamW;
 use super::schedule::Schedule;
 use crate::data::Batch;
@@ -15,8 +15,8 @@ use crate::{Error, Result};
 /// Trains what is trainable in a classifier, step by step.
 ///
 /// ```no_run
-/// # use lowrank::train::{AdamW, AdamWConfig, Classifier, Schedule, ScheduleKind, Trainer};
-/// # fn example(mut classifier: Classifier, batch: lowrank::data::Batch) -> lowrank::Result<()> {
+/// # use lowrank::train::{AdamW, AdamWConfig, AdaptedModel, Schedule, ScheduleKind, Trainer};
+/// # fn example(mut classifier: AdaptedModel, batch: lowrank::data::Batch) -> lowrank::Result<()> {
 /// let schedule = Schedule {
 ///     kind: ScheduleKind::Linear,
 ///     warmup_steps: 6,
@@ -24,8 +24,8 @@ use crate::{Error, Result};
 ///     base_learning_rate: 1e-3,
 /// };
 /// let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, 42);
-/// let adapter = classifier.first_adapter();
-/// let step = trainer.step(&mut classifier, adapter, &[batch])?;
+/// let adapter = adapted.first_adapter();
+/// let step = trainer.step(&mut adapted, adapter, &[batch])?;
 /// println!("loss {}", step.loss);
 /// # Ok(())
 /// # }
@@ -85,42 +85,41 @@ impl Trainer {
     /// then the error names the first tensor that went wrong, and nothing was changed.
     pub fn step(
         &mut self,
-        classifier: &mut Classifier,
+        adapted: &mut AdaptedModel,
         adapter: Option<AdapterId>,
         batches: &[Batch],
     ) -> Result<Step> {
-        parallel::awake(|| self.step_in_pool(classifier, adapter, batches))
+        parallel::awake(|| self.step_in_pool(adapted, adapter, batches))
     }
 
     fn step_in_pool(
         &mut self,
-        classifier: &mut Classifier,
+        adapted: &mut AdaptedModel,
         adapter: Option<AdapterId>,
         batches: &[Batch],
     ) -> Result<Step> {
         let start = Instant::now();
         let targets: usize = batches.iter().map(|batch| batch.labels.len()).sum();
-        let (compute, step) = (classifier.compute(), self.steps());
+        let (compute, step) = (adapted.compute(), self.steps());
         self.gradients.clear();
         let mut total = 0.0;
         for batch in batches {
             let mut tape = Tape::training(compute, self.seed, step);
-            let logits = classifier.forward(&mut tape, batch, adapter)?;
-            let loss = loss(&mut tape, &logits, &batch.labels, targets as f32)?;
+            let loss = adapted.loss(&mut tape, batch, adapter, targets as f32)?;
             total += f64::from(loss.value().as_slice::<f32>()[0]);
             tape.backward(&loss, &mut self.gradients)?;
         }
         if !self.reached.contains(&adapter) {
-            self.check_reach(classifier, adapter)?;
+            self.check_reach(adapted, adapter)?;
             self.reached.push(adapter);
         }
         if !total.is_finite() {
-            return Err(self.diagnose(classifier, adapter, batches, compute));
+            return Err(self.diagnose(adapted, adapter, batches, compute));
         }
         let learning_rate = self.schedule.at(step as usize);
-        let grad_norm = self.optimizer.step(classifier.model_mut(), &self.gradients, learning_rate);
+        let grad_norm = self.optimizer.step(adapted.model_mut(), &self.gradients, learning_rate);
         if !grad_norm.is_finite() {
-            return Err(self.diagnose(classifier, adapter, batches, compute));
+            return Err(self.diagnose(adapted, adapter, batches, compute));
         }
         Ok(Step {
             loss: total,
@@ -133,9 +132,9 @@ impl Trainer {
     }
 
     /// Every trained tensor that holds under `adapter` must have a gradient, if only of zeros.
-    fn check_reach(&self, classifier: &Classifier, adapter: Option<AdapterId>) -> Result<()> {
+    fn check_reach(&self, adapted: &AdaptedModel, adapter: Option<AdapterId>) -> Result<()> {
         let mut missed = None;
-        for_each_active(classifier.model(), adapter, |name, leaf| {
+        for_each_active(adapted.model(), adapter, |name, leaf| {
             if missed.is_none() && leaf.is_trainable() && self.gradients.get(leaf).is_none() {
                 missed = Some(name.to_owned());
             }
@@ -149,7 +148,7 @@ impl Trainer {
     /// Finds the first tensor that is not finite: a parameter, then the forward pass in its order, then a gradient.
     fn diagnose(
         &self,
-        classifier: &mut Classifier,
+        adapted: &mut AdaptedModel,
         adapter: Option<AdapterId>,
         batches: &[Batch],
         compute: Compute,
@@ -159,7 +158,7 @@ impl Trainer {
             |tensor: String| Error::NotFinite { step, tensor, advice: "lower the learning rate".into() };
         let mut parameter = None;
         let mut gradient = None;
-        for_each_trained_mut(classifier.model_mut(), |name, leaf| {
+        for_each_trained_mut(adapted.model_mut(), |name, leaf| {
             if parameter.is_none() && !is_finite(leaf.value()) {
                 parameter = Some(name.to_owned());
             }
@@ -173,8 +172,7 @@ impl Trainer {
         }
         for batch in batches {
             let mut tape = Tape::training(compute, self.seed, self.steps()).checked();
-            let logits = classifier.forward(&mut tape, batch, adapter);
-            let result = logits.and_then(|logits| loss(&mut tape, &logits, &batch.labels, 1.0));
+            let result = adapted.loss(&mut tape, batch, adapter, 1.0);
             if let Err(Error::NotFinite { tensor, .. }) = result {
                 return not_finite(tensor);
             }

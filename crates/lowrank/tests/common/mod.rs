@@ -11,7 +11,7 @@ use lowrank::models::{self, EncoderConfig};
 use lowrank::nn::for_each_parameter;
 use lowrank::tape::AdapterId;
 use lowrank::tensor::DType;
-use lowrank::train::{Classifier, LoadOptions, read_batch};
+use lowrank::train::{AdaptedModel, LoadOptions, read_batch};
 use lowrank_kernels::Compute;
 use lowrank_kernels::random::Philox;
 use serde_json::{Value, json};
@@ -93,11 +93,11 @@ pub fn difference(actual: &[f32], expected: &[f32]) -> (f32, f32) {
 }
 
 /// A case's model with its adapter, and its batch.
-pub fn load(case: &Case, compute: Compute) -> (Classifier, Batch) {
+pub fn load(case: &Case, compute: Compute) -> (AdaptedModel, Batch) {
     let options = LoadOptions { compute: Some(compute), num_labels: Some(case.num_labels()) };
-    let classifier = Classifier::load(&case.model(), case.adapter().as_deref(), options).unwrap();
-    let batch = read_batch(&case.inputs(), classifier.model().info()).unwrap();
-    (classifier, batch)
+    let adapted = AdaptedModel::load(&case.model(), case.adapter().as_deref(), options).unwrap();
+    let batch = read_batch(&case.inputs(), adapted.model().info()).unwrap();
+    (adapted, batch)
 }
 
 /// One sequence of a batch as a batch of its own; it keeps its number in the whole.
@@ -132,11 +132,11 @@ pub fn bert_config(layers: usize) -> Value {
 }
 
 /// A randomly initialised model of a configuration.
-pub fn random_classifier(config: &Value, num_labels: usize, compute: Compute) -> Classifier {
+pub fn random_model(config: &Value, num_labels: usize, compute: Compute) -> AdaptedModel {
     let config = EncoderConfig::from_json(config).unwrap();
     let mut model = models::from_config(&config, num_labels);
     models::initialise(&mut *model, 5, DType::F32).unwrap();
-    Classifier::from_model(model, config, compute)
+    AdaptedModel::from_model(model, config, compute)
 }
 
 /// Ragged sequences of random words with random classes.
@@ -159,11 +159,11 @@ pub fn random_batch(lengths: &[usize], vocabulary: u64, classes: u64) -> Batch {
 }
 
 /// Puts a fresh adapter on a model and moves all of it off its start, `B` too.
-pub fn attach_perturbed(classifier: &mut Classifier, config: &LoraConfig) -> Plan {
-    let info = classifier.model().info().clone();
-    let plan = adapter::attach(classifier.model_mut(), &info, config, AdapterId(0), 9).unwrap();
+pub fn attach_perturbed(adapted: &mut AdaptedModel, config: &LoraConfig) -> Plan {
+    let info = adapted.model().info().clone();
+    let plan = adapter::attach(adapted.model_mut(), &info, config, AdapterId(0), 9).unwrap();
     let random = &mut Philox::new(32, 0);
-    adapter::for_each_leaf_mut(classifier.model_mut(), AdapterId(0), |_, leaf| {
+    adapter::for_each_leaf_mut(adapted.model_mut(), AdapterId(0), |_, leaf| {
         leaf.value_mut().iter_mut().for_each(|value| *value += 0.1 * random.normal_f32());
     });
     plan
@@ -171,9 +171,9 @@ pub fn attach_perturbed(classifier: &mut Classifier, config: &LoraConfig) -> Pla
 
 /// Writes a model folder with a word list of its own: `config.json`, `model.safetensors`, `vocab.txt`.
 pub fn write_model(folder: &Path, config: &Value, num_labels: usize) {
-    let classifier = random_classifier(config, num_labels, Compute::F32);
+    let adapted = random_model(config, num_labels, Compute::F32);
     let mut tensors = Tensors::new();
-    for_each_parameter(classifier.model(), |path, parameter| {
+    for_each_parameter(adapted.model(), |path, parameter| {
         tensors.insert(path.to_owned(), parameter.base().unwrap().value().clone());
     });
     std::fs::create_dir_all(folder).unwrap();

@@ -5,14 +5,14 @@ use lowrank::adapter;
 use lowrank::data::Batch;
 use lowrank::nn::{Module, for_each_parameter_mut};
 use lowrank::tape::{AdapterId, Tape, Var};
-use lowrank::train::{Classifier, LoadOptions, read_batch};
+use lowrank::train::{AdaptedModel, LoadOptions, read_batch};
 use lowrank_kernels::Compute;
 
 use crate::check::{Subject, check};
 use crate::common::Case;
 
 struct Whole {
-    classifier: Classifier,
+    adapted: AdaptedModel,
     batch: Batch,
     adapter: Option<AdapterId>,
 }
@@ -22,20 +22,20 @@ impl Whole {
         let case = Case::named(case);
         let folder = case.adapter().filter(|_| adapter);
         let options = LoadOptions { compute: Some(Compute::F32), num_labels: Some(case.num_labels()) };
-        let classifier = Classifier::load(&case.model(), folder.as_deref(), options).unwrap();
-        assert!(classifier.config().hidden_dropout_prob > 0.0, "the model drops");
-        let batch = read_batch(&case.inputs(), classifier.model().info()).unwrap();
-        Self { adapter: classifier.first_adapter(), classifier, batch }
+        let adapted = AdaptedModel::load(&case.model(), folder.as_deref(), options).unwrap();
+        assert!(adapted.config().hidden_dropout_prob > 0.0, "the model drops");
+        let batch = read_batch(&case.inputs(), adapted.model().info()).unwrap();
+        Self { adapter: adapted.first_adapter(), adapted, batch }
     }
 }
 
 impl Subject for Whole {
     fn module(&mut self) -> &mut dyn Module {
-        self.classifier.model_mut()
+        self.adapted.model_mut()
     }
 
     fn output(&self, tape: &mut Tape) -> Result<Var> {
-        self.classifier.forward(tape, &self.batch, self.adapter)
+        self.adapted.forward(tape, &self.batch, self.adapter)
     }
 }
 
@@ -43,7 +43,7 @@ impl Subject for Whole {
 fn every_tensor_of_an_adapter_of_bert_and_roberta() {
     for case in ["bert_query_value", "bert_target_list", "bert_save_everything", "roberta_bias_all"] {
         let mut whole = Whole::new(case, true);
-        adapter::set_trainable(whole.classifier.model_mut(), AdapterId(0), true);
+        adapter::set_trainable(whole.adapted.model_mut(), AdapterId(0), true);
         check(case, whole);
     }
 }
@@ -52,7 +52,7 @@ fn every_tensor_of_an_adapter_of_bert_and_roberta() {
 fn every_parameter_of_bert_and_roberta_in_full_training() {
     for case in ["bert_pair", "roberta_regression"] {
         let mut whole = Whole::new(case, false);
-        for_each_parameter_mut(whole.classifier.model_mut(), |_, parameter| {
+        for_each_parameter_mut(whole.adapted.model_mut(), |_, parameter| {
             parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(true));
         });
         check(case, whole);

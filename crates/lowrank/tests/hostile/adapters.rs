@@ -5,7 +5,7 @@ use std::fs;
 use lowrank::hub::{Checkpoint, to_tensor};
 use lowrank::tape::AdapterId;
 use lowrank::tensor::{DType, Tensor};
-use lowrank::train::{Classifier, LoadOptions};
+use lowrank::train::{AdaptedModel, LoadOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,13 +22,13 @@ fn adapter(case: &str) -> TempDir {
         let source = Case::named(case).folder.join("adapter").join(name);
         fs::copy(source, folder.path().join(name)).unwrap();
     }
-    Classifier::load(&Case::named(case).model(), folder.path().to_str(), LoadOptions::default()).unwrap();
+    AdaptedModel::load(&Case::named(case).model(), folder.path().to_str(), LoadOptions::default()).unwrap();
     folder
 }
 
-fn load(folder: &TempDir) -> lowrank::Result<Classifier> {
+fn load(folder: &TempDir) -> lowrank::Result<AdaptedModel> {
     let model = Case::named("bert_query_value").model();
-    Classifier::load(&model, folder.path().to_str(), LoadOptions::default())
+    AdaptedModel::load(&model, folder.path().to_str(), LoadOptions::default())
 }
 
 fn set(folder: &TempDir, key: &str, value: Value) {
@@ -210,7 +210,7 @@ fn an_adapter_without_the_pooler_that_the_model_lacks() {
         tensors.retain(|name, _| !name.contains("pooler"));
     });
     let model = Case::named("bert_mlm").model();
-    let loaded = Classifier::load(&model, folder.path().to_str(), LoadOptions::default());
+    let loaded = AdaptedModel::load(&model, folder.path().to_str(), LoadOptions::default());
     assert_refused(loaded, &["bert.pooler.dense.weight", "missing from the adapter"]);
 }
 
@@ -234,19 +234,19 @@ fn a_folder_without_its_files() {
 
 #[test]
 fn a_failed_adapter_leaves_the_model_as_it_was() {
-    let (mut classifier, batch) = load_case(&Case::named("bert_query_value"), lowrank_kernels::Compute::F32);
-    let before = classifier.logits(&batch, Some(AdapterId(0))).unwrap();
+    let (mut adapted, batch) = load_case(&Case::named("bert_query_value"), lowrank_kernels::Compute::F32);
+    let before = adapted.logits(&batch, Some(AdapterId(0))).unwrap();
     let folder = adapter("bert_save_everything");
     change(&folder.path().join("adapter_model.safetensors"), |tensors| {
         tensors.insert("zzz".into(), Tensor::zeros([1], DType::F32));
     });
-    assert_refused(classifier.attach(folder.path().to_str().unwrap()), &["zzz"]);
-    assert_eq!(classifier.adapters().len(), 1);
+    assert_refused(adapted.attach(folder.path().to_str().unwrap()), &["zzz"]);
+    assert_eq!(adapted.adapters().len(), 1);
     assert_eq!(
-        classifier.logits(&batch, Some(AdapterId(1))).unwrap(),
-        classifier.logits(&batch, None).unwrap()
+        adapted.logits(&batch, Some(AdapterId(1))).unwrap(),
+        adapted.logits(&batch, None).unwrap()
     );
-    assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), before);
+    assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), before);
 }
 
 /// PEFT makes adapters of any rank, so its files of any rank are loaded.

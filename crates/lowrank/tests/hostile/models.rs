@@ -5,7 +5,7 @@ use std::fs;
 use lowrank::data::Columns;
 use lowrank::hub::{StoredDtype, TensorToWrite, Tensors, write_safetensors, write_tensors};
 use lowrank::tensor::{DType, Tensor};
-use lowrank::train::{Ask, AskOptions, Classifier, LoadOptions, read_batch};
+use lowrank::train::{Ask, AskOptions, AdaptedModel, LoadOptions, read_batch};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -19,8 +19,8 @@ fn model() -> TempDir {
     folder
 }
 
-fn load(folder: &TempDir) -> lowrank::Result<Classifier> {
-    Classifier::load(folder.path().to_str().unwrap(), None, LoadOptions::default())
+fn load(folder: &TempDir) -> lowrank::Result<AdaptedModel> {
+    AdaptedModel::load(folder.path().to_str().unwrap(), None, LoadOptions::default())
 }
 
 const QUERY: &str = "bert.encoder.layer.0.attention.self.query.weight";
@@ -28,12 +28,12 @@ const QUERY: &str = "bert.encoder.layer.0.attention.self.query.weight";
 #[test]
 fn inputs_without_a_token() {
     let folder = model();
-    let classifier = load(&folder).unwrap();
+    let adapted = load(&folder).unwrap();
     let path = folder.path().join("inputs.safetensors");
     for shape in [[0, 4], [2, 0]] {
         write_tensors(&path, &Tensors::from([("input_ids".to_owned(), Tensor::zeros(shape, DType::F32))]))
             .unwrap();
-        assert_refused(read_batch(&path, classifier.model().info()), &["input_ids", "it holds no token"]);
+        assert_refused(read_batch(&path, adapted.model().info()), &["input_ids", "it holds no token"]);
     }
 }
 
@@ -47,7 +47,7 @@ fn a_folder_without_weights_or_configuration() {
     fs::remove_file(folder.path().join("config.json")).unwrap();
     assert_refused(load(&folder), &["config.json"]);
     let nowhere = folder.path().join("nowhere");
-    let result = Classifier::load(nowhere.to_str().unwrap(), None, LoadOptions::default());
+    let result = AdaptedModel::load(nowhere.to_str().unwrap(), None, LoadOptions::default());
     assert_refused(result, &["nowhere"]);
 }
 
@@ -74,9 +74,9 @@ fn a_model_without_a_pooler_has_no_head() {
     change(&folder.path().join("model.safetensors"), |tensors| {
         tensors.remove("bert.pooler.dense.weight").unwrap();
     });
-    let classifier = load(&folder).unwrap();
+    let adapted = load(&folder).unwrap();
     let head = ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"];
-    let missing = &classifier.report().missing_head;
+    let missing = &adapted.report().missing_head;
     assert!(head.iter().all(|name| missing.iter().any(|other| other == name)), "{missing:?}");
     let options = AskOptions {
         model: folder.path().to_str().unwrap(),

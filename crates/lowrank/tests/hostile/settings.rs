@@ -5,7 +5,7 @@ use lowrank::tape::AdapterId;
 use lowrank_kernels::Compute;
 
 use crate::assert_refused;
-use crate::common::{bert_config, random_batch, random_classifier};
+use crate::common::{bert_config, random_batch, random_model};
 
 fn names(names: &[&str]) -> Option<Targets> {
     Some(Targets::Names(names.iter().map(|name| (*name).to_owned()).collect()))
@@ -13,13 +13,13 @@ fn names(names: &[&str]) -> Option<Targets> {
 
 /// Refused from shapes alone and by `attach`, which leaves the model as it was.
 fn refused(config: LoraConfig, parts: &[&str]) {
-    let mut classifier = random_classifier(&bert_config(1), 2, Compute::F32);
+    let mut adapted = random_model(&bert_config(1), 2, Compute::F32);
     let batch = random_batch(&[4, 7], 84, 2);
-    let info = classifier.model().info().clone();
-    let base = classifier.logits(&batch, None).unwrap();
-    assert_refused(adapter::plan(classifier.model(), &info, &config), parts);
-    assert_refused(adapter::attach(classifier.model_mut(), &info, &config, AdapterId(0), 1), parts);
-    assert_eq!(classifier.logits(&batch, Some(AdapterId(0))).unwrap(), base);
+    let info = adapted.model().info().clone();
+    let base = adapted.logits(&batch, None).unwrap();
+    assert_refused(adapter::plan(adapted.model(), &info, &config), parts);
+    assert_refused(adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1), parts);
+    assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), base);
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_rank_of_0_or_beyond_the_layer() {
     refused(of(usize::MAX), &["is beyond"]);
     let r = 33;
     let whole = LoraConfig { r, target_modules: names(&["intermediate.dense"]), ..LoraConfig::default() };
-    let model = random_classifier(&bert_config(1), 2, Compute::F32);
+    let model = random_model(&bert_config(1), 2, Compute::F32);
     adapter::plan(model.model(), model.model().info(), &whole).unwrap();
 }
 
@@ -115,7 +115,7 @@ fn a_pattern_that_takes_too_long() {
 /// As in PEFT, what is excluded or saved whole may be matched.
 #[test]
 fn targets_beside_what_is_excluded_or_saved() {
-    let model = random_classifier(&bert_config(1), 2, Compute::F32);
+    let model = random_model(&bert_config(1), 2, Compute::F32);
     let plan = |config: &LoraConfig| adapter::plan(model.model(), model.model().info(), config).unwrap();
     let mut config = LoraConfig {
         target_modules: Some(Targets::Pattern(r".*layer\.0\.attention\..*".into())),

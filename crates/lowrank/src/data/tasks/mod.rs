@@ -10,8 +10,14 @@ mod tabular;
 use std::path::Path;
 
 pub use files::DataFiles;
+pub use tabular::TabularTask;
 
-use super::example::Examples;
+use serde::Serialize;
+
+use super::dataset::Dataset;
+use super::example::Label;
+use super::reader::Reader;
+use crate::models::Head;
 use crate::{Error, Result};
 
 /// A task's fixed facts.
@@ -19,6 +25,8 @@ use crate::{Error, Result};
 pub struct TaskInfo {
     /// Its name in a run file.
     pub name: String,
+    /// The head that it needs.
+    pub head: Head,
     /// The names of its labels in the order of their ids; empty in regression.
     pub labels: Vec<String>,
     /// The width of the model's output: the number of labels, 1 in regression.
@@ -38,17 +46,56 @@ pub trait Task: Send + Sync {
     /// What it is called, what its labels are and what is measured.
     fn info(&self) -> &TaskInfo;
 
-    /// Reads the first `limit` labelled examples of a file (0: all).
+    /// Reads the first `limit` examples of a file (0: all) for a model. Where they are not `labelled`, labels are not
+    /// looked for.
     ///
     /// # Errors
-    /// The file cannot be read or holds no rows; a row is malformed; a label is not of the task's set.
-    fn read(&self, path: &Path, limit: usize) -> Result<Examples>;
+    /// The file cannot be read or holds no rows; a row is malformed; a label is not of the task's set; the model has no
+    /// tokeniser, or one that does not fit.
+    fn dataset(&self, path: &Path, limit: usize, labelled: bool, reader: &Reader)
+    -> Result<Box<dyn Dataset>>;
 
-    /// Reads the first `limit` examples of a file (0: all) without looking for labels.
+    /// The first `count` examples of a file as the model sees them.
     ///
     /// # Errors
-    /// The file cannot be read or holds no rows; a row is malformed.
-    fn read_unlabelled(&self, path: &Path, limit: usize) -> Result<Examples>;
+    /// As [`Task::dataset`].
+    fn preview(&self, path: &Path, count: usize, reader: &Reader) -> Result<Vec<PreviewedExample>>;
+}
+
+impl TaskInfo {
+    /// A label as a person reads it; empty where there is none.
+    pub fn name_of(&self, label: Option<Label>) -> String {
+        match label {
+            None => String::new(),
+            Some(Label::Score(score)) => score.to_string(),
+            Some(Label::Class(class)) => {
+                self.labels.get(class as usize).cloned().unwrap_or_else(|| class.to_string())
+            }
+        }
+    }
+}
+
+/// An example as its model sees it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PreviewedExample {
+    /// Its line in the file, from 1.
+    pub line: usize,
+    /// Its text.
+    pub text: String,
+    /// Its second text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+    /// Its label, or its number.
+    pub label: String,
+    /// Its tokens as the vocabulary writes them.
+    pub tokens: Vec<String>,
+    /// Their ids.
+    pub ids: Vec<u32>,
+    /// For each token whether the loss is on it; empty where no token is trained.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trained: Vec<bool>,
+    /// Whether it lost its end.
+    pub truncated: bool,
 }
 
 /// The names of the columns to read; where one is absent the task's usual names are tried.
@@ -87,6 +134,17 @@ pub fn has_labels(name: &str) -> bool {
     name != classification::NAME
 }
 
+/// The head that a task needs.
+///
+/// # Errors
+/// [`Error::UnknownName`] for a name that no task has.
+pub fn head(name: &str) -> Result<Head> {
+    match name {
+        _ if NAMES.contains(&name) => Ok(Head::SequenceClassification),
+        _ => Err(Error::unknown("task", name, NAMES)),
+    }
+}
+
 /// The task of this name.
 ///
 /// # Errors
@@ -100,11 +158,16 @@ pub fn has_labels(name: &str) -> bool {
 /// # Ok::<(), lowrank::Error>(())
 /// ```
 pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
+    Ok(Box::new(open_tabular(name, options)?))
+}
+
+/// As [`open`], for a task whose examples are the rows of a table.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_tabular(name: &str, options: &TaskOptions<'_>) -> Result<TabularTask> {
     if name == classification::NAME {
-        return Ok(Box::new(classification::open(options)?));
+        return classification::open(options);
     }
-    match glue::open(name, options) {
-        Some(task) => Ok(Box::new(task)),
-        None => Err(Error::unknown("task", name, NAMES)),
-    }
+    glue::open(name, options).ok_or_else(|| Error::unknown("task", name, NAMES))
 }

@@ -4,12 +4,15 @@ use std::path::Path;
 
 use super::labels::Target;
 use super::table::{self, Format, Layout, Need, Role, Row};
-use super::{Task, TaskInfo};
+use super::{PreviewedExample, Task, TaskInfo};
+use crate::data::dataset::{Dataset, TokenizedDataset};
 use crate::data::example::{Example, Examples};
+use crate::data::reader::Reader;
+use crate::models::Head;
 use crate::{Error, Result};
 
 /// A task over texts or pairs of texts, one a row.
-pub(super) struct TabularTask {
+pub struct TabularTask {
     pub(super) info: TaskInfo,
     pub(super) target: Target,
     pub(super) layout: Layout,
@@ -34,17 +37,59 @@ impl TabularTask {
     }
 }
 
+impl TabularTask {
+    /// Reads the first `limit` labelled examples of a file (0: all).
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no rows; a row is malformed; a label is not of the task's set.
+    pub fn read(&self, path: &Path, limit: usize) -> Result<Examples> {
+        self.read_rows(path, &self.layout, limit, Some(&self.target))
+    }
+
+    /// As [`TabularTask::read`], without looking for labels.
+    ///
+    /// # Errors
+    /// As [`TabularTask::read`], but for the labels.
+    pub fn read_unlabelled(&self, path: &Path, limit: usize) -> Result<Examples> {
+        self.read_rows(path, &unlabelled(&self.layout), limit, None)
+    }
+}
+
 impl Task for TabularTask {
     fn info(&self) -> &TaskInfo {
         &self.info
     }
 
-    fn read(&self, path: &Path, limit: usize) -> Result<Examples> {
-        self.read_rows(path, &self.layout, limit, Some(&self.target))
+    fn dataset(
+        &self,
+        path: &Path,
+        limit: usize,
+        labelled: bool,
+        reader: &Reader,
+    ) -> Result<Box<dyn Dataset>> {
+        let examples = if labelled { self.read(path, limit)? } else { self.read_unlabelled(path, limit)? };
+        let dataset = TokenizedDataset::new(reader.tokenizer()?, &examples, reader.max_length)?;
+        reader.check_vocabulary(dataset.largest_id())?;
+        Ok(Box::new(dataset))
     }
 
-    fn read_unlabelled(&self, path: &Path, limit: usize) -> Result<Examples> {
-        self.read_rows(path, &unlabelled(&self.layout), limit, None)
+    fn preview(&self, path: &Path, count: usize, reader: &Reader) -> Result<Vec<PreviewedExample>> {
+        let tokenizer = reader.tokenizer()?;
+        let examples = self.read(path, count)?.rows.into_iter().map(|example| {
+            let pair = example.text_pair.as_deref();
+            let encoding = tokenizer.encode(&example.text, pair, reader.max_length)?;
+            Ok(PreviewedExample {
+                line: example.line,
+                label: self.info.name_of(example.label),
+                tokens: tokenizer.tokens(&encoding.ids),
+                ids: encoding.ids,
+                truncated: encoding.truncated,
+                text: example.text,
+                text_pair: example.text_pair,
+                trained: Vec::new(),
+            })
+        });
+        examples.collect()
     }
 }
 
@@ -56,6 +101,7 @@ pub(super) fn info(name: &str, target: &Target, metrics: &[&'static str]) -> Tas
     };
     TaskInfo {
         name: name.to_owned(),
+        head: Head::SequenceClassification,
         num_labels: labels.len().max(1),
         regression: *target == Target::Score,
         positive: match target {

@@ -2,6 +2,7 @@
 
 use super::{KeepBest, Method, RunFile, Warmup};
 use crate::data::tasks;
+use crate::models::HeadStyle;
 use crate::{Error, Result};
 
 /// Tasks that run files know and this program does not do yet.
@@ -47,6 +48,16 @@ impl RunFile {
     pub fn check(&self) -> Result<()> {
         self.check_task()?;
         self.check_start()?;
+        if self.data.stride > 0 && self.data.stride >= self.data.max_length {
+            let (stride, length) = (self.data.stride, self.data.max_length);
+            let reason = format!("{stride} is not below data.max_length, {length}");
+            return Err(Error::setting("data.stride", reason));
+        }
+        if let HeadStyle::NormDropoutLinear { dropout } = self.head
+            && !(0.0..1.0).contains(&dropout)
+        {
+            return Err(Error::setting("head_dropout", format!("{dropout} is not in 0..1")));
+        }
         at_least("data.max_length", self.data.max_length, SHORTEST_LENGTH)?;
         self.lora.check().map_err(|error| error.in_section("lora"))?;
         self.check_train()

@@ -6,6 +6,8 @@ use std::path::{Path, absolute};
 use lowrank_kernels::Compute;
 use toml::{Table, Value};
 
+use crate::models::HeadStyle;
+
 use super::{EvalEvery, KeepBest, RunFile, Warmup, lora, values};
 
 impl RunFile {
@@ -34,6 +36,10 @@ impl RunFile {
         );
         let method = super::Method::NAMES.iter().find(|(_, method)| *method == self.method);
         set("method", text(method.map_or("lora", |(name, _)| name)));
+        if let HeadStyle::NormDropoutLinear { dropout } = self.head {
+            set("head", text("norm-dropout-linear"));
+            set("head_dropout", Value::Float(shortest(dropout)));
+        }
         let mut sections = values::SECTIONS.map(|name| match top.remove(name) {
             Some(Value::Table(section)) => (name, section),
             _ => (name, Table::new()),
@@ -111,6 +117,9 @@ impl RunFile {
         rows.insert("train".to_owned(), path(&data.train));
         rows.insert("validation".to_owned(), data.validation.as_deref().map_or_else(|| text(""), path));
         rows.insert("max_length".to_owned(), count(data.max_length));
+        if data.stride > 0 {
+            rows.insert("stride".to_owned(), count(data.stride));
+        }
         rows.insert("limit".to_owned(), count(data.limit));
         rows.insert("strict".to_owned(), Value::Boolean(data.strict));
         if !columns.is_empty() {
@@ -162,6 +171,11 @@ impl RunFile {
         );
         set("patience", count(train.patience));
     }
+}
+
+/// The decimal that a person wrote: 0.1, not 0.10000000149.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 fn text(text: &str) -> Value {

@@ -8,6 +8,7 @@ use toml::Value;
 use super::values::{COLUMNS, Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
+use crate::models::HeadStyle;
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
@@ -21,6 +22,7 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
         output: source.folder.join(values.required("output")?),
         init_adapter: (!init_adapter.is_empty()).then(|| init_adapter.to_owned()),
         method: values.choice("method", &Method::NAMES)?,
+        head: head(values)?,
         data: data(values, &source.folder)?,
         lora: lora::read(values)?,
         lora_given: values.given("lora"),
@@ -37,10 +39,35 @@ fn data(values: &Values, folder: &Path) -> Result<DataSection> {
             text => Some(path(text, "data.validation", folder)?),
         },
         columns: columns(values)?,
-        max_length: values.count("data.max_length")?,
+        max_length: match usual_length(values)? {
+            Some((length, _)) if !values.gives("data.max_length") => length,
+            _ => values.count("data.max_length")?,
+        },
+        stride: match usual_length(values)? {
+            Some((_, stride)) if !values.gives("data.stride") => stride,
+            _ if !values.gives("data.stride") => 0,
+            _ => values.count("data.stride")?,
+        },
         limit: values.count("data.limit")?,
         strict: values.flag("data.strict")?,
     })
+}
+
+/// The length and stride of a task whose texts are long.
+fn usual_length(values: &Values) -> Result<Option<(usize, usize)>> {
+    Ok(matches!(values.text("task")?, "squad" | "squad_v2").then_some((384, 128)))
+}
+
+fn head(values: &Values) -> Result<HeadStyle> {
+    let norm = values.choice("head", &[("default", false), ("norm-dropout-linear", true)])?;
+    if norm {
+        let dropout = if values.gives("head_dropout") { values.number("head_dropout")? as f32 } else { 0.1 };
+        return Ok(HeadStyle::NormDropoutLinear { dropout });
+    }
+    if values.gives("head_dropout") {
+        return Err(Error::setting("head_dropout", "it belongs to head = \"norm-dropout-linear\"; leave it out"));
+    }
+    Ok(HeadStyle::Default)
 }
 
 /// A file or folder. Forms of data that there will be later are told from misspelt paths.
@@ -157,20 +184,13 @@ fn only_supported(values: &Values) -> Result<()> {
     let later = |key: &str, what: String, right: &str| {
         Err(Error::setting(key, format!("{what} is not supported yet; {right}")))
     };
-    for (key, known, only) in [("load_in", "int8", "auto"), ("head", "norm-dropout-linear", "default")] {
+    for (key, known, only) in [("load_in", "int8", "auto")] {
         match values.text(key)? {
             word if word == only => {}
             word if word == known => {
                 return later(key, format!("{word:?}"), &format!("leave it at {only:?}"));
             }
             word => return Err(Error::setting(key, format!("{word:?} is not {only:?}"))),
-        }
-    }
-    for (key, owner) in
-        [("head_dropout", "head = \"norm-dropout-linear\""), ("data.stride", "the squad tasks")]
-    {
-        if values.gives(key) {
-            return later(key, format!("it belongs to {owner}, which"), "leave it out");
         }
     }
     let ratio = values.number("train.loraplus_lr_ratio")?;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use lowrank_kernels::{Compute, Tier};
 
 use crate::adapter::{AdapterFile, Plan, is_attached};
-use crate::data::{Batch, Labels, Tokenizer};
+use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
 use crate::hub::{self, Checkpoint, RepositoryKind};
-use crate::models::{self, EncoderConfig, Inputs, LoadReport, Model};
+use crate::models::{
+    self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadReport, Model, ModelConfig, Source, Tokens,
+};
 use crate::tape::{AdapterId, Layout, Tape, Var, ops};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -20,6 +22,10 @@ pub struct LoadOptions {
     pub compute: Option<Compute>,
     /// The width of the logits; absent: the adapter's head, or the configuration.
     pub num_labels: Option<usize>,
+    /// What is predicted; absent: what the adapter, the configuration or the architecture is for.
+    pub head: Option<Head>,
+    /// The layers of the head.
+    pub style: HeadStyle,
 }
 
 /// The type that `auto` means: bf16 where the machine multiplies it faster.
@@ -27,17 +33,17 @@ pub fn default_compute() -> Compute {
     if Tier::active().prefers_bf16() { Compute::Bf16 } else { Compute::F32 }
 }
 
-/// A sequence classifier: the model, its files, and how it computes.
-pub struct Classifier {
+/// A model with its files, its adapters, and the type that it computes in.
+pub struct AdaptedModel {
     model: Box<dyn Model>,
-    config: EncoderConfig,
+    config: ModelConfig,
     folder: PathBuf,
     compute: Compute,
     report: LoadReport,
     adapters: Vec<Attached>,
 }
 
-/// An adapter on a [`Classifier`].
+/// An adapter on a [`AdaptedModel`].
 #[derive(Clone, Debug)]
 pub struct Attached {
     /// What the model knows it by.
@@ -48,7 +54,7 @@ pub struct Attached {
     pub plan: Plan,
 }
 
-impl Classifier {
+impl AdaptedModel {
     /// Loads a model, from a folder or from the Hub, and puts an adapter on it.
     ///
     /// # Errors
@@ -59,6 +65,9 @@ impl Classifier {
         let config = models::read_config(&folder)?;
         let from_adapter = adapter.as_ref().and_then(|(_, file)| file.num_labels());
         let num_labels = options.num_labels.or(from_adapter).unwrap_or(config.labels.len());
+        let of_adapter = adapter.as_ref().and_then(|(_, file)| file.head());
+        let kind = options.head.or(of_adapter).or(config.head).unwrap_or(config.usual_head());
+        let head = HeadSpec { style: options.style, ..HeadSpec::new(kind, num_labels) };
         if let Some(labels) = from_adapter.filter(|labels| *labels != num_labels) {
             let reason = format!("its head has {labels} outputs where {num_labels} are wanted");
             return Err(Error::file(
@@ -66,29 +75,29 @@ impl Classifier {
                 reason,
             ));
         }
-        let mut classifier = Self::load_base(&folder, config, num_labels, options.compute)?;
+        let mut adapted = Self::load_base(&folder, config, head, options.compute)?;
         if let Some((name, file)) = adapter {
-            classifier.attach_file(name, &file)?;
+            adapted.attach_file(name, &file)?;
         }
-        Ok(classifier)
+        Ok(adapted)
     }
 
     /// A model from its folder, without an adapter; `config` is the folder's.
     pub(super) fn load_base(
         folder: &Path,
-        config: EncoderConfig,
-        num_labels: usize,
+        config: ModelConfig,
+        head: HeadSpec,
         compute: Option<Compute>,
     ) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
-        let mut model = models::from_config(&config, num_labels);
+        let mut model = models::from_config(&config, head)?;
         let report = models::load(&mut *model, &checkpoint)?;
         let compute = compute.unwrap_or_else(default_compute);
         Ok(Self { model, config, folder: folder.to_path_buf(), compute, report, adapters: Vec::new() })
     }
 
     /// A classifier around a model that is there already.
-    pub fn from_model(model: Box<dyn Model>, config: EncoderConfig, compute: Compute) -> Self {
+    pub fn from_model(model: Box<dyn Model>, config: ModelConfig, compute: Compute) -> Self {
         let report = LoadReport::default();
         Self { model, config, folder: PathBuf::new(), compute, report, adapters: Vec::new() }
     }
@@ -110,7 +119,7 @@ impl Classifier {
         Ok(id)
     }
 
-    /// An id that no adapter has, neither one of [`Classifier::adapters`] nor one that was put on the model itself.
+    /// An id that no adapter has, neither one of [`AdaptedModel::adapters`] nor one that was put on the model itself.
     fn next_id(&self) -> Result<AdapterId> {
         (0..=u16::MAX)
             .map(AdapterId)
@@ -118,12 +127,12 @@ impl Classifier {
             .ok_or_else(|| Error::Usage("the model has as many adapters as it can have".into()))
     }
 
-    /// The adapters that [`Classifier::load`] and [`Classifier::attach`] put on the model, the first one first.
+    /// The adapters that [`AdaptedModel::load`] and [`AdaptedModel::attach`] put on the model, the first one first.
     pub fn adapters(&self) -> &[Attached] {
         &self.adapters
     }
 
-    /// The one of [`Classifier::adapters`] with this id.
+    /// The one of [`AdaptedModel::adapters`] with this id.
     ///
     /// # Errors
     /// If there is none: an adapter that was put on the model itself is known to the caller alone.
@@ -146,13 +155,13 @@ impl Classifier {
         &*self.model
     }
 
-    /// The model, for training. What is put on it this way is not among [`Classifier::adapters`].
+    /// The model, for training. What is put on it this way is not among [`AdaptedModel::adapters`].
     pub fn model_mut(&mut self) -> &mut dyn Model {
         &mut *self.model
     }
 
     /// The configuration that the model was made from.
-    pub fn config(&self) -> &EncoderConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -179,23 +188,66 @@ impl Classifier {
         Tokenizer::from_folder(&self.folder)
     }
 
-    /// The logits of a batch, each sequence under `adapter`: `[sequences, num_labels]`.
+    /// The logits of a batch, each sequence under `adapter`: `[sequences, num_labels]`, or `[tokens, num_labels]` of a
+    /// head on tokens.
     ///
     /// # Errors
     /// As [`Model::forward`].
     pub fn forward(&self, tape: &mut Tape, batch: &Batch, adapter: Option<AdapterId>) -> Result<Var> {
-        let adapters = vec![adapter; batch.examples.len()];
-        let layout = Layout::new(batch.offsets.clone(), batch.examples.clone(), adapters)?;
-        self.forward_layout(tape, batch, layout)
+        self.forward_adapters(tape, batch, &vec![adapter; batch.sequences()], None)
     }
 
-    /// As [`Classifier::forward`], with a layout that gives each sequence an adapter of its own.
+    /// As [`AdaptedModel::forward`], with an adapter for each sequence, and for those `rows` alone of a head on tokens.
     ///
     /// # Errors
     /// As [`Model::forward`].
-    pub fn forward_layout(&self, tape: &mut Tape, batch: &Batch, layout: Arc<Layout>) -> Result<Var> {
-        let (ids, type_ids, positions) = (&batch.ids[..], &batch.type_ids[..], &batch.position_ids[..]);
-        self.model.forward(tape, &Inputs { ids, type_ids, positions, layout })
+    pub fn forward_adapters(
+        &self,
+        tape: &mut Tape,
+        batch: &Batch,
+        adapters: &[Option<AdapterId>],
+        rows: Option<&[usize]>,
+    ) -> Result<Var> {
+        let layout = |offsets: Vec<usize>| Layout::new(offsets, batch.examples.clone(), adapters.to_vec());
+        let tokens = |tokens: &'_ TokenRows| layout(tokens.offsets.clone());
+        let source = match &batch.source {
+            BatchSource::Tokens(text) => Source::Tokens(as_tokens(text, tokens(text)?)),
+            BatchSource::Images(pixels) => Source::Images(Images {
+                pixels: &pixels.values,
+                channels: pixels.channels,
+                height: pixels.height,
+                width: pixels.width,
+                layout: layout((0..=batch.sequences()).collect())?,
+            }),
+        };
+        let target = match &batch.target {
+            Some(target) => Some(as_tokens(target, tokens(target)?)),
+            None => None,
+        };
+        self.model.forward(tape, &Inputs { source, target, rows, cache: None })
+    }
+
+    /// The loss of a batch against its labels, its sum divided by `denominator`. Of a head on tokens, only the rows that
+    /// have a target are computed.
+    ///
+    /// # Errors
+    /// As [`AdaptedModel::forward`] and [`loss`].
+    pub fn loss(
+        &self,
+        tape: &mut Tape,
+        batch: &Batch,
+        adapter: Option<AdapterId>,
+        denominator: f32,
+    ) -> Result<Var> {
+        let Labels::Tokens(tokens) = &batch.labels else {
+            let logits = self.forward(tape, batch, adapter)?;
+            return loss(tape, &logits, &batch.labels, denominator);
+        };
+        let rows: Vec<usize> =
+            tokens.iter().enumerate().filter(|(_, token)| **token != IGNORED).map(|(row, _)| row).collect();
+        let targets: Vec<i64> = rows.iter().filter_map(|row| tokens.get(*row)).copied().collect();
+        let logits = self.forward_adapters(tape, batch, &vec![adapter; batch.sequences()], Some(&rows))?;
+        loss(tape, &logits, &Labels::Tokens(targets), denominator)
     }
 
     /// The logits of a batch as numbers, row by row.
@@ -208,15 +260,23 @@ impl Classifier {
     }
 }
 
-/// The loss of logits against labels, its sum divided by `denominator`: cross-entropy for classes, squared error for
-/// numbers.
+/// Rows of tokens as a model reads them.
+pub(super) fn as_tokens(rows: &TokenRows, layout: Arc<Layout>) -> Tokens<'_> {
+    Tokens { ids: &rows.ids, type_ids: &rows.type_ids, positions: &rows.position_ids, layout }
+}
+
+/// The loss of logits against labels, its sum divided by `denominator`: cross-entropy for classes and tokens, squared error
+/// for numbers, the mean of two cross-entropies for spans.
 ///
 /// # Errors
 /// If there are no labels, or they do not fit the logits.
 pub fn loss(tape: &mut Tape, logits: &Var, labels: &Labels, denominator: f32) -> Result<Var> {
     match labels {
-        Labels::Classes(classes) => ops::cross_entropy(tape, logits, classes, denominator),
+        Labels::Classes(classes) | Labels::Tokens(classes) => {
+            ops::cross_entropy(tape, logits, classes, denominator)
+        }
         Labels::Scores(scores) => ops::squared_error(tape, logits, scores, denominator),
+        Labels::Spans { starts, ends } => ops::span_loss(tape, logits, starts, ends, denominator),
         Labels::None => Err(Error::Usage("these examples have no labels".into())),
     }
 }

@@ -1,0 +1,93 @@
+//! What the rest of the program needs to know of an architecture.
+
+use super::head::Head;
+
+/// Facts of a model.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// The class in Transformers.
+    pub architecture: String,
+    /// What it predicts.
+    pub kind: Head,
+    /// The path of the bare model: the prefix that a bare checkpoint's keys lack.
+    pub base_prefix: &'static str,
+    /// The modules of the head, which is new for each task.
+    pub head: Vec<&'static str>,
+    /// The layer before a language model's logits, which `all-linear` does not mean.
+    pub output: Option<&'static str>,
+    /// The module before the head that checkpoints of some tasks lack. [`load`](super::load) makes it part of the head
+    /// then.
+    pub pooler: Option<&'static str>,
+    /// The layers that LoRA adapts where the user names none.
+    pub default_targets: &'static [&'static str],
+    /// The modules that `train_embeddings` trains.
+    pub embeddings: &'static [&'static str],
+    /// The modules that `train_layer_norms` trains.
+    pub layer_norms: &'static [&'static str],
+    /// The width of the logits.
+    pub num_labels: usize,
+    /// Entries of the word table.
+    pub vocab_size: usize,
+    /// Entries of the segment table; 0: the model reads no segments.
+    pub type_vocab_size: usize,
+    /// The longest sequence that has positions.
+    pub max_length: usize,
+    /// The padding token.
+    pub pad_token_id: Option<u32>,
+    /// The tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// What a decoder of answers starts from.
+    pub decoder_start_token_id: Option<u32>,
+    /// Whether positions count the tokens that are not padding, rather than columns.
+    pub positions_skip_padding: bool,
+    /// What the model sees, if it is images.
+    pub image: Option<ImageShape>,
+    /// The name in checkpoints, and in Transformers 4, of what Transformers 5 renamed.
+    pub older_name: Option<fn(&str) -> String>,
+    /// The standard deviation of freshly drawn weights.
+    pub initializer_range: f32,
+}
+
+/// The images of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageShape {
+    /// Colours.
+    pub channels: usize,
+    /// Height and width, in pixels.
+    pub size: usize,
+    /// Height and width of a patch, in pixels.
+    pub patch: usize,
+}
+
+impl ModelInfo {
+    /// Whether a head on sequences reads their first token, not their last.
+    pub fn reads_first_token(&self) -> bool {
+        !self.head.contains(&"score")
+    }
+
+    /// Facts of a model of one's own: no head to save, no usual targets, no vocabulary.
+    pub fn without_head() -> Self {
+        Self {
+            architecture: String::new(),
+            kind: Head::SequenceClassification,
+            base_prefix: "",
+            head: Vec::new(),
+            output: None,
+            pooler: None,
+            default_targets: &[],
+            embeddings: &[],
+            layer_norms: &[],
+            num_labels: 0,
+            vocab_size: 0,
+            type_vocab_size: 0,
+            max_length: 0,
+            pad_token_id: None,
+            eos_token_ids: Vec::new(),
+            decoder_start_token_id: None,
+            positions_skip_padding: false,
+            image: None,
+            older_name: None,
+            initializer_range: 0.02,
+        }
+    }
+}

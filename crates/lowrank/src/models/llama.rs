@@ -1,0 +1,282 @@
+//! Llama (Touvron et al., arXiv 2302.13971), Mistral (Jiang et al., arXiv 2310.06825), Qwen2 (arXiv 2407.10671) and Qwen3
+//! (arXiv 2505.09388), as Transformers' `…ForCausalLM` and `…ForSequenceClassification`.
+
+use super::lm::DecoderHead;
+use super::{Cache, DecoderConfig, Head, HeadSpec, Inputs, Model, ModelInfo, Rope};
+use crate::Result;
+use crate::module;
+use crate::nn::{Embedding, Linear, Module, RmsNorm, Visitor, VisitorMut, assign_names, join};
+use crate::tape::{Tape, Var, ops};
+
+/// A decoder and its head.
+#[derive(Debug)]
+pub struct Decoder {
+    model: DecoderModel,
+    head: DecoderHead,
+    info: ModelInfo,
+}
+
+impl Decoder {
+    /// The model's shape, without values.
+    pub fn new(config: &DecoderConfig, head: HeadSpec) -> Self {
+        let family = match config.model_type.as_str() {
+            "mistral" => "Mistral",
+            "qwen2" => "Qwen2",
+            "qwen3" => "Qwen3",
+            _ => "Llama",
+        };
+        let (width, tied) = (config.hidden_size, config.tie_word_embeddings);
+        let lm_head = DecoderHead::new(head, width, config.vocab_size, tied, "model.embed_tokens.weight");
+        let info = ModelInfo {
+            architecture: head.class(family),
+            base_prefix: "model",
+            default_targets: &["q_proj", "v_proj"],
+            embeddings: &["embed_tokens"],
+            layer_norms: if config.head_norms {
+                &["input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm"]
+            } else {
+                &["input_layernorm", "post_attention_layernorm", "norm"]
+            },
+            max_length: config.max_position_embeddings,
+            pad_token_id: config.pad_token_id,
+            eos_token_ids: config.eos_token_ids.clone(),
+            initializer_range: config.initializer_range,
+            ..lm_head.info(head, config.vocab_size)
+        };
+        let mut model = Self { model: DecoderModel::new(config), head: lm_head, info };
+        assign_names(&mut model);
+        model
+    }
+}
+
+impl Module for Decoder {
+    fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
+        visitor.enter(path, "Decoder");
+        self.model.visit(&join(path, "model"), visitor);
+        self.head.linear.visit(&join(path, self.head.name), visitor);
+        visitor.leave();
+    }
+
+    fn visit_mut(&mut self, path: &str, visitor: &mut dyn VisitorMut) {
+        self.model.visit_mut(&join(path, "model"), visitor);
+        self.head.linear.visit_mut(&join(path, self.head.name), visitor);
+    }
+}
+
+impl Model for Decoder {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn info_mut(&mut self) -> &mut ModelInfo {
+        &mut self.info
+    }
+
+    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+        let hidden = self.model.forward(tape, inputs)?;
+        self.head.forward(tape, &hidden, &self.model.embed_tokens, inputs, &self.info)
+    }
+
+    fn new_cache(&self, sequences: usize) -> Option<Cache> {
+        (self.info.kind == Head::CausalLm).then(|| Cache::new(self.model.layers.len(), sequences))
+    }
+}
+
+/// Embeddings, layers and the last norm.
+#[derive(Debug)]
+pub struct DecoderModel {
+    embed_tokens: Embedding,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    rope: Rope,
+    head_dim: usize,
+}
+
+module!(DecoderModel { "embed_tokens" => embed_tokens, "layers" => layers, "norm" => norm; "rotary_emb" });
+
+impl DecoderModel {
+    fn new(config: &DecoderConfig) -> Self {
+        let embed_tokens = Embedding::new(config.vocab_size, config.hidden_size);
+        Self {
+            embed_tokens: match config.pad_token_id {
+                Some(id) => embed_tokens.with_padding_id(id),
+                None => embed_tokens,
+            },
+            layers: (0..config.num_hidden_layers).map(|layer| DecoderLayer::new(config, layer)).collect(),
+            norm: RmsNorm::new(config.hidden_size, config.rms_norm_eps),
+            rope: config.rope.clone(),
+            head_dim: config.head_dim,
+        }
+    }
+
+    /// The last hidden row of each token, normalised: `[tokens, D]`.
+    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+        let text = inputs.text()?;
+        let longest = text.positions.iter().max().map_or(0, |last| *last as usize + 1);
+        let (frequencies, factor) = self.rope.frequencies(self.head_dim, longest);
+        let rotation = Rotation { positions: text.positions, frequencies: &frequencies, factor };
+        let mut hidden = ops::embedding(tape, &[self.embed_tokens.lookup(text.ids)], &text.layout)?;
+        for (number, layer) in self.layers.iter().enumerate() {
+            hidden = layer.forward(tape, &hidden, &rotation, inputs.cache.map(|cache| (cache, number)))?;
+        }
+        self.norm.forward(tape, &hidden)
+    }
+}
+
+/// The rotation of a batch's tokens.
+struct Rotation<'a> {
+    positions: &'a [u32],
+    frequencies: &'a [f32],
+    factor: f32,
+}
+
+/// Attention and a feed-forward network, each after a norm and added to what it read.
+#[derive(Debug)]
+pub struct DecoderLayer {
+    self_attn: DecoderAttention,
+    mlp: DecoderMlp,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+module!(DecoderLayer {
+    "self_attn" => self_attn,
+    "mlp" => mlp,
+    "input_layernorm" => input_layernorm,
+    "post_attention_layernorm" => post_attention_layernorm,
+});
+
+impl DecoderLayer {
+    fn new(config: &DecoderConfig, layer: usize) -> Self {
+        let norm = || RmsNorm::new(config.hidden_size, config.rms_norm_eps);
+        Self {
+            self_attn: DecoderAttention::new(config, layer),
+            mlp: DecoderMlp::new(config),
+            input_layernorm: norm(),
+            post_attention_layernorm: norm(),
+        }
+    }
+
+    fn forward(
+        &self,
+        tape: &mut Tape,
+        x: &Var,
+        rotation: &Rotation<'_>,
+        cache: Option<(&Cache, usize)>,
+    ) -> Result<Var> {
+        let normed = self.input_layernorm.forward(tape, x)?;
+        let attended = self.self_attn.forward(tape, &normed, rotation, cache)?;
+        let attended = ops::add(tape, &attended, 0.0, x)?;
+        let normed = self.post_attention_layernorm.forward(tape, &attended)?;
+        let inner = self.mlp.forward(tape, &normed)?;
+        ops::add(tape, &inner, 0.0, &attended)
+    }
+}
+
+/// Attention whose queries share keys and values in groups.
+#[derive(Debug)]
+pub struct DecoderAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
+    attention: ops::Attention,
+}
+
+module!(DecoderAttention {
+    "q_proj" => q_proj,
+    "k_proj" => k_proj,
+    "v_proj" => v_proj,
+    "o_proj" => o_proj,
+    "q_norm" => q_norm,
+    "k_norm" => k_norm,
+});
+
+impl DecoderAttention {
+    fn new(config: &DecoderConfig, layer: usize) -> Self {
+        let (width, dim) = (config.hidden_size, config.head_dim);
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let norm = || config.head_norms.then(|| RmsNorm::new(dim, config.rms_norm_eps));
+        Self {
+            q_proj: Linear::new(width, heads * dim, config.qkv_bias),
+            k_proj: Linear::new(width, kv_heads * dim, config.qkv_bias),
+            v_proj: Linear::new(width, kv_heads * dim, config.qkv_bias),
+            o_proj: Linear::new(heads * dim, width, config.output_bias),
+            q_norm: norm(),
+            k_norm: norm(),
+            attention: ops::Attention {
+                heads,
+                kv_heads,
+                head_dim: dim,
+                scale: 1.0 / (dim as f32).sqrt(),
+                dropout: config.attention_dropout,
+                mask: match config.windows.get(layer).copied().flatten() {
+                    Some(window) => ops::AttentionMask::Window(window),
+                    None => ops::AttentionMask::Causal,
+                },
+            },
+        }
+    }
+
+    fn forward(
+        &self,
+        tape: &mut Tape,
+        x: &Var,
+        rotation: &Rotation<'_>,
+        cache: Option<(&Cache, usize)>,
+    ) -> Result<Var> {
+        let qkv = Linear::forward_together(&[&self.q_proj, &self.k_proj, &self.v_proj], tape, x)?;
+        let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref()).map(|(query, key)| ops::HeadNorms {
+            query: &query.weight,
+            key: &key.weight,
+            eps: query.eps,
+        });
+        let rotary = ops::Rotary {
+            heads: self.attention.heads,
+            kv_heads: self.attention.kv_heads,
+            head_dim: self.attention.head_dim,
+            frequencies: rotation.frequencies,
+            factor: rotation.factor,
+            norms,
+        };
+        let qkv = ops::rotary(tape, &qkv, rotation.positions, &rotary)?;
+        let context = match cache {
+            Some((cache, layer)) => {
+                ops::cached_attention(tape, &qkv, &self.attention, None, &mut cache.layer(layer))?
+            }
+            None => ops::attention(tape, &qkv, &self.attention, None)?,
+        };
+        self.o_proj.forward(tape, &context)
+    }
+}
+
+/// `down(activation(gate·x) · up·x)`.
+#[derive(Debug)]
+pub struct DecoderMlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    activation: ops::Activation,
+}
+
+module!(DecoderMlp { "gate_proj" => gate_proj, "up_proj" => up_proj, "down_proj" => down_proj; "act_fn" });
+
+impl DecoderMlp {
+    fn new(config: &DecoderConfig) -> Self {
+        let (width, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+        Self {
+            gate_proj: Linear::new(width, inner, bias),
+            up_proj: Linear::new(width, inner, bias),
+            down_proj: Linear::new(inner, width, bias),
+            activation: config.hidden_act,
+        }
+    }
+
+    fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        let both = Linear::forward_together(&[&self.gate_proj, &self.up_proj], tape, x)?;
+        let inner = ops::gated(tape, &both, self.activation)?;
+        self.down_proj.forward(tape, &inner)
+    }
+}

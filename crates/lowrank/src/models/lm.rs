@@ -1,0 +1,90 @@
+//! What language models have in common: the head on the vocabulary, and a classifier on the last token.
+
+use super::encoder::wanted_rows;
+use super::{Head, HeadSpec, Inputs, ModelInfo, Tokens};
+use crate::nn::{Embedding, Linear};
+use crate::tape::{AdapterId, Tape, Var, ops};
+use crate::{Error, Result};
+
+/// The head of a decoder.
+#[derive(Debug)]
+pub(super) struct DecoderHead {
+    pub name: &'static str,
+    pub linear: Linear,
+    /// Whether the weight is the word table's.
+    tied: bool,
+}
+
+impl DecoderHead {
+    /// `lm_head` on the vocabulary, or `score` on the last token. `table` is the name of the word table's parameter.
+    pub fn new(head: HeadSpec, width: usize, vocab_size: usize, tied: bool, table: &'static str) -> Self {
+        if head.kind != Head::CausalLm {
+            return Self { name: "score", linear: Linear::new(width, head.num_labels, false), tied: false };
+        }
+        let linear = Linear::new(width, vocab_size, false);
+        let linear = if tied { linear.tied_to(table) } else { linear };
+        Self { name: "lm_head", linear, tied }
+    }
+
+    /// The facts of a decoder with this head; the rest is for the architecture to fill in.
+    pub fn info(&self, head: HeadSpec, vocab_size: usize) -> ModelInfo {
+        let language_model = head.kind == Head::CausalLm;
+        ModelInfo {
+            kind: head.kind,
+            head: if language_model { Vec::new() } else { vec![self.name] },
+            output: language_model.then_some(self.name),
+            num_labels: if language_model { vocab_size } else { head.num_labels },
+            vocab_size,
+            ..ModelInfo::without_head()
+        }
+    }
+
+    /// The logits of the rows that are asked for, or of each sequence's last token.
+    pub fn forward(
+        &self,
+        tape: &mut Tape,
+        hidden: &Var,
+        table: &Embedding,
+        inputs: &Inputs<'_>,
+        info: &ModelInfo,
+    ) -> Result<Var> {
+        if info.kind == Head::CausalLm {
+            let hidden = match inputs.rows {
+                Some(_) => wanted_rows(tape, hidden, inputs.rows)?,
+                None => hidden.clone(),
+            };
+            return lm_logits(tape, &hidden, &self.linear, self.tied.then_some(table));
+        }
+        let rows = last_tokens(inputs.text()?, info.pad_token_id)?;
+        let last = ops::select_rows(tape, hidden, &rows, &hidden.layout().one_row_each(), true)?;
+        self.linear.forward(tape, &last)
+    }
+}
+
+/// `x·Wᵀ` with the head's own weight, or the word table's where it is tied and no adapter brought one along.
+pub(super) fn lm_logits(tape: &mut Tape, x: &Var, head: &Linear, table: Option<&Embedding>) -> Result<Var> {
+    let own = |adapter: Option<AdapterId>| head.weight.active(adapter).is_ok();
+    match table {
+        Some(table) if !x.layout().segments().iter().any(|(_, adapter)| own(*adapter)) => {
+            ops::linear(tape, x, &[head.branch_with(&table.weight)])
+        }
+        _ => head.forward(tape, x),
+    }
+}
+
+/// The row of each sequence's last token that is not padding.
+///
+/// # Source
+/// Transformers' `GenericForSequenceClassification`: the rightmost id that is not `pad_token_id`.
+fn last_tokens(text: &Tokens<'_>, pad: Option<u32>) -> Result<Vec<usize>> {
+    text.layout
+        .offsets()
+        .windows(2)
+        .map(|pair| {
+            let ids = text.ids.get(pair[0]..pair[1]).unwrap_or_default();
+            let last = ids.iter().rposition(|id| Some(*id) != pad).or(ids.len().checked_sub(1));
+            let last = last.ok_or_else(|| Error::Usage("a sequence without tokens has no last token".into()));
+            Ok(pair[0] + last?)
+        })
+        .collect()
+}
