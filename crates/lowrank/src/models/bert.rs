@@ -223,17 +223,17 @@ module!(BertSelfAttention { "query" => query, "key" => key, "value" => value; "d
 impl BertSelfAttention {
     fn new(config: &EncoderConfig) -> Self {
         let linear = || Linear::new(config.hidden_size, config.hidden_size, true);
-        let attention = ops::Attention {
-            heads: config.num_attention_heads,
-            head_dim: config.head_dim(),
-            dropout: config.attention_probs_dropout_prob,
-        };
+        let attention = ops::Attention::encoder(
+            config.num_attention_heads,
+            config.head_dim(),
+            config.attention_probs_dropout_prob,
+        );
         Self { query: linear(), key: linear(), value: linear(), attention }
     }
 
     fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         let qkv = Linear::forward_together(&[&self.query, &self.key, &self.value], tape, x)?;
-        ops::attention(tape, &qkv, self.attention)
+        ops::attention(tape, &qkv, &self.attention, None)
     }
 }
 
