@@ -6,7 +6,9 @@
 use std::time::Instant;
 
 use half::bf16;
-use lowrank_kernels::attention::{self, AttentionDropout, AttentionShape};
+use lowrank_kernels::attention::{
+    self, Attention, AttentionDropout, AttentionGradients, AttentionMask, AttentionShape,
+};
 use lowrank_kernels::embedding::{Lookup, gather_sum, scatter_add};
 use lowrank_kernels::optimizer::{AdamW, adamw_step, squared_norm};
 use lowrank_kernels::random::Philox;
@@ -124,29 +126,27 @@ fn attend<T: Element>(meter: &Meter) {
         let (tokens, width) = (sequences * len, heads * head_dim);
         let offsets: Vec<usize> = (0..=sequences).map(|i| i * len).collect();
         let examples: Vec<u32> = (0..sequences as u32).collect();
-        let shape = AttentionShape { heads, head_dim, scale: 0.125 };
+        let shape = AttentionShape { heads, kv_heads: heads, head_dim, scale: 0.125 };
         let drop = AttentionDropout { probability: 0.1, key: KEY, examples: &examples };
         let (qkv, dout) = (elements::<T>(1, tokens * 3 * width), elements::<T>(2, tokens * width));
         let (mut out, mut dqkv) = (dout.clone(), qkv.clone());
         let mut logsumexp = vec![0.0; tokens * heads];
         let (n, e) = (tokens * width, size_of::<T>());
-        for (name, drop) in [("", None), (" dropout", Some(&drop))] {
+        let plain = Attention::within(rows(&qkv, 3 * width), &offsets, shape);
+        let mut cases = vec![("", plain), (" dropout", Attention { dropout: Some(drop), ..plain })];
+        if len > 16 {
+            cases.push((" causal", Attention { mask: AttentionMask::Causal, ..plain }));
+            cases.push((" window", Attention { mask: AttentionMask::Window(32), ..plain }));
+        }
+        for (name, operands) in cases {
             let name = format!("{len}x{head_dim}{name}");
             meter.time(&format!("attention {name}"), n, 4 * n * e, || {
-                let (qkv, out) = (rows(&qkv, 3 * width), rows_mut(&mut out, width));
-                attention::forward(qkv, &offsets, shape, drop, out, &mut logsumexp);
+                attention::forward(&operands, rows_mut(&mut out, width), &mut logsumexp);
             });
             meter.time(&format!("attention back {name}"), n, 8 * n * e, || {
-                attention::backward(
-                    rows(&qkv, 3 * width),
-                    rows(&out, width),
-                    rows(&dout, width),
-                    &logsumexp,
-                    &offsets,
-                    shape,
-                    drop,
-                    rows_mut(&mut dqkv, 3 * width),
-                );
+                let [q, k, v] = rows_mut(&mut dqkv, 3 * width).split_columns([width; 3]);
+                let gradients = AttentionGradients { q, k, v, bias: None };
+                attention::backward(&operands, rows(&out, width), &logsumexp, rows(&dout, width), gradients);
             });
         }
     }

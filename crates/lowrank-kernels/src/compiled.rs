@@ -7,7 +7,7 @@
 use half::bf16;
 
 use crate::activation::{self, Activation};
-use crate::attention::{self, AttentionDropout, AttentionShape};
+use crate::attention::{self, Attention, AttentionGradients};
 use crate::dropout::{self, Dropout};
 use crate::element::Element;
 use crate::embedding::{self, Lookup};
@@ -20,18 +20,8 @@ use crate::{elementwise, loss, low_rank, norm, row_ops};
 pub struct Compiled<T: Element> {
     pub(crate) gather_sum: fn(&[Lookup], RowsMut<T>),
     pub(crate) scatter_add: fn(&[u32], Rows<T>, &mut [f32]),
-    pub(crate) attention_forward:
-        fn(Rows<T>, &[usize], AttentionShape, Option<&AttentionDropout>, RowsMut<T>, &mut [f32]),
-    pub(crate) attention_backward: fn(
-        Rows<T>,
-        Rows<T>,
-        Rows<T>,
-        &[f32],
-        &[usize],
-        AttentionShape,
-        Option<&AttentionDropout>,
-        RowsMut<T>,
-    ),
+    pub(crate) attention_forward: fn(&Attention<T>, RowsMut<T>, &mut [f32]),
+    pub(crate) attention_backward: fn(&Attention<T>, Rows<T>, &[f32], Rows<T>, AttentionGradients<T>),
     pub(crate) low_rank_down: fn(Rows<T>, &[f32], Option<&Dropout>, RowsMut<f32>),
     pub(crate) low_rank_up_backward: fn(Rows<T>, &[f32], f32, RowsMut<f32>),
     pub(crate) low_rank_up: fn(Rows<f32>, &[f32], f32, RowsMut<T>),

@@ -8,6 +8,7 @@
 
 #[macro_use]
 mod simd;
+mod columns;
 mod compiled;
 mod math;
 mod scratch;
@@ -32,6 +33,7 @@ pub mod rows;
 pub mod tier;
 
 pub use activation::Activation;
+pub use columns::ColumnsMut;
 pub use dropout::{Dropout, DropoutKey, RowId};
 pub use element::{Compute, Element, Source};
 pub use rows::{Rows, RowsMut};

@@ -83,6 +83,15 @@ impl<'a, T> Rows<'a, T> {
         Self::new(self.data.get(start * self.stride..).unwrap_or(&[]), end - start, self.cols, self.stride)
     }
 
+    /// The columns `start .. start + cols` of these rows.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn narrow(&self, start: usize, cols: usize) -> Self {
+        check_columns(self.cols, start, cols);
+        Self::new(self.data.get(start..).unwrap_or(&[]), self.rows, cols, self.stride)
+    }
+
     /// Everything from the first row's first element on.
     pub fn data(&self) -> &'a [T] {
         self.data

@@ -150,8 +150,8 @@ fn store_tile<V: Vector, C: Element, const M: usize, const N: usize>(
 
 multiversion! {
     /// `u[i, r] = alpha·⟨x[i], a[r]⟩` for `m` vectors of length `k` by `r`. Row `i` of `u` is at `i * stride`.
-    pub(crate) fn dots[V, X: Element](
-        size: [usize; 3], alpha: f32, x: Panel<X>, a: Panel<f32>, u: &mut [f32], stride: usize,
+    pub(crate) fn dots[V, X: Element, A: Element](
+        size: [usize; 3], alpha: f32, x: Panel<X>, a: Panel<A>, u: &mut [f32], stride: usize,
     ) {
         let [m, k, r] = size;
         let mut i = 0;
@@ -163,10 +163,10 @@ multiversion! {
             while j < r {
                 let (a, u) = (a.from(j * a.stride), &mut u[j..]);
                 j += match (two, r - j >= 4) {
-                    (true, true) => dot_tile::<V, X, 2, 4>(k, alpha, x, a, u, stride),
-                    (true, false) => dot_tile::<V, X, 2, 1>(k, alpha, x, a, u, stride),
-                    (false, true) => dot_tile::<V, X, 1, 4>(k, alpha, x, a, u, stride),
-                    (false, false) => dot_tile::<V, X, 1, 1>(k, alpha, x, a, u, stride),
+                    (true, true) => dot_tile::<V, X, A, 2, 4>(k, alpha, x, a, u, stride),
+                    (true, false) => dot_tile::<V, X, A, 2, 1>(k, alpha, x, a, u, stride),
+                    (false, true) => dot_tile::<V, X, A, 1, 4>(k, alpha, x, a, u, stride),
+                    (false, false) => dot_tile::<V, X, A, 1, 1>(k, alpha, x, a, u, stride),
                 };
             }
             i += if two { 2 } else { 1 };
@@ -176,16 +176,16 @@ multiversion! {
 
 /// `M` by `R` dot products; returns `R`.
 #[inline(always)]
-fn dot_tile<V: Vector, X: Element, const M: usize, const R: usize>(
+fn dot_tile<V: Vector, X: Element, A: Element, const M: usize, const R: usize>(
     k: usize,
     alpha: f32,
     x: Panel<X>,
-    a: Panel<f32>,
+    a: Panel<A>,
     u: &mut [f32],
     stride: usize,
 ) -> usize {
     let x: [&[X]; M] = std::array::from_fn(|row| &x.data[row * x.stride..row * x.stride + k]);
-    let a: [&[f32]; R] = std::array::from_fn(|row| &a.data[row * a.stride..row * a.stride + k]);
+    let a: [&[A]; R] = std::array::from_fn(|row| &a.data[row * a.stride..row * a.stride + k]);
     let mut sums = [[V::splat(0.0); R]; M];
     each::<V>(
         k,

@@ -1,21 +1,38 @@
 //! Attention, forward.
 
-use super::{
-    AttentionDropout, AttentionShape, HASH_KEYS, HeadMask, QUERY_BLOCK, SharedRows, Task, check,
-    for_each_task, transpose_head, widen_head,
-};
+use std::ops::Range;
+
+use super::dropout::Multipliers;
+use super::heads::{cut, transpose, widen};
+use super::task::{Task, for_each_task};
+use super::{Attention, HASH_KEYS, QUERY_BLOCK};
+use crate::columns::ColumnsMut;
 use crate::element::Element;
 use crate::math;
-use crate::rows::{Rows, RowsMut};
+use crate::rows::RowsMut;
 use crate::scratch;
 use crate::simd::{Vector, each};
-use crate::tile::{Left, Panel, multiply};
+use crate::tile::{Left, Panel, dots, multiply};
 
-/// Softmax without the division: `row` becomes `exp(row - maximum)`; returns the maximum and the sum.
+/// Softmax without the division over the columns `seen`: `row` becomes `exp(row + bias - maximum)` there and 0
+/// elsewhere; returns the maximum and the sum.
 #[inline(always)]
-fn exponentials<V: Vector>(row: &mut [f32], len: usize) -> (f32, f32) {
+fn exponentials<V: Vector>(row: &mut [f32], seen: &Range<usize>, bias: Option<&[f32]>) -> (f32, f32) {
+    if seen.is_empty() {
+        row.fill(0.0);
+        return (0.0, 0.0);
+    }
+    if let Some(bias) = bias {
+        let row = &mut row[seen.clone()];
+        each::<V>(
+            bias.len(),
+            #[inline(always)]
+            |at, n| V::load_some(row, at, n).add(V::load_some(bias, at, n)).store_some(row, at, n),
+        );
+    }
     let (mut maximum, mut sum) = (V::splat(f32::NEG_INFINITY), V::splat(0.0));
-    row[len..].fill(f32::NEG_INFINITY);
+    row[..seen.start].fill(f32::NEG_INFINITY);
+    row[seen.end..].fill(f32::NEG_INFINITY);
     for chunk in row.chunks_exact(V::LANES) {
         maximum = V::load(chunk).max(maximum);
     }
@@ -29,113 +46,192 @@ fn exponentials<V: Vector>(row: &mut [f32], len: usize) -> (f32, f32) {
     (maximum, sum.sum())
 }
 
+/// The factor that makes a row's sum 1, and the logarithm that backward needs. A query that sees nothing has the
+/// output 0.
+#[inline(always)]
+fn normaliser((maximum, sum): (f32, f32), logsumexp: Option<&mut f32>) -> f32 {
+    let nothing = sum == 0.0;
+    if let Some(logsumexp) = logsumexp {
+        // Backward finds eˣ⁻∞ = 0 for its probabilities.
+        *logsumexp = if nothing { f32::INFINITY } else { maximum + sum.ln() };
+    }
+    if nothing { 0.0 } else { 1.0 / sum }
+}
+
+#[inline(always)]
+fn scale_by<V: Vector>(row: &mut [f32], factors: &[f32]) {
+    for (row, factors) in row.chunks_exact_mut(V::LANES).zip(factors.chunks_exact(V::LANES)) {
+        V::load(row).mul(V::load(factors)).store(row);
+    }
+}
+
+/// Stores one head's result of one query.
+#[inline(always)]
+fn finish<V: Vector, T: Element>(
+    result: &[f32],
+    inverse: f32,
+    row: usize,
+    [column, dim]: [usize; 2],
+    out: &ColumnsMut<T>,
+) {
+    // SAFETY: a task alone writes its heads' columns of its sequence's rows, one at a time.
+    let (out, inverse) = (unsafe { out.part(row, column, dim) }, V::splat(inverse));
+    each::<V>(
+        dim,
+        #[inline(always)]
+        |at, n| V::load(&result[at..]).mul(inverse).store_some(out, at, n),
+    );
+}
+
 multiversion! {
-    /// One (sequence, head). `logsumexp` gets the task's logarithms, unless it is empty.
-    fn head[V, T: Element](
-        qkv: Rows<T>, task: Task, shape: AttentionShape, mask: Option<HeadMask>, working: &mut [f32],
-        out: &SharedRows<T>, logsumexp: &mut [f32],
+    /// One task. `logsumexp` gets the logarithms of its queries, head by head, unless it is empty.
+    fn queries[V, T: Element](
+        a: &Attention<T>, task: &Task, dropout: Option<Multipliers>, working: &mut [f32], out: &ColumnsMut<T>,
+        logsumexp: &mut [f32],
     ) {
-        let (len, dim) = (task.len, shape.head_dim);
-        let width = shape.heads * dim;
-        let (keys, padded) = (len.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
-        let column = task.head * dim;
-        let (q, working) = working.split_at_mut(len * padded);
-        let (v, working) = working.split_at_mut(len * padded);
-        let (transposed, working) = working.split_at_mut(dim * keys);
-        let (scores, working) = working.split_at_mut(QUERY_BLOCK * keys);
-        let (result, factors) = working.split_at_mut(QUERY_BLOCK * padded);
+        let (len, keys, dim) = (task.queries.len(), task.keys.len(), a.shape.head_dim);
+        let (stride, padded) = (keys.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
+        let rest = &mut &mut *working;
+        let (q, v) = (cut(rest, QUERY_BLOCK * padded), cut(rest, keys * padded));
+        let (transposed, scores) = (cut(rest, dim * stride), cut(rest, QUERY_BLOCK * stride));
+        let (result, factors) = (cut(rest, QUERY_BLOCK * padded), &mut **rest);
         // `v` holds k until it is transposed.
-        widen_head::<V, T>(qkv, task, column, dim, shape.scale, padded, q);
-        widen_head::<V, T>(qkv, task, width + column, dim, 1.0, padded, v);
-        transpose_head(v, len, dim, padded, keys, transposed);
-        widen_head::<V, T>(qkv, task, 2 * width + column, dim, 1.0, padded, v);
-        for first in (0..len).step_by(QUERY_BLOCK) {
-            let rows = QUERY_BLOCK.min(len - first);
-            let q = Left::Plain(Panel { data: &q[first * padded..], stride: padded });
-            let k = Panel { data: &*transposed, stride: keys };
-            multiply([rows, dim, keys], 1.0, q, k, scores, keys, false);
-            let mut inverse = [0.0; QUERY_BLOCK];
-            for (i, row) in scores.chunks_exact_mut(keys).take(rows).enumerate() {
-                let (maximum, sum) = exponentials::<V>(row, len);
-                inverse[i] = 1.0 / sum;
-                if let Some(logsumexp) = logsumexp.get_mut(first + i) {
-                    *logsumexp = maximum + sum.ln();
+        widen::<V, T>(a.k, task.keys.clone(), [task.kv_head * dim, dim], 1.0, padded, v);
+        transpose(v, keys, dim, padded, stride, transposed);
+        widen::<V, T>(a.v, task.keys.clone(), [task.kv_head * dim, dim], 1.0, padded, v);
+        for (place, head) in task.heads.clone().enumerate() {
+            let columns = [head * dim, dim];
+            for first in (0..len).step_by(QUERY_BLOCK) {
+                let rows = QUERY_BLOCK.min(len - first);
+                let span = a.mask.span(first, rows, len, keys);
+                let block = task.queries.start + first..task.queries.start + first + rows;
+                widen::<V, T>(a.q, block.clone(), columns, a.shape.scale, padded, q);
+                let left = Left::Plain(Panel { data: &*q, stride: padded });
+                let k = Panel { data: &transposed[span.start..], stride };
+                multiply([rows, dim, span.width], 1.0, left, k, scores, span.width, false);
+                let mut inverse = [0.0; QUERY_BLOCK];
+                for i in 0..rows {
+                    let seen = a.mask.seen(first + i, len, keys);
+                    let bias = match &a.bias {
+                        Some(bias) => Some(bias.row(head, [first + i, len, keys], &seen)),
+                        None => None,
+                    };
+                    let row = &mut scores[i * span.width..][..span.width];
+                    let sum = exponentials::<V>(row, &span.columns(&seen), bias);
+                    inverse[i] = normaliser(sum, logsumexp.get_mut(place * len + first + i));
                 }
-            }
-            if let Some(mask) = &mask {
-                mask.fill::<V>(first, rows, keys, factors);
-                let factors = factors.chunks_exact(V::LANES);
-                for (scores, factors) in scores[..rows * keys].chunks_exact_mut(V::LANES).zip(factors) {
-                    V::load(scores).mul(V::load(factors)).store(scores);
+                if let Some(dropout) = &dropout {
+                    dropout.fill::<V>(head, [first, rows], [span.start, span.width], factors);
+                    scale_by::<V>(&mut scores[..rows * span.width], factors);
                 }
-            }
-            let p = Left::Plain(Panel { data: &*scores, stride: keys });
-            let v = Panel { data: &*v, stride: padded };
-            multiply([rows, len, padded], 1.0, p, v, result, padded, false);
-            for (i, result) in result.chunks_exact(padded).take(rows).enumerate() {
-                // SAFETY: this task alone writes this head's columns of its sequence's rows.
-                let out = unsafe { out.part(task.start + first + i, column, dim) };
-                let inverse = V::splat(inverse[i]);
-                each::<V>(dim, #[inline(always)] |at, n| {
-                    V::load(&result[at..]).mul(inverse).store_some(out, at, n);
-                });
+                let p = Left::Plain(Panel { data: &*scores, stride: span.width });
+                let v = Panel { data: &v[span.start * padded..], stride: padded };
+                multiply([rows, span.keys(), padded], 1.0, p, v, result, padded, false);
+                for (i, row) in block.enumerate() {
+                    finish::<V, T>(&result[i * padded..], inverse[i], row, columns, out);
+                }
             }
         }
     }
 }
 
-/// `out = dropout(softmax(scale·q·kᵀ))·v` for every sequence and head.
+multiversion! {
+    /// As `queries`, where there is a single query: each key is read once for all heads, where it lies.
+    fn one_query[V, T: Element](
+        a: &Attention<T>, task: &Task, dropout: Option<Multipliers>, working: &mut [f32], out: &ColumnsMut<T>,
+        logsumexp: &mut [f32],
+    ) {
+        let (keys, dim, heads) = (task.keys.len(), a.shape.head_dim, task.heads.len());
+        let padded = dim.next_multiple_of(HASH_KEYS);
+        let (span, seen) = (a.mask.span(0, 1, 1, keys), a.mask.seen(0, 1, keys));
+        let rest = &mut &mut *working;
+        let (q, scores) = (cut(rest, heads * padded), cut(rest, heads * span.width));
+        let (result, factors) = (cut(rest, heads * padded), &mut **rest);
+        for (q, head) in q.chunks_exact_mut(padded).zip(task.heads.clone()) {
+            widen::<V, T>(a.q, task.queries.clone(), [head * dim, dim], a.shape.scale, padded, q);
+        }
+        let first = task.keys.start + span.start;
+        let rows = a.k.slice(first, first + span.keys()).narrow(task.kv_head * dim, dim);
+        let k = Panel { data: rows.data(), stride: rows.stride() };
+        let q = Panel { data: &*q, stride: padded };
+        dots([heads, dim, span.keys()], 1.0, q, k, scores, span.width);
+        for (place, head) in task.heads.clone().enumerate() {
+            let row = &mut scores[place * span.width..][..span.width];
+            let bias = match &a.bias {
+                Some(bias) => Some(bias.row(head, [0, 1, keys], &seen)),
+                None => None,
+            };
+            let sum = exponentials::<V>(row, &span.columns(&seen), bias);
+            let inverse = V::splat(normaliser(sum, logsumexp.get_mut(place)));
+            if let Some(dropout) = &dropout {
+                dropout.fill::<V>(head, [0, 1], [span.start, span.width], factors);
+                scale_by::<V>(row, factors);
+            }
+            for chunk in row.chunks_exact_mut(V::LANES) {
+                V::load::<f32>(chunk).mul(inverse).store(chunk);
+            }
+        }
+        let p = Left::Plain(Panel { data: &*scores, stride: span.width });
+        let rows = a.v.slice(first, first + span.keys()).narrow(task.kv_head * dim, dim);
+        let v = Panel { data: rows.data(), stride: rows.stride() };
+        multiply([heads, span.keys(), dim], 1.0, p, v, result, padded, false);
+        for (result, head) in result.chunks_exact(padded).zip(task.heads.clone()) {
+            finish::<V, T>(result, 1.0, task.queries.start, [head * dim, dim], out);
+        }
+    }
+}
+
+/// `out = dropout(softmax(scale·q·kᵀ + bias))·v` for every sequence and head, over the keys that the mask leaves; 0
+/// for a query that it leaves none.
 ///
 /// `logsumexp` receives what [`super::backward`] needs, in an order of its own; empty, nothing is saved.
 ///
 /// # Shapes
-/// `qkv`: `[tokens, 3·heads·head_dim]` (q, k, v side by side, head `h` at `h·head_dim` in each); `offsets`:
-/// `[sequences + 1]`, from 0 to `tokens`; `out`: `[tokens, heads·head_dim]`; `logsumexp`: `[tokens·heads]` or empty.
-pub fn forward<T: Element>(
-    qkv: Rows<T>,
-    offsets: &[usize],
-    shape: AttentionShape,
-    dropout: Option<&AttentionDropout>,
-    out: RowsMut<T>,
-    logsumexp: &mut [f32],
-) {
-    (T::COMPILED.attention_forward)(qkv, offsets, shape, dropout, out, logsumexp);
+/// `out`: `[targets, heads·head_dim]`; `logsumexp`: `[targets·heads]` or empty.
+///
+/// # Panics
+/// If sizes do not fit together.
+pub fn forward<T: Element>(attention: &Attention<T>, out: RowsMut<T>, logsumexp: &mut [f32]) {
+    (T::COMPILED.attention_forward)(attention, out, logsumexp);
 }
 
-pub(crate) fn forward_kernel<T: Element>(
-    qkv: Rows<T>,
-    offsets: &[usize],
-    shape: AttentionShape,
-    dropout: Option<&AttentionDropout>,
-    mut out: RowsMut<T>,
-    logsumexp: &mut [f32],
-) {
-    check(qkv.rows(), qkv.cols(), offsets, shape, dropout);
-    assert_eq!((out.rows(), out.cols()), (qkv.rows(), shape.heads * shape.head_dim));
+pub(crate) fn forward_kernel<T: Element>(a: &Attention<T>, out: RowsMut<T>, logsumexp: &mut [f32]) {
+    a.check();
+    let (targets, heads) = (a.q.rows(), a.shape.heads);
+    assert_eq!((out.rows(), out.cols()), (targets, a.q.cols()));
     let save = !logsumexp.is_empty();
-    assert!(!save || logsumexp.len() == qkv.rows() * shape.heads);
-    let hash = dropout.map(|dropout| (dropout.hash(), dropout.examples));
-    let mut saved = RowsMut::dense(logsumexp, if save { qkv.rows() * shape.heads } else { 0 }, 1);
-    let saved = SharedRows::new(&mut saved);
-    let out = SharedRows::new(&mut out);
-    for_each_task(offsets, shape, &|task: Task| {
-        let mask = hash.map(|(hash, examples)| HeadMask {
-            hash,
-            example: examples[task.sequence],
-            head: task.head as u32,
-        });
-        let (keys, padded) =
-            (task.len.next_multiple_of(HASH_KEYS), shape.head_dim.next_multiple_of(HASH_KEYS));
-        let factors = if mask.is_some() { QUERY_BLOCK * keys } else { 0 };
-        let need = 2 * task.len * padded + shape.head_dim * keys + QUERY_BLOCK * (keys + padded) + factors;
-        scratch::with(need, |working| {
-            let logsumexp = if save {
-                // SAFETY: each task has its own range: sequences one after another, in each its heads.
-                unsafe { saved.range(task.start * shape.heads + task.head * task.len, task.len) }
+    assert!(!save || logsumexp.len() == targets * heads);
+    let hash = a.dropout.as_ref().map(|dropout| (dropout.hash(), dropout.examples));
+    let saved = RowsMut::dense(logsumexp, 1, if save { targets * heads } else { 0 }).into_columns();
+    let out = out.into_columns();
+    for_each_task(a, 1, &|task: Task| {
+        let dropout = hash.map(|(hash, examples)| Multipliers { hash, example: examples[task.sequence] });
+        let (len, keys) = (task.queries.len(), task.keys.len());
+        if len == 0 {
+            return;
+        }
+        let (stride, padded) =
+            (keys.next_multiple_of(HASH_KEYS), a.shape.head_dim.next_multiple_of(HASH_KEYS));
+        let logsumexp = if save {
+            let start = task.queries.start * heads + task.heads.start * len;
+            // SAFETY: each task has its own range: sequences one after another, in each its heads.
+            unsafe { saved.part(0, start, task.heads.len() * len) }
+        } else {
+            &mut []
+        };
+        // Copies of the keys, transposed and not, would be read but once.
+        let (rows, copies) = if len == 1 {
+            (task.heads.len(), 0)
+        } else {
+            (QUERY_BLOCK, keys * padded + a.shape.head_dim * stride)
+        };
+        let factors = if dropout.is_some() { rows * stride } else { 0 };
+        scratch::with(copies + rows * (stride + 2 * padded) + factors, |working| {
+            if len == 1 {
+                one_query(a, &task, dropout, working, &out, logsumexp);
             } else {
-                &mut []
-            };
-            head(qkv, task, shape, mask, working, &out, logsumexp);
+                queries(a, &task, dropout, working, &out, logsumexp);
+            }
         });
     });
 }

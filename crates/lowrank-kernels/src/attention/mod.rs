@@ -1,21 +1,29 @@
-//! Bidirectional self-attention on ragged rows.
+//! Attention on ragged rows: within sequences or from targets to sources, masked or not.
 //!
-//! Each (sequence, head) is a task. It widens its q, k and v into thread-local memory and works on blocks of query
-//! rows, so that no more than a block of scores exists at a time; backward recomputes probabilities from the
-//! logarithm of their sum. Sequences are short here (often ten tokens), so the products are the register-blocked
-//! loops of `tile`: a call of a library GEMM costs more than such a head.
+//! A task is a sequence and one of its heads of keys, with the heads of queries that read it. It widens its keys and
+//! values into thread-local memory and works on blocks of query rows, so that no more than a block of scores exists
+//! at a time, over the keys that the mask leaves them; backward recomputes probabilities from the logarithm of their
+//! sum. Sequences are short here (often ten tokens), so the products are the register-blocked loops of `tile`: a call
+//! of a library GEMM costs more than such a head.
 
 pub(crate) mod backward;
+mod bias;
+mod dropout;
 pub(crate) mod forward;
+mod heads;
+mod mask;
+mod task;
 
-pub use backward::backward;
+use std::ops::Range;
+
+pub use backward::{AttentionGradients, backward};
+pub use bias::DistanceBias;
+pub use dropout::AttentionDropout;
 pub use forward::forward;
+pub use mask::AttentionMask;
 
-use crate::dropout::{DropoutKey, Hash};
 use crate::element::Element;
-use crate::parallel;
-use crate::rows::{Rows, RowsMut};
-use crate::simd::{Vector, each};
+use crate::rows::Rows;
 
 /// Query rows whose scores exist together.
 const QUERY_BLOCK: usize = 16;
@@ -34,244 +42,136 @@ pub const MOST_TOKENS: usize = 1 << 20;
 pub struct AttentionShape {
     /// Number of heads.
     pub heads: usize,
+    /// Number of heads that keys and values have; it divides `heads`. Head `h` of the queries reads head
+    /// `h / (heads / kv_heads)` of them.
+    pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
     /// Factor of the scores, usually `1 / √head_dim`.
     pub scale: f32,
 }
 
-/// Dropout of the attention's probabilities. The mask is a function of the key, the example, the head, and the
-/// positions of query and key in their sequence.
+impl AttentionShape {
+    /// Heads of the queries that read the same keys.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// The rows that hold the keys and values of each sequence.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionDropout<'a> {
-    /// Probability that an attention weight becomes zero.
-    pub probability: f32,
-    /// What the mask depends on.
-    pub key: DropoutKey,
-    /// For each sequence its index in the whole batch.
-    pub examples: &'a [u32],
+pub enum Keys<'a> {
+    /// One sequence after the other: where each starts, and the end of the last.
+    Offsets(&'a [usize]),
+    /// Each sequence's rows, which may lie anywhere, as in a cache with room to grow.
+    Ranges(&'a [Range<usize>]),
 }
 
-impl AttentionDropout<'_> {
-    fn hash(&self) -> Hash {
-        Hash::new(self.key, self.probability)
+impl Keys<'_> {
+    fn sequences(&self) -> usize {
+        match self {
+            Self::Offsets(offsets) => offsets.len().saturating_sub(1),
+            Self::Ranges(ranges) => ranges.len(),
+        }
     }
-}
 
-/// The dropout of one (sequence, head).
-#[derive(Clone, Copy)]
-struct HeadMask {
-    hash: Hash,
-    example: u32,
-    head: u32,
-}
-
-impl HeadMask {
-    /// Puts the multipliers of `queries` rows from position `first` on (a multiple of [`HASH_QUERIES`]) into `out`,
-    /// rows of `stride` (a multiple of [`HASH_KEYS`]).
-    #[inline(always)]
-    fn fill<V: Vector>(&self, first: usize, queries: usize, stride: usize, out: &mut [f32]) {
-        let mut chunk = [0.0; HASH_QUERIES * HASH_KEYS];
-        for group in (0..queries).step_by(HASH_QUERIES) {
-            let rows = HASH_QUERIES.min(queries - group);
-            for key in (0..stride).step_by(HASH_KEYS) {
-                // Keys take 20 bits of the counter's first word, heads the other 12.
-                let counter = key as u32 | self.head << 20;
-                self.hash.chunk::<V>(
-                    counter,
-                    ((first + group) / HASH_QUERIES) as u32,
-                    self.example,
-                    &mut chunk,
-                );
-                for (row, multipliers) in chunk.chunks_exact(HASH_KEYS).take(rows).enumerate() {
-                    out[(group + row) * stride + key..][..HASH_KEYS].copy_from_slice(multipliers);
-                }
-            }
+    fn of(&self, sequence: usize) -> Range<usize> {
+        match self {
+            Self::Offsets(offsets) => offsets[sequence]..offsets[sequence + 1],
+            Self::Ranges(ranges) => ranges[sequence].clone(),
         }
     }
 }
 
-/// One (sequence, head).
-#[derive(Clone, Copy)]
-struct Task {
-    sequence: usize,
-    head: usize,
-    /// First row.
-    start: usize,
-    /// Tokens.
-    len: usize,
+/// What an attention reads.
+///
+/// # Shapes
+/// `q`: `[targets, heads·head_dim]`; `k` and `v`: `[sources, kv_heads·head_dim]`. Head `h` begins at column
+/// `h·head_dim`.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a, T> {
+    /// The queries.
+    pub q: Rows<'a, T>,
+    /// The keys.
+    pub k: Rows<'a, T>,
+    /// The values.
+    pub v: Rows<'a, T>,
+    /// Where the queries of each sequence start, and the end of the last. Rows of no sequence are left alone.
+    pub queries: &'a [usize],
+    /// The keys and values of each sequence.
+    pub keys: Keys<'a>,
+    /// The heads.
+    pub shape: AttentionShape,
+    /// Which keys a query sees.
+    pub mask: AttentionMask,
+    /// What is added to the scores.
+    pub bias: Option<DistanceBias<'a>>,
+    /// Dropout of the probabilities.
+    pub dropout: Option<AttentionDropout<'a>>,
 }
 
-/// Checks what forward and backward have in common.
-fn check(
-    tokens: usize,
-    width: usize,
-    offsets: &[usize],
-    shape: AttentionShape,
-    dropout: Option<&AttentionDropout>,
-) {
-    let sequences = offsets.len().saturating_sub(1);
-    assert!(
-        !offsets.is_empty() && offsets[0] == 0 && offsets[sequences] == tokens,
-        "offsets cover {tokens} tokens"
-    );
-    assert!(offsets.is_sorted(), "offsets ascend");
-    let needed = shape.heads.checked_mul(shape.head_dim).and_then(|width| width.checked_mul(3));
-    assert_eq!(Some(width), needed, "q, k and v side by side");
-    assert!(shape.heads <= MOST_HEADS, "at most {MOST_HEADS} heads");
-    if let Some(dropout) = dropout {
-        assert_eq!(dropout.examples.len(), sequences);
-        assert!(
-            offsets.windows(2).all(|pair| pair[1] - pair[0] <= MOST_TOKENS),
-            "at most {MOST_TOKENS} tokens in a sequence"
-        );
-    }
-}
-
-/// Calls `work` for every (sequence, head) with tokens, over threads, in parts of about equal cost.
-fn for_each_task(offsets: &[usize], shape: AttentionShape, work: &(impl Fn(Task) + Sync)) {
-    let sequences = offsets.len() - 1;
-    parallel::flush_denormals();
-    let total = cost(offsets, shape);
-    let most =
-        if parallel::threads() == 1 { usize::MAX } else { (total / (4 * parallel::threads())).max(1 << 17) };
-    divide(offsets, 0..sequences, 0..shape.heads, shape, most, work);
-}
-
-/// Element operations of all heads of the sequences between `offsets`.
-fn cost(offsets: &[usize], shape: AttentionShape) -> usize {
-    let head: usize = offsets
-        .windows(2)
-        .map(|pair| pair[1] - pair[0])
-        .map(|len| len * shape.head_dim * (len.next_multiple_of(HASH_KEYS) / 4 + 4))
-        .sum();
-    head * shape.heads
-}
-
-fn divide(
-    offsets: &[usize],
-    sequences: std::ops::Range<usize>,
-    heads: std::ops::Range<usize>,
-    shape: AttentionShape,
-    most: usize,
-    work: &(impl Fn(Task) + Sync),
-) {
-    let part = AttentionShape { heads: heads.len(), ..shape };
-    let cost_of = |range: std::ops::Range<usize>| cost(&offsets[range.start..=range.end], part);
-    let total = cost_of(sequences.clone());
-    if total <= most || (sequences.len() <= 1 && heads.len() <= 1) {
-        parallel::flush_denormals();
-        for sequence in sequences {
-            let (start, len) = (offsets[sequence], offsets[sequence + 1] - offsets[sequence]);
-            if len > 0 {
-                heads.clone().for_each(|head| work(Task { sequence, head, start, len }));
-            }
-        }
-        return;
-    }
-    if sequences.len() > 1 {
-        let mut middle = sequences.start + 1;
-        let mut before = cost_of(sequences.start..middle);
-        while middle + 1 < sequences.end && before < total / 2 {
-            before += cost_of(middle..middle + 1);
-            middle += 1;
-        }
-        rayon::join(
-            || divide(offsets, sequences.start..middle, heads.clone(), shape, most, work),
-            || divide(offsets, middle..sequences.end, heads.clone(), shape, most, work),
-        );
-    } else {
-        let middle = heads.start + heads.len() / 2;
-        rayon::join(
-            || divide(offsets, sequences.clone(), heads.start..middle, shape, most, work),
-            || divide(offsets, sequences.clone(), middle..heads.end, shape, most, work),
-        );
-    }
-}
-
-/// Rows whose columns are written by several tasks, each its own.
-struct SharedRows<'a, T> {
-    data: *mut T,
-    rows: usize,
-    cols: usize,
-    stride: usize,
-    borrowed: std::marker::PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: the only access is `part`, whose callers write disjoint parts; elements are plain numbers.
-unsafe impl<T: Element> Sync for SharedRows<'_, T> {}
-
-impl<'a, T: Element> SharedRows<'a, T> {
-    fn new(rows: &'a mut RowsMut<T>) -> Self {
-        let (count, cols, stride) = (rows.rows(), rows.cols(), rows.stride());
-        Self { data: rows.data().as_mut_ptr(), rows: count, cols, stride, borrowed: std::marker::PhantomData }
-    }
-
-    /// `len` elements from `start` on, of rows without gaps.
+impl<'a, T: Element> Attention<'a, T> {
+    /// Attention within the sequences between `offsets`, every token seeing every other.
     ///
-    /// # Safety
-    /// No two parts that overlap are alive at a time.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn range(&self, start: usize, len: usize) -> &mut [T] {
-        assert!(self.stride == self.cols && start + len <= self.rows * self.cols);
-        // SAFETY: as for `part`.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
-    }
-
-    /// The columns `start .. start + len` of `row`.
+    /// # Shapes
+    /// `qkv`: `[tokens, (heads + 2·kv_heads)·head_dim]`, queries, keys and values side by side.
     ///
-    /// # Safety
-    /// No two parts that overlap are alive at a time.
-    #[allow(clippy::mut_from_ref)]
-    #[inline(always)]
-    unsafe fn part(&self, row: usize, start: usize, len: usize) -> &mut [T] {
-        assert!(row < self.rows && start + len <= self.cols);
-        // SAFETY: the place is inside the borrowed rows by the assertion, and nothing else refers to it by this
-        // function's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride + start), len) }
-    }
-}
-
-/// Widens one head's columns (from `column` on) of the rows of a task, times `scale`, into rows of `stride`.
-#[inline(always)]
-fn widen_head<V: Vector, T: Element>(
-    rows: Rows<T>,
-    task: Task,
-    column: usize,
-    dim: usize,
-    scale: f32,
-    stride: usize,
-    out: &mut [f32],
-) {
-    let scale = V::splat(scale);
-    for (i, out) in out.chunks_exact_mut(stride).take(task.len).enumerate() {
-        let row = &rows.row(task.start + i)[column..column + dim];
-        each::<V>(
-            dim,
-            #[inline(always)]
-            |at, n| V::load_some(row, at, n).mul(scale).store(&mut out[at..]),
+    /// # Panics
+    /// If the rows have another width.
+    pub fn within(qkv: Rows<'a, T>, offsets: &'a [usize], shape: AttentionShape) -> Self {
+        let [q, kv] = widths(shape);
+        assert_eq!(
+            Some(qkv.cols()),
+            kv.checked_mul(2).and_then(|kv| kv.checked_add(q)),
+            "q, k and v side by side"
         );
-        let written = dim.next_multiple_of(V::LANES);
-        out[written..].fill(0.0);
+        Self {
+            q: qkv.narrow(0, q),
+            k: qkv.narrow(q, kv),
+            v: qkv.narrow(q + kv, kv),
+            queries: offsets,
+            keys: Keys::Offsets(offsets),
+            shape,
+            mask: AttentionMask::Full,
+            bias: None,
+            dropout: None,
+        }
+    }
+
+    /// Fails unless everything fits together.
+    fn check(&self) {
+        let (sequences, shape) = (self.keys.sequences(), self.shape);
+        let [q, kv] = widths(shape);
+        assert_eq!((self.q.cols(), self.k.cols(), self.v.cols()), (q, kv, kv), "widths of q, k and v");
+        assert_eq!(self.k.rows(), self.v.rows(), "as many keys as values");
+        assert_eq!(self.queries.len(), sequences + 1, "offsets of {sequences} sequences of keys");
+        assert!(self.queries.is_sorted(), "offsets ascend");
+        assert!(self.queries[sequences] <= self.q.rows(), "offsets of {} queries", self.q.rows());
+        for sequence in 0..sequences {
+            let (keys, queries) =
+                (self.keys.of(sequence), self.queries[sequence + 1] - self.queries[sequence]);
+            assert!(
+                keys.start <= keys.end && keys.end <= self.k.rows(),
+                "keys {keys:?} of {}",
+                self.k.rows()
+            );
+            if let Some(bias) = &self.bias {
+                bias.check(shape.heads, self.mask, queries, keys.len());
+            }
+            let fits = queries <= MOST_TOKENS && keys.len() <= MOST_TOKENS;
+            assert!(self.dropout.is_none() || fits, "at most {MOST_TOKENS} tokens in a sequence");
+        }
+        if let Some(dropout) = &self.dropout {
+            assert_eq!(dropout.examples.len(), sequences);
+        }
     }
 }
 
-/// `out[c, i] = rows[i, c]` for `len` rows of `stride`; columns up to `padded` become zero.
-#[inline(always)]
-fn transpose_head(rows: &[f32], len: usize, dim: usize, stride: usize, padded: usize, out: &mut [f32]) {
-    // Four rows at a time, so that a store moves as many numbers.
-    let whole = len / 4 * 4;
-    for first in (0..whole).step_by(4) {
-        let row = |i: usize| &rows[(first + i) * stride..][..dim];
-        let columns = row(0).iter().zip(row(1)).zip(row(2).iter().zip(row(3)));
-        for (out, ((a, b), (c, d))) in out.chunks_exact_mut(padded).zip(columns) {
-            out[first..first + 4].copy_from_slice(&[*a, *b, *c, *d]);
-        }
-    }
-    for (c, out) in out.chunks_exact_mut(padded).take(dim).enumerate() {
-        for (i, out) in out[whole..len].iter_mut().enumerate() {
-            *out = rows[(whole + i) * stride + c];
-        }
-        out[len..].fill(0.0);
-    }
+/// The widths of the queries, and of the keys or the values.
+fn widths(shape: AttentionShape) -> [usize; 2] {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+    assert!(heads <= MOST_HEADS, "at most {MOST_HEADS} heads");
+    assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} of keys");
+    let width = |heads: usize| heads.checked_mul(head_dim).expect("heads that fit into memory");
+    [width(heads), width(kv_heads)]
 }

@@ -5,6 +5,7 @@
 //! gradients of activations are assigned at their first use and added to after it.
 
 mod gradients;
+mod key_values;
 mod layout;
 pub mod ops;
 mod parameter;
@@ -17,6 +18,7 @@ use lowrank_kernels::{Compute, elementwise};
 
 use gradients::Activations;
 pub use gradients::Gradients;
+pub use key_values::KeyValues;
 pub use layout::{AdapterId, Layout};
 pub use parameter::{Form, Leaf, LeafId, Lora, Parameter};
 

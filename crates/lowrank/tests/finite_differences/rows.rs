@@ -38,9 +38,9 @@ fn check_rows(what: &str, width: usize, op: impl Fn(&mut Tape, &Var) -> Result<V
 fn attention_with_and_without_dropout() {
     let (heads, head_dim) = (3, 5);
     for dropout in [0.0, 0.3] {
-        let attention = ops::Attention { heads, head_dim, dropout };
+        let attention = ops::Attention::encoder(heads, head_dim, dropout);
         check_rows(&format!("attention with dropout {dropout}"), 3 * heads * head_dim, move |tape, qkv| {
-            ops::attention(tape, qkv, attention)
+            ops::attention(tape, qkv, &attention, None)
         });
     }
 }
