@@ -13,7 +13,7 @@ use crate::element::Element;
 use crate::embedding::{self, Lookup};
 use crate::gemm::{Weight, gradient};
 use crate::rows::{Rows, RowsMut};
-use crate::{elementwise, loss, low_rank, norm, row_ops};
+use crate::{elementwise, loss, low_rank, norm, rms_norm, row_ops};
 
 /// The kernels over rows of `T`, with the signatures of their public faces.
 #[allow(clippy::type_complexity)]
@@ -59,6 +59,8 @@ pub struct Compiled<T: Element> {
         Option<(RowsMut<T>, &Dropout)>,
         Option<(&mut [f32], &mut [f32])>,
     ),
+    pub(crate) rms_norm_forward: fn(Rows<T>, &[f32], f32, RowsMut<T>),
+    pub(crate) rms_norm_backward: fn(Rows<T>, Rows<T>, &[f32], f32, RowsMut<T>, Option<&mut [f32]>),
     pub(crate) cross_entropy: fn(Rows<T>, &[i64], f32, Option<RowsMut<T>>) -> f32,
     pub(crate) mean_squared_error: fn(&[T], &[f32], f32, Option<&mut [T]>) -> f32,
     pub(crate) weight_forward: fn(&Weight, Rows<T>, Option<&[f32]>, RowsMut<T>),
@@ -89,6 +91,8 @@ impl<T: Element> Compiled<T> {
             activation_backward: activation::backward_kernel::<T>,
             layer_norm_forward: norm::layer_norm_forward_kernel::<T>,
             layer_norm_backward: norm::layer_norm_backward_kernel::<T>,
+            rms_norm_forward: rms_norm::rms_norm_forward_kernel::<T>,
+            rms_norm_backward: rms_norm::rms_norm_backward_kernel::<T>,
             cross_entropy: loss::cross_entropy_kernel::<T>,
             mean_squared_error: loss::mean_squared_error_kernel::<T>,
             weight_forward: Weight::forward_kernel::<T>,

@@ -28,6 +28,7 @@ pub mod norm;
 pub mod optimizer;
 pub mod parallel;
 pub mod random;
+pub mod rms_norm;
 pub mod row_ops;
 pub mod rows;
 pub mod tier;

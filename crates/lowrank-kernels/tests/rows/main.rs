@@ -13,6 +13,7 @@ mod norm;
 mod optimizer;
 mod parallel;
 mod random;
+mod rms_norm;
 mod row_ops;
 mod support;
 mod views;

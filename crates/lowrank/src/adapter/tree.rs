@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::attach::Plan;
 use super::config::LoraConfig;
-use crate::nn::{Embedding, LayerNorm, Linear, Module, Visitor};
+use crate::nn::{Embedding, LayerNorm, Linear, Module, RmsNorm, Visitor};
 use crate::tape::Parameter;
 use crate::tensor::Shape;
 
@@ -121,6 +121,10 @@ impl<'a> Visitor<'a> for Builder<'_> {
 
     fn layer_norm(&mut self, path: &str, norm: &'a LayerNorm) {
         self.layer(path, "LayerNorm", &[("weight", &norm.weight), ("bias", &norm.bias)]);
+    }
+
+    fn rms_norm(&mut self, path: &str, norm: &'a RmsNorm) {
+        self.layer(path, "RMSNorm", &[("weight", &norm.weight)]);
     }
 
     fn embedding(&mut self, path: &str, embedding: &'a Embedding) {

@@ -4,6 +4,7 @@ mod embedding;
 mod layer_norm;
 mod linear;
 mod module;
+mod rms_norm;
 
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
@@ -13,3 +14,4 @@ pub use module::{
     for_each_linear, for_each_linear_mut, for_each_module, for_each_parameter, for_each_parameter_mut,
     for_each_trained_mut, join,
 };
+pub use rms_norm::RmsNorm;

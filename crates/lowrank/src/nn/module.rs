@@ -1,6 +1,6 @@
 //! The tree of layers, declared once for each type of layer.
 
-use super::{Embedding, LayerNorm, Linear};
+use super::{Embedding, LayerNorm, Linear, RmsNorm};
 use crate::tape::{AdapterId, Leaf, Parameter};
 
 /// A layer, or a whole model: a tree of named children with parameters at its leaves.
@@ -37,6 +37,11 @@ pub trait Visitor<'a> {
     fn layer_norm(&mut self, path: &str, norm: &'a LayerNorm) {
         self.parameter(&join(path, "weight"), &norm.weight);
         self.parameter(&join(path, "bias"), &norm.bias);
+    }
+
+    /// An RMS norm.
+    fn rms_norm(&mut self, path: &str, norm: &'a RmsNorm) {
+        self.parameter(&join(path, "weight"), &norm.weight);
     }
 
     /// An embedding.
@@ -147,6 +152,10 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
         }
 
         fn layer_norm(&mut self, path: &str, _: &'a LayerNorm) {
+            (self.0)(path, ModuleKind::Other);
+        }
+
+        fn rms_norm(&mut self, path: &str, _: &'a RmsNorm) {
             (self.0)(path, ModuleKind::Other);
         }
 

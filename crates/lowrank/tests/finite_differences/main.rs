@@ -7,4 +7,5 @@ mod common;
 mod linear;
 mod losses;
 mod models;
+mod norms;
 mod rows;

@@ -99,8 +99,8 @@ fn parts(parameters: &LayerNorm<'_>, layout: &Layout) -> Result<Vec<Part>> {
 }
 
 /// The module that a parameter belongs to: its name without the last part.
-fn module_of(parameter: &Parameter) -> &str {
-    parameter.name().rsplit_once('.').map_or("layer norm", |(module, _)| module)
+pub(super) fn module_of(parameter: &Parameter) -> &str {
+    parameter.name().rsplit_once('.').map_or("a norm", |(module, _)| module)
 }
 
 struct LayerNormBackward {

@@ -9,6 +9,7 @@ mod embedding;
 mod first_token;
 mod layer_norm;
 mod linear;
+mod rms_norm;
 mod squared_error;
 
 pub use activation::activation;
@@ -20,6 +21,7 @@ pub use first_token::first_token;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Branch, linear};
 pub use lowrank_kernels::activation::Activation;
+pub use rms_norm::rms_norm;
 pub use squared_error::squared_error;
 
 /// Runs `$body` with the type `$t` of the rows of a compute type.
