@@ -17,7 +17,6 @@ EMBEDDINGS = ["word_embeddings", "position_embeddings", "token_type_embeddings"]
 
 
 def make():
-    fresh("cases")
     adapter_cases()
     checkpoint_cases()
     input_cases()
@@ -186,7 +185,7 @@ def bf16_errors(model, inputs, output, gradients):
 
 def plain(name):
     """The key under which PEFT saves a trainable parameter: its name without the adapter's."""
-    return re.sub(r"\.modules_to_save\.default\.", ".", name).replace(".default.", ".")
+    return re.sub(r"\.default$", "", re.sub(r"\.modules_to_save\.default\.", ".", name).replace(".default.", "."))
 
 
 def unplain_keys(saved, gradients):
@@ -195,7 +194,7 @@ def unplain_keys(saved, gradients):
     assert saved.keys() >= gradients.keys() and all(g is not None for g in gradients.values())
     aliases = {k: re.sub(r"\.modules_to_save(\.default)?\.", ".", k) for k in extra if ".modules_to_save." in k}
     assert all(torch.equal(saved[key], saved[same]) for key, same in aliases.items())
-    ignored = [key for key in extra if ".original_module." in key]
+    ignored = [key for key in extra if ".original_module." in key or ".base_layer." in key]
     assert len(aliases) + len(ignored) == len(extra)
     return aliases, ignored
 

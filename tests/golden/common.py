@@ -36,6 +36,14 @@ def layout(value, depth, margin="\n"):
     return ends[0] + inner + f",{inner}".join(items) + margin + ends[1]
 
 
+def add_modules(models):
+    """The names that PEFT matches targets against: every module of a model with its head, the root among them."""
+    file = Path("modules.json")
+    modules = json.loads(file.read_text()) if file.exists() else {}
+    modules |= {key: [path for path, _ in model.named_modules()] for key, model in models.items()}
+    write_json(file, dict(sorted(modules.items())))
+
+
 def write_tensors(path, tensors):
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
 
@@ -43,8 +51,9 @@ def write_tensors(path, tensors):
 @torch.no_grad()
 def randomise(module):
     """Moves every parameter off its initial value, far enough that no zero bias or unit scale hides an error."""
-    for name, parameter in module.named_parameters():
+    scales = {id(m.weight) for m in module.modules() if type(m).__name__.endswith(("LayerNorm", "RMSNorm"))}
+    for parameter in module.parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=0.2)
         else:
-            parameter.copy_(0.2 * torch.randn_like(parameter) + (name.endswith("LayerNorm.weight")))
+            parameter.copy_(0.2 * torch.randn_like(parameter) + (id(parameter) in scales))

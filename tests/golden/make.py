@@ -8,6 +8,7 @@ Everything is seeded by its name: on one machine a second run writes the same by
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,14 +21,26 @@ import torch
 import transformers
 
 import cases
+import decoders
+import encoders
+import gpt2
 import metrics
 import models
+import params
+import t5
 import tokenization
 import training
+import vision
 
 PARTS = {
     "models": models.make,
     "cases": cases.make,
+    "encoders": encoders.make,
+    "vision": vision.make,
+    "t5": t5.make,
+    "gpt2": gpt2.make,
+    "decoders": decoders.make,
+    "params": params.make,
     "training": training.make,
     "tokenizers": tokenization.make,
     "metrics": metrics.make,
@@ -43,6 +56,10 @@ def main(names):
     fixtures = Path(__file__).resolve().parent / "fixtures"
     fixtures.mkdir(exist_ok=True)
     os.chdir(fixtures)  # so that base_model_name_or_path is the same on every machine
+    if not names:
+        for folder in "models", "cases":
+            shutil.rmtree(folder, ignore_errors=True)
+        Path("modules.json").unlink(missing_ok=True)
     for name, part in PARTS.items():
         if not names or name in names:
             part()

@@ -18,7 +18,7 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from common import fresh, randomise, seed, write_json, write_tensors
+from common import add_modules, fresh, randomise, seed, write_tensors
 
 BERT = dict(
     vocab_size=83,
@@ -52,14 +52,8 @@ def make():
     save_bert_bare_bf16()
     save_bert_pretraining_legacy()
     save_roberta_mlm_f16()
-    write_modules("bert", "roberta", "xlm-roberta")
-
-
-def write_modules(*names):
-    """The names that PEFT matches targets against: every module of a sequence classifier, the root among them."""
-    models = {name: AutoModelForSequenceClassification.from_pretrained(f"models/{name}") for name in names}
-    modules = {name: [path for path, _ in model.named_modules()] for name, model in models.items()}
-    write_json("modules.json", modules)
+    whole = AutoModelForSequenceClassification.from_pretrained
+    add_modules({name: whole(f"models/{name}") for name in ("bert", "roberta", "xlm-roberta")})
 
 
 def build(name, model, config, **sizes):
