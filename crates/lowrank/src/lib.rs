@@ -6,6 +6,7 @@ pub mod data;
 pub mod demo;
 pub mod error;
 mod fnv;
+pub mod generate;
 pub mod hub;
 pub mod models;
 pub mod nearest;

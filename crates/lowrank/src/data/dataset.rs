@@ -72,15 +72,6 @@ pub struct TokenizedDataset {
     bounds: Vec<usize>,
     labels: Vec<Option<Label>>,
     lines: Vec<u32>,
-    /// What takes a model's outputs over these examples.
-    fn collector<'a>(&'a self, task: &'a TaskInfo) -> Box<dyn Collector + 'a>;
-
-    /// How many examples have each label, by the labels' names; empty where labels are no classes.
-    fn label_counts(&self, task: &TaskInfo) -> BTreeMap<String, usize> {
-        let _ = task;
-        BTreeMap::new()
-    }
-
     /// How many examples were longer than the longest allowed and lost their ends.
     pub truncated: usize,
     /// How many rows of the file could not be used.
@@ -201,9 +192,9 @@ impl Dataset for TokenizedDataset {
 
     /// FNV-1a over the tokens, segments and labels.
     fn fingerprint(&self) -> u64 {
-        let labels = self.labels.iter().map(|label| match label {
+        let labels = self.labels.iter().copied().map(|label| match label {
             None => 0,
-            Some(Label::Class(class)) => 1 + (u64::from(*class) << 2),
+            Some(Label::Class(class)) => 1 + (u64::from(class) << 2),
             Some(Label::Score(score)) => 2 + (u64::from(score.to_bits()) << 2),
         });
         let ids = self.ids.iter().map(|&id| u64::from(id));
@@ -229,9 +220,9 @@ impl Dataset for TokenizedDataset {
 
     fn label_counts(&self, task: &TaskInfo) -> BTreeMap<String, usize> {
         let mut counts: BTreeMap<String, usize> = task.labels.iter().map(|name| (name.clone(), 0)).collect();
-        for label in self.labels.iter().flatten() {
+        for label in self.labels.iter().flatten().copied() {
             if let Label::Class(_) = label {
-                *counts.entry(task.name_of(Some(*label))).or_default() += 1;
+                *counts.entry(task.name_of(Some(label))).or_default() += 1;
             }
         }
         counts

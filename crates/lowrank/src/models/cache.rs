@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::tape::{KeyValues, Var};
+use crate::tape::{KeyValues, Layout, Tape, Var, ops};
+use crate::{Error, Result};
 
 /// The keys and values of every layer, for several sequences.
 #[derive(Debug)]
@@ -32,8 +33,25 @@ impl Cache {
     }
 
     /// The sequences become copies of those with these numbers, which are of the same sources.
-    pub fn reorder(&self, order: &[usize]) {
-        self.layers.iter().for_each(|layer| lock(layer).reorder(order));
+    ///
+    /// # Errors
+    /// If there is no such sequence.
+    pub fn reorder(&self, order: &[usize]) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| lock(layer).reorder(order))
+    }
+
+    /// The sequences with these numbers stay, the others are left.
+    ///
+    /// # Errors
+    /// If there is no such sequence.
+    pub fn keep(&self, sequences: &[usize]) -> Result<()> {
+        for source in &self.sources {
+            let mut source = lock(source);
+            if let Some(kept) = source.as_mut() {
+                *kept = select_sequences(kept, sequences)?;
+            }
+        }
+        self.reorder(sequences)
     }
 
     pub(super) fn layer(&self, layer: usize) -> MutexGuard<'_, KeyValues> {
@@ -43,6 +61,28 @@ impl Cache {
     pub(super) fn source(&self, layer: usize) -> MutexGuard<'_, Option<Var>> {
         lock(&self.sources[layer])
     }
+}
+
+/// The rows of some of the sequences, each of which may be taken several times; no gradient goes back.
+pub(crate) fn select_sequences(x: &Var, sequences: &[usize]) -> Result<Var> {
+    let offsets = x.layout().offsets();
+    let (mut rows, mut lengths, mut adapters) = (Vec::new(), Vec::new(), Vec::new());
+    for sequence in sequences {
+        let (Some(start), Some(end)) = (offsets.get(*sequence), offsets.get(sequence + 1)) else {
+            return Err(Error::Usage(format!("there is no sequence {sequence}")));
+        };
+        rows.extend(*start..*end);
+        lengths.push(end - start);
+        adapters.extend(x.layout().adapters().get(*sequence));
+    }
+    let examples = (0..sequences.len() as u32).collect();
+    let mut bounds = vec![0];
+    bounds.extend(lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end)
+    }));
+    let layout = Layout::new(bounds, examples, adapters)?;
+    ops::select_rows(&mut Tape::inference(x.compute()), x, &rows, &layout, false)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -20,6 +20,7 @@ pub mod vit;
 use std::path::Path;
 
 pub use cache::Cache;
+pub(crate) use cache::select_sequences;
 pub use config::{
     Architecture, DecoderConfig, DistilBertConfig, EncoderConfig, Gpt2Config, MODEL_TYPES, ModelConfig, Rope,
     RopeKind, T5Config, VitConfig,

@@ -65,7 +65,7 @@ impl Var {
 }
 
 /// What an operation leaves behind for its backward pass.
-pub(crate) trait Backward {
+pub(crate) trait Backward: Send {
     /// Turns the gradient of the operation's output into those of its inputs and parameters.
     fn backward(self: Box<Self>, output: Tensor, activations: &mut Activations, gradients: &mut Gradients);
 }

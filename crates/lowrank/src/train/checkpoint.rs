@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::Scores;
 use super::optimizer::Moments;
 use super::output::write_json;
 use super::snapshot::Snapshot;
 use crate::data::Position;
+use crate::data::Scores;
 use crate::hub::{Checkpoint as File, Tensors, to_tensor, write_tensors};
 use crate::tensor::Tensor;
 use crate::{Error, Result};

@@ -25,13 +25,14 @@ pub fn collect(
 ) -> Result<f64> {
     let mut batches = Batches::new(dataset, BatchPlan::in_order(BATCH_SIZE), Position::default())?;
     let (mut sum, mut targets, mut done) = (0.0, 0, 0);
+    let reads_logits = collector.reads_logits();
     for _ in 0..batches.steps_per_epoch() {
         let rows = batches.rows().to_vec();
         for batch in batches.next_step()? {
             let count = batch.labels.len();
             let mut tape = Tape::inference(adapted.compute());
             let (mean, logits) = parallel::awake(|| {
-                if !collector.reads_logits() {
+                if !reads_logits {
                     let mean = (count > 0).then(|| adapted.loss(&mut tape, &batch, adapter, count as f32));
                     return Ok::<_, crate::Error>((mean.transpose()?, None));
                 }

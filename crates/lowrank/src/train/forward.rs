@@ -83,7 +83,8 @@ pub fn forward(
 
 /// One column of the outputs of a head on spans, `[B, T]`.
 fn column_of(values: &Tensor, column: usize) -> Tensor {
-    let [rows, columns, width] = values.shape().dims() else { return values.clone() };
-    let values = values.as_slice::<f32>().iter().skip(column).step_by(*width);
-    Tensor::from_slice([*rows, *columns], &values.copied().collect::<Vec<f32>>())
+    let shape = values.shape();
+    let &[rows, columns, width] = shape.dims() else { return values.clone() };
+    let values = values.as_slice::<f32>().iter().skip(column).step_by(width);
+    Tensor::from_slice([rows, columns], &values.copied().collect::<Vec<f32>>())
 }

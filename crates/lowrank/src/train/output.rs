@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, CHECKPOINTS};
-use super::evaluate::Scores;
 use super::events::{StepReport, Summary};
+use crate::data::Scores;
 use crate::hub::{ADAPTER_CONFIG, ADAPTER_FILE, MODEL_CONFIG, MODEL_FILE, SUMMARY_FILE, write_atomically};
 use crate::{Error, Result};
 
