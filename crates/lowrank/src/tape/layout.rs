@@ -89,6 +89,11 @@ impl Layout {
         &self.examples
     }
 
+    /// The adapter of each sequence.
+    pub fn adapters(&self) -> &[Option<AdapterId>] {
+        &self.adapters
+    }
+
     /// Each row's example and token, for dropout.
     pub fn row_ids(&self) -> &[RowId] {
         &self.row_ids
