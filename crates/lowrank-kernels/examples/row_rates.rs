@@ -202,13 +202,22 @@ fn others<T: Element>(meter: &Meter) {
     meter.time("gather sum of 3", n, n * (6 + e), || gather_sum(&lookups, rows_mut(&mut y, WIDTH)));
     let mut grad = vec![0.0; table.len()];
     meter.time("scatter add", n, n * (8 + e), || scatter_add(&ids, rows(&x, WIDTH), &mut grad));
-    for classes in [2, 3_000] {
-        let count = (n / classes).min(32);
+    for classes in [2, 3_000, 151_936] {
+        let count = (n / classes).clamp(1, 32);
         let labels: Vec<i64> = (0..count).map(|i| (i % classes) as i64).collect();
-        meter.time(&format!("cross entropy {classes}"), count * classes, 2 * count * classes * e, || {
-            let logits = rows(&x[..count * classes], classes);
-            loss::cross_entropy(logits, &labels, 1.0, Some(rows_mut(&mut y[..count * classes], classes)));
+        let (mut maxima, mut sums) = (vec![0.0; count], vec![0.0; count]);
+        let mut logits = elements::<T>(5, count * classes);
+        meter.time(&format!("cross entropy {classes}"), count * classes, count * classes * e, || {
+            loss::cross_entropy(rows(&logits, classes), &labels, 1.0, &mut maxima, &mut sums);
         });
+        meter.time(
+            &format!("cross entropy back {classes}"),
+            count * classes,
+            2 * count * classes * e,
+            || {
+                loss::cross_entropy_backward(rows_mut(&mut logits, classes), &labels, 1.0, &maxima, &sums);
+            },
+        );
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Activation {
     Silu,
     /// `tanh(x)`.
     Tanh,
+    /// `x·sigmoid(1.702·x)`.
+    QuickGelu,
 }
 
 impl Activation {
@@ -25,7 +27,10 @@ impl Activation {
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "gelu" | "gelu_python" => Self::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Self::GeluTanh,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => {
+                Self::GeluTanh
+            }
+            "quick_gelu" => Self::QuickGelu,
             "relu" => Self::Relu,
             "silu" | "swish" => Self::Silu,
             "tanh" => Self::Tanh,
@@ -35,16 +40,51 @@ impl Activation {
 }
 
 /// A function and its derivative at points.
-trait Function {
+pub(crate) trait Function {
     fn value<V: Vector>(x: V) -> V;
     fn derivative<V: Vector>(x: V) -> V;
 }
 
-struct Gelu;
-struct GeluTanh;
-struct Relu;
-struct Silu;
-struct Tanh;
+pub(crate) struct Gelu;
+pub(crate) struct GeluTanh;
+pub(crate) struct Relu;
+pub(crate) struct Silu;
+pub(crate) struct Tanh;
+pub(crate) struct QuickGelu;
+
+/// `$body` with the type `$f` of an activation.
+macro_rules! with_function {
+    ($function:expr, $f:ident => $body:expr) => {{
+        use $crate::activation as functions;
+        match $function {
+            functions::Activation::Gelu => {
+                type $f = functions::Gelu;
+                $body
+            }
+            functions::Activation::GeluTanh => {
+                type $f = functions::GeluTanh;
+                $body
+            }
+            functions::Activation::Relu => {
+                type $f = functions::Relu;
+                $body
+            }
+            functions::Activation::Silu => {
+                type $f = functions::Silu;
+                $body
+            }
+            functions::Activation::Tanh => {
+                type $f = functions::Tanh;
+                $body
+            }
+            functions::Activation::QuickGelu => {
+                type $f = functions::QuickGelu;
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use with_function;
 
 impl Function for Gelu {
     #[inline(always)]
@@ -111,6 +151,22 @@ impl Function for Silu {
     }
 }
 
+const STEEPNESS: f32 = 1.702;
+
+impl Function for QuickGelu {
+    #[inline(always)]
+    fn value<V: Vector>(x: V) -> V {
+        x.mul(math::sigmoid(x.mul(V::splat(STEEPNESS))))
+    }
+
+    #[inline(always)]
+    fn derivative<V: Vector>(x: V) -> V {
+        let steep = x.mul(V::splat(STEEPNESS));
+        let sigmoid = math::sigmoid(steep);
+        sigmoid.mul(steep.madd(V::splat(1.0).sub(sigmoid), V::splat(1.0)))
+    }
+}
+
 impl Function for Tanh {
     #[inline(always)]
     fn value<V: Vector>(x: V) -> V {
@@ -154,13 +210,7 @@ pub fn forward<T: Element>(function: Activation, x: &[T], y: &mut [T]) {
 
 pub(crate) fn forward_kernel<T: Element>(function: Activation, x: &[T], y: &mut [T]) {
     assert_eq!(x.len(), y.len());
-    let map = match function {
-        Activation::Gelu => map::<T, Gelu>,
-        Activation::GeluTanh => map::<T, GeluTanh>,
-        Activation::Relu => map::<T, Relu>,
-        Activation::Silu => map::<T, Silu>,
-        Activation::Tanh => map::<T, Tanh>,
-    };
+    let map = with_function!(function, F => map::<T, F>);
     for_each_row_block(x.len(), COST, PerRow::one(y), |range, y| map(&x[range], y.data));
 }
 
@@ -174,13 +224,7 @@ pub fn backward<T: Element>(function: Activation, x: &[T], dy: &[T], dx: &mut [T
 
 pub(crate) fn backward_kernel<T: Element>(function: Activation, x: &[T], dy: &[T], dx: &mut [T]) {
     assert_eq!((x.len(), x.len()), (dy.len(), dx.len()));
-    let map = match function {
-        Activation::Gelu => map_backward::<T, Gelu>,
-        Activation::GeluTanh => map_backward::<T, GeluTanh>,
-        Activation::Relu => map_backward::<T, Relu>,
-        Activation::Silu => map_backward::<T, Silu>,
-        Activation::Tanh => map_backward::<T, Tanh>,
-    };
+    let map = with_function!(function, F => map_backward::<T, F>);
     for_each_row_block(x.len(), COST, PerRow::one(dx), |range, dx| {
         map(&x[range.clone()], &dy[range], dx.data);
     });

@@ -12,8 +12,9 @@ use crate::dropout::{self, Dropout};
 use crate::element::Element;
 use crate::embedding::{self, Lookup};
 use crate::gemm::{Weight, gradient};
+use crate::rotary::{self, HeadNorms, RotaryShape, Rotations};
 use crate::rows::{Rows, RowsMut};
-use crate::{elementwise, loss, low_rank, norm, rms_norm, row_ops};
+use crate::{elementwise, gated, loss, low_rank, norm, patches, rms_norm, row_ops};
 
 /// The kernels over rows of `T`, with the signatures of their public faces.
 #[allow(clippy::type_complexity)]
@@ -61,7 +62,18 @@ pub struct Compiled<T: Element> {
     ),
     pub(crate) rms_norm_forward: fn(Rows<T>, &[f32], f32, RowsMut<T>),
     pub(crate) rms_norm_backward: fn(Rows<T>, Rows<T>, &[f32], f32, RowsMut<T>, Option<&mut [f32]>),
-    pub(crate) cross_entropy: fn(Rows<T>, &[i64], f32, Option<RowsMut<T>>) -> f32,
+    pub(crate) rotary_forward: fn(Rows<T>, &Rotations, RotaryShape, Option<HeadNorms>, RowsMut<T>),
+    pub(crate) rotary_backward:
+        fn(Option<(HeadNorms, Rows<T>)>, &Rotations, RotaryShape, RowsMut<T>, Option<&mut [f32]>),
+    pub(crate) gated_forward: fn(Activation, Rows<T>, RowsMut<T>),
+    pub(crate) gated_backward: fn(Activation, Rows<T>, Rows<T>, RowsMut<T>),
+    pub(crate) add_rows: fn(Rows<T>, Option<&Dropout>, Rows<T>, RowsMut<T>),
+    pub(crate) scale: fn(&mut [T], f32),
+    pub(crate) patches_forward: fn(Rows<T>, &[f32], RowsMut<T>),
+    pub(crate) patches_backward: fn(Rows<T>, &mut [f32]),
+    pub(crate) cross_entropy: fn(Rows<T>, &[i64], f32, &mut [f32], &mut [f32]) -> f32,
+    pub(crate) cross_entropy_backward: fn(RowsMut<T>, &[i64], f32, &[f32], &[f32]),
+    pub(crate) span_cross_entropy: fn(Rows<T>, &[usize], [&[i64]; 2], [f32; 2], Option<RowsMut<T>>) -> f32,
     pub(crate) mean_squared_error: fn(&[T], &[f32], f32, Option<&mut [T]>) -> f32,
     pub(crate) weight_forward: fn(&Weight, Rows<T>, Option<&[f32]>, RowsMut<T>),
     pub(crate) weight_backward: fn(&Weight, Rows<T>, RowsMut<T>, bool),
@@ -93,7 +105,17 @@ impl<T: Element> Compiled<T> {
             layer_norm_backward: norm::layer_norm_backward_kernel::<T>,
             rms_norm_forward: rms_norm::rms_norm_forward_kernel::<T>,
             rms_norm_backward: rms_norm::rms_norm_backward_kernel::<T>,
+            rotary_forward: rotary::forward_kernel::<T>,
+            rotary_backward: rotary::backward_kernel::<T>,
+            gated_forward: gated::forward_kernel::<T>,
+            gated_backward: gated::backward_kernel::<T>,
+            add_rows: row_ops::add_rows_kernel::<T>,
+            scale: elementwise::scale_kernel::<T>,
+            patches_forward: patches::forward_kernel::<T>,
+            patches_backward: patches::backward_kernel::<T>,
             cross_entropy: loss::cross_entropy_kernel::<T>,
+            cross_entropy_backward: loss::cross_entropy_backward_kernel::<T>,
+            span_cross_entropy: loss::span_cross_entropy_kernel::<T>,
             mean_squared_error: loss::mean_squared_error_kernel::<T>,
             weight_forward: Weight::forward_kernel::<T>,
             weight_backward: Weight::backward_kernel::<T>,

@@ -4,7 +4,7 @@ use crate::element::Element;
 use crate::parallel::{PerRow, for_each_row_block};
 
 multiversion! {
-    fn add_assign_block[V, T: Element](x: &mut [T], y: &[T]) {
+    pub(crate) fn add_assign_block[V, T: Element](x: &mut [T], y: &[T]) {
         for (x, y) in x.iter_mut().zip(y) {
             *x = T::round(x.widen() + y.widen());
         }
@@ -30,6 +30,23 @@ multiversion! {
             worst < 0x7f80_0000
         })
     }
+}
+
+multiversion! {
+    fn scale_block[V, T: Element](x: &mut [T], factor: f32) {
+        for x in x {
+            *x = T::round(x.widen() * factor);
+        }
+    }
+}
+
+/// `x *= factor`.
+pub fn scale<T: Element>(x: &mut [T], factor: f32) {
+    (T::COMPILED.scale)(x, factor);
+}
+
+pub(crate) fn scale_kernel<T: Element>(x: &mut [T], factor: f32) {
+    for_each_row_block(x.len(), 1, PerRow::one(x), |_, x| scale_block(x.data, factor));
 }
 
 /// `x += y`.

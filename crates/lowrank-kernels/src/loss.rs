@@ -1,8 +1,7 @@
-//! Losses and their gradients in one pass.
+//! Losses and their gradients.
 
 use crate::element::Element;
 use crate::math;
-use crate::memory::Buffer;
 use crate::parallel::{PerRow, for_each_row_block};
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
@@ -12,8 +11,8 @@ use crate::simd::each;
 pub const IGNORE_INDEX: i64 = -100;
 
 multiversion! {
-    /// Widens a row, subtracts its maximum and exponentiates: returns (maximum, sum of exponentials).
-    fn exponentials[V, T: Element](logits: &[T], out: &mut [f32]) -> (f32, f32) {
+    /// The maximum of a row, and the sum of the exponentials of what is left without it.
+    fn statistics[V, T: Element](logits: &[T]) -> (f32, f32) {
         let lowest = V::splat(f32::NEG_INFINITY);
         let (mut maximum, mut sum) = (lowest, V::splat(0.0));
         each::<V>(logits.len(), #[inline(always)] |at, n| {
@@ -22,27 +21,44 @@ multiversion! {
         let maximum = maximum.maximum();
         let shift = V::splat(maximum);
         each::<V>(logits.len(), #[inline(always)] |at, n| {
-            let exponential = math::exp(V::load_some(logits, at, n).only(n, lowest).sub(shift));
-            sum = sum.add(exponential);
-            exponential.store_some(out, at, n);
+            sum = sum.add(math::exp(V::load_some(logits, at, n).only(n, lowest).sub(shift)));
         });
         (maximum, sum.sum())
     }
 }
 
 multiversion! {
-    fn scale_row[V, T: Element](x: &[f32], factor: f32, out: &mut [T]) {
-        for (x, out) in x.iter().zip(out) {
-            *out = T::round(x * factor);
-        }
+    /// Turns the logits of a row with this label into their gradient.
+    fn gradient_row[V, T: Element](row: &mut [T], label: usize, maximum: f32, sum: f32, denominator: f32) {
+        let (shift, factor) = (V::splat(maximum), V::splat(1.0 / (sum * denominator)));
+        let mut chosen = [0.0];
+        math::exp(V::splat(row[label].widen()).sub(shift)).store_some(&mut chosen, 0, 1);
+        each::<V>(row.len(), #[inline(always)] |at, n| {
+            math::exp(V::load_some(row, at, n).sub(shift)).mul(factor).store_some(row, at, n);
+        });
+        // From the unrounded probability: the rounded one would leave its error in the difference.
+        row[label] = T::round((chosen[0] / sum - 1.0) / denominator);
     }
 }
 
-/// `Σ -log softmax(logits)[label] / denominator` over the rows whose label is not [`IGNORE_INDEX`]; `gradient`
-/// becomes its gradient with respect to the logits (zero in ignored rows).
+/// Cost of a logit, in element operations.
+const COST: usize = 4;
+
+fn check_labels(labels: &[i64], rows: usize, classes: usize) {
+    assert_eq!(labels.len(), rows);
+    for &label in labels {
+        let known = label == IGNORE_INDEX || usize::try_from(label).is_ok_and(|label| label < classes);
+        assert!(known, "label {label} of {classes} classes");
+    }
+}
+
+/// `Σ -log softmax(logits)[label] / denominator` over the rows whose label is not [`IGNORE_INDEX`]. `maxima` and
+/// `sums` become what [`cross_entropy_backward`] needs of each row.
+///
+/// Nothing of the size of the logits is written: those of a language model are the largest rows of its step.
 ///
 /// # Shapes
-/// `logits`, `gradient`: `[rows, classes]`; `labels`: `[rows]`.
+/// `logits`: `[rows, classes]`; `labels`, `maxima`, `sums`: `[rows]`.
 ///
 /// # Panics
 /// If a label is neither a class nor [`IGNORE_INDEX`].
@@ -50,50 +66,127 @@ pub fn cross_entropy<T: Element>(
     logits: Rows<T>,
     labels: &[i64],
     denominator: f32,
-    gradient: Option<RowsMut<T>>,
+    maxima: &mut [f32],
+    sums: &mut [f32],
 ) -> f32 {
-    (T::COMPILED.cross_entropy)(logits, labels, denominator, gradient)
+    (T::COMPILED.cross_entropy)(logits, labels, denominator, maxima, sums)
 }
 
 pub(crate) fn cross_entropy_kernel<T: Element>(
     logits: Rows<T>,
     labels: &[i64],
     denominator: f32,
-    gradient: Option<RowsMut<T>>,
+    maxima: &mut [f32],
+    sums: &mut [f32],
 ) -> f32 {
     let (rows, classes) = (logits.rows(), logits.cols());
-    assert_eq!(labels.len(), rows);
-    assert!(gradient.as_ref().is_none_or(|g| (g.rows(), g.cols()) == (rows, classes)));
-    for &label in labels {
-        let known = label == IGNORE_INDEX || usize::try_from(label).is_ok_and(|label| label < classes);
-        assert!(known, "label {label} of {classes} classes");
-    }
-    let mut losses = Buffer::uninit(rows * size_of::<f32>());
-    let outputs = (gradient, PerRow::one(losses.as_mut_slice::<f32>()));
-    for_each_row_block(rows, 8 * classes, outputs, |range, (mut gradient, losses)| {
-        scratch::with(classes, |exponential| {
-            for (i, row) in range.enumerate() {
-                let Ok(label) = usize::try_from(labels[row]) else {
-                    losses.data[i] = 0.0;
-                    if let Some(gradient) = &mut gradient {
-                        gradient.row(i).fill(T::round(0.0));
-                    }
-                    continue;
-                };
-                let logits = logits.row(row);
-                let (maximum, sum) = exponentials(logits, exponential);
-                losses.data[i] = sum.ln() + (maximum - logits[label].widen());
-                if let Some(gradient) = &mut gradient {
-                    let gradient = gradient.row(i);
-                    scale_row(exponential, 1.0 / (sum * denominator), gradient);
-                    // From the unrounded probability: the rounded one would leave its error in the difference.
-                    gradient[label] = T::round((exponential[label] / sum - 1.0) / denominator);
-                }
-            }
-        });
+    check_labels(labels, rows, classes);
+    assert_eq!((maxima.len(), sums.len()), (rows, rows));
+    let outputs = (PerRow::one(&mut *maxima), PerRow::one(&mut *sums));
+    for_each_row_block(rows, COST * classes, outputs, |range, (maxima, sums)| {
+        for (i, row) in range.enumerate() {
+            (maxima.data[i], sums.data[i]) = match labels[row] {
+                IGNORE_INDEX => (0.0, 1.0),
+                _ => statistics(logits.row(row)),
+            };
+        }
     });
-    let total: f64 = losses.as_slice::<f32>().iter().map(|&loss| f64::from(loss)).sum();
+    let mut total = 0.0;
+    for (row, &label) in labels.iter().enumerate() {
+        if let Ok(label) = usize::try_from(label) {
+            total += f64::from(sums[row].ln() + (maxima[row] - logits.row(row)[label].widen()));
+        }
+    }
     (total / f64::from(denominator)) as f32
+}
+
+/// The gradient of [`cross_entropy`], in place of the logits; zero in ignored rows.
+///
+/// # Shapes
+/// As [`cross_entropy`].
+pub fn cross_entropy_backward<T: Element>(
+    logits: RowsMut<T>,
+    labels: &[i64],
+    denominator: f32,
+    maxima: &[f32],
+    sums: &[f32],
+) {
+    (T::COMPILED.cross_entropy_backward)(logits, labels, denominator, maxima, sums);
+}
+
+pub(crate) fn cross_entropy_backward_kernel<T: Element>(
+    logits: RowsMut<T>,
+    labels: &[i64],
+    denominator: f32,
+    maxima: &[f32],
+    sums: &[f32],
+) {
+    let (rows, classes) = (logits.rows(), logits.cols());
+    check_labels(labels, rows, classes);
+    assert_eq!((maxima.len(), sums.len()), (rows, rows));
+    for_each_row_block(rows, COST * classes, logits, |range, mut logits| {
+        for (i, row) in range.enumerate() {
+            match usize::try_from(labels[row]) {
+                Ok(label) => gradient_row(logits.row(i), label, maxima[row], sums[row], denominator),
+                Err(_) => logits.row(i).fill(T::round(0.0)),
+            }
+        }
+    });
+}
+
+/// Half the sum of two cross-entropies over the rows of each sequence: column 0 against `labels[0]`, the row that is a
+/// span's start, each such loss divided by `denominators[0]`, and column 1 against `labels[1]`, the end. A label that
+/// is no row of its sequence does not count; `gradient` becomes the gradient with respect to the logits.
+///
+/// # Shapes
+/// `logits`, `gradient`: `[rows, 2]`; `offsets`: one more than there are sequences; each of `labels`: `[sequences]`.
+pub fn span_cross_entropy<T: Element>(
+    logits: Rows<T>,
+    offsets: &[usize],
+    labels: [&[i64]; 2],
+    denominators: [f32; 2],
+    gradient: Option<RowsMut<T>>,
+) -> f32 {
+    (T::COMPILED.span_cross_entropy)(logits, offsets, labels, denominators, gradient)
+}
+
+pub(crate) fn span_cross_entropy_kernel<T: Element>(
+    logits: Rows<T>,
+    offsets: &[usize],
+    labels: [&[i64]; 2],
+    denominators: [f32; 2],
+    mut gradient: Option<RowsMut<T>>,
+) -> f32 {
+    assert_eq!((logits.rows(), logits.cols()), (offsets.last().copied().unwrap_or(0), 2));
+    assert!(gradient.as_ref().is_none_or(|g| (g.rows(), g.cols()) == (logits.rows(), 2)));
+    let mut total = 0.0;
+    for (column, (labels, denominator)) in labels.into_iter().zip(denominators).enumerate() {
+        assert_eq!(labels.len() + 1, offsets.len());
+        for (ends, &label) in offsets.windows(2).zip(labels) {
+            let (start, length) = (ends[0], ends[1] - ends[0]);
+            let label = usize::try_from(label).ok().filter(|&label| label < length);
+            scratch::with(length, |scores| {
+                if let Some(label) = label {
+                    scores
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, x)| *x = logits.row(start + i)[column].widen());
+                    let (maximum, sum) = statistics(&*scores);
+                    total += f64::from(sum.ln() + (maximum - scores[label])) / f64::from(denominator) / 2.0;
+                    gradient_row(scores, label, maximum, sum, 2.0 * denominator);
+                } else {
+                    scores.fill(0.0);
+                }
+                if let Some(gradient) = &mut gradient {
+                    scores
+                        .iter()
+                        .enumerate()
+                        .for_each(|(i, x)| gradient.row(start + i)[column] = T::round(*x));
+                }
+            });
+        }
+    }
+    total as f32
 }
 
 /// `Σ (prediction - target)² / denominator`; `gradient` becomes its gradient with respect to the predictions.

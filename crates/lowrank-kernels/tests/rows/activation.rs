@@ -6,8 +6,14 @@ use crate::support::{
     assert_close, assert_same_bits, derivative, elements, on_threads, tolerance, wide, zeros,
 };
 
-const ALL: [Activation; 5] =
-    [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu, Activation::Tanh];
+pub const ALL: [Activation; 6] = [
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Relu,
+    Activation::Silu,
+    Activation::Tanh,
+    Activation::QuickGelu,
+];
 
 /// `erf x`: the Taylor series where it converges fast, the continued fraction of `erfc` elsewhere.
 fn erf(x: f64) -> f64 {
@@ -29,7 +35,7 @@ fn erf(x: f64) -> f64 {
     }
 }
 
-fn value(function: Activation, x: f64) -> f64 {
+pub fn value(function: Activation, x: f64) -> f64 {
     match function {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
@@ -38,6 +44,7 @@ fn value(function: Activation, x: f64) -> f64 {
         Activation::Relu => x.max(0.0),
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Tanh => x.tanh(),
+        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
     }
 }
 
@@ -123,8 +130,21 @@ fn check_threads<T: Element>() {
 
 #[test]
 fn names_are_those_of_configurations() {
-    assert_eq!(Activation::from_name("gelu"), Some(Activation::Gelu));
-    assert_eq!(Activation::from_name("gelu_new"), Some(Activation::GeluTanh));
-    assert_eq!(Activation::from_name("swish"), Some(Activation::Silu));
+    for (name, function) in [
+        ("gelu", Activation::Gelu),
+        ("gelu_python", Activation::Gelu),
+        ("gelu_new", Activation::GeluTanh),
+        ("gelu_pytorch_tanh", Activation::GeluTanh),
+        ("gelu_python_tanh", Activation::GeluTanh),
+        ("gelu_fast", Activation::GeluTanh),
+        ("gelu_accurate", Activation::GeluTanh),
+        ("quick_gelu", Activation::QuickGelu),
+        ("relu", Activation::Relu),
+        ("silu", Activation::Silu),
+        ("swish", Activation::Silu),
+        ("tanh", Activation::Tanh),
+    ] {
+        assert_eq!(Activation::from_name(name), Some(function), "{name}");
+    }
     assert_eq!(Activation::from_name("geglu"), None);
 }

@@ -1,10 +1,13 @@
 use half::bf16;
-use lowrank_kernels::elementwise::{add_assign, convert, is_finite};
-use lowrank_kernels::row_ops::{column_sums, gather_rows, scatter_rows};
-use lowrank_kernels::{Element, Rows, RowsMut};
+use lowrank_kernels::elementwise::{add_assign, convert, is_finite, scale};
+use lowrank_kernels::row_ops::{add_rows, column_sums, gather_rows, scatter_rows};
+use lowrank_kernels::{Dropout, Element, Rows, RowsMut};
 
 use crate::for_both;
-use crate::support::{assert_close, assert_same_bits, elements, numbers, on_threads, tolerance, wide, zeros};
+use crate::support::{
+    KEY, assert_close, assert_same_bits, dropped, elements, numbers, on_threads, row_ids, tolerance, wide,
+    zeros,
+};
 
 for_both!(sums_of_slices, check_add);
 fn check_add<T: Element>() {
@@ -12,6 +15,34 @@ fn check_add<T: Element>() {
     let expected: Vec<f64> = wide(&x).iter().zip(wide(&y)).map(|(x, y)| x + y).collect();
     add_assign(&mut x, &y);
     assert_close(&x, &expected, tolerance::<T>());
+}
+
+for_both!(multiples_of_slices, check_scale);
+fn check_scale<T: Element>() {
+    let mut x = elements::<T>(1, 1003);
+    let expected: Vec<f64> = wide(&x).iter().map(|x| x * -1.75).collect();
+    scale(&mut x, -1.75);
+    assert_close(&x, &expected, tolerance::<T>());
+}
+
+for_both!(sums_of_dropped_rows_and_others, check_add_rows);
+fn check_add_rows<T: Element>() {
+    let (rows, cols) = (301, 467);
+    let (x, residual) = (elements::<T>(1, rows * cols), elements::<T>(2, rows * cols));
+    let ids = row_ids(rows);
+    let dropout = Dropout { probability: 0.25, key: KEY, rows: &ids };
+    for dropout in [None, Some(&dropout)] {
+        let run = |threads| {
+            let mut y = zeros::<T>(rows * cols);
+            let (x, residual) = (Rows::dense(&x, rows, cols), Rows::dense(&residual, rows, cols));
+            on_threads(threads, || add_rows(x, dropout, residual, RowsMut::dense(&mut y, rows, cols)));
+            y
+        };
+        let kept = dropout.map_or_else(|| x.clone(), |dropout| dropped(&x, rows, cols, dropout));
+        let expected: Vec<f64> = wide(&kept).iter().zip(wide(&residual)).map(|(x, r)| x + r).collect();
+        assert_close(&run(1), &expected, tolerance::<T>());
+        assert_same_bits(&run(1), &run(3));
+    }
 }
 
 for_both!(sums_of_columns, check_column_sums);
@@ -47,6 +78,28 @@ fn check_gather<T: Element>() {
     scatter_rows(Rows::dense(&y[..10], 2, 5), &[1, 1], RowsMut::dense(&mut dx, 6, 5));
     let expected: Vec<f64> = (0..5).map(|c| f64::from(y[c].widen()) + f64::from(y[5 + c].widen())).collect();
     assert_close(&dx[5..10], &expected, tolerance::<T>());
+}
+
+for_both!(many_rows_come_back_to_where_they_were_taken, check_scatter);
+fn check_scatter<T: Element>() {
+    let (rows, cols, taken) = (997, 131, 1501);
+    let indices: Vec<usize> = (0..taken).map(|i| i * i * 31 % rows / 2 * 2).collect();
+    let dy = elements::<T>(1, taken * cols);
+    let run = |threads| {
+        let mut dx = elements::<T>(2, rows * cols);
+        let (dy, out) = (Rows::dense(&dy, taken, cols), RowsMut::dense(&mut dx, rows, cols));
+        on_threads(threads, || scatter_rows(dy, &indices, out));
+        dx
+    };
+    let mut expected = vec![0.0; rows * cols];
+    for (dy, &index) in dy.chunks(cols).zip(&indices) {
+        for (sum, dy) in expected[index * cols..].iter_mut().zip(dy) {
+            *sum += f64::from(dy.widen());
+        }
+    }
+    // A row may be a sum of several, each rounded.
+    assert_close(&run(1), &expected, 8.0 * tolerance::<T>());
+    assert_same_bits(&run(1), &run(3));
 }
 
 #[test]

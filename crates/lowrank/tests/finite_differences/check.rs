@@ -125,7 +125,8 @@ pub fn normal(shape: &[usize], deviation: f32, random: &mut Philox) -> Tensor {
     match *shape {
         [width] => Tensor::from_slice([width], &values),
         [rows, width] => Tensor::from_slice([rows, width], &values),
-        _ => unreachable!("vectors and matrices"),
+        [one, rows, width] => Tensor::from_slice([one, rows, width], &values),
+        _ => unreachable!("at most three dimensions"),
     }
 }
 

@@ -4,8 +4,11 @@
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
+mod images;
 mod linear;
 mod losses;
 mod models;
 mod norms;
+mod reference;
+mod rotary;
 mod rows;

@@ -6,6 +6,7 @@ use lowrank::Result;
 use lowrank::module;
 use lowrank::nn::{Embedding, LayerNorm};
 use lowrank::tape::{AdapterId, Gradients, Layout, Leaf, Tape, Var, ops};
+use lowrank::tensor::Tensor;
 use lowrank_kernels::random::Philox;
 
 use crate::check::{Pass, check, fill, normal, tape};
@@ -47,9 +48,10 @@ fn attention_with_and_without_dropout() {
 
 #[test]
 fn every_activation() {
-    use ops::Activation::{Gelu, GeluTanh, Silu, Tanh};
-    for kind in [Gelu, GeluTanh, Silu, Tanh] {
+    use ops::Activation::{Gelu, GeluTanh, QuickGelu, Silu, Tanh};
+    for kind in [Gelu, GeluTanh, QuickGelu, Silu, Tanh] {
         check_rows(&format!("{kind:?}"), WIDTH, move |tape, x| ops::activation(tape, x, kind));
+        check_rows(&format!("gated {kind:?}"), 2 * WIDTH, move |tape, x| ops::gated(tape, x, kind));
     }
 }
 
@@ -82,6 +84,49 @@ fn dropout_and_a_value_that_is_used_twice() {
 #[test]
 fn first_token() {
     check_rows("first token", WIDTH, ops::first_token);
+}
+
+#[test]
+fn rows_that_are_taken_several_times_or_not_at_all() {
+    for as_f32 in [false, true] {
+        check_rows("selected rows", WIDTH, move |tape, x| {
+            let layout = Layout::from_lengths(&[2, 3], None);
+            ops::select_rows(tape, x, &[10, 0, 3, 3, 0], &layout, as_f32)
+        });
+    }
+}
+
+#[test]
+fn what_is_selected_must_be_there() {
+    let mut tape = tape();
+    let layout = Layout::from_lengths(&[2], None);
+    let x = Var::constant(Tensor::from_slice([2, 1], &[1.0_f32, 2.0]), Arc::clone(&layout));
+    let error = ops::select_rows(&mut tape, &x, &[0, 2], &layout, false).unwrap_err().to_string();
+    assert!(error.contains("row 2 is selected of 2"), "{error}");
+    let error = ops::select_rows(&mut tape, &x, &[0], &layout, false).unwrap_err().to_string();
+    assert!(error.contains("1 rows are selected for 2"), "{error}");
+}
+
+#[test]
+fn multiples() {
+    check_rows("a multiple", WIDTH, |tape, x| ops::scale(tape, x, -1.3));
+}
+
+#[test]
+fn residual_sums_with_and_without_dropout() {
+    for dropout in [0.0, 0.3] {
+        let forward = move |normed: &Normed, tape: &mut Tape| {
+            let layout = Layout::from_lengths(&LENGTHS, None);
+            let ids: Vec<u32> = (0..ROWS as u32).collect();
+            let x = ops::embedding(tape, &[normed.x.lookup(&ids)], &layout)?;
+            let residual = ops::embedding(tape, &[normed.residual.lookup(&ids)], &layout)?;
+            let sum = ops::add(tape, &x, dropout, &residual)?;
+            // The residual is used again, as in a block without a norm after its sum.
+            let sum = ops::add(tape, &sum, dropout, &residual)?;
+            normed.norm.forward(tape, &sum)
+        };
+        check("a residual sum", Pass(Normed::new(&mut Philox::new(17, 0)), forward));
+    }
 }
 
 /// A norm over an input and a residual that are themselves trained.

@@ -1,27 +1,39 @@
 //! The differentiable operations, each a forward and a backward in a file of its own.
 
 mod activation;
+mod add;
 mod attention;
 mod block;
 mod cross_entropy;
 mod dropout;
 mod embedding;
-mod first_token;
+mod gated;
 mod layer_norm;
 mod linear;
+mod patch_embeddings;
 mod rms_norm;
+mod rotary;
+mod scale;
+mod select_rows;
+mod span_loss;
 mod squared_error;
 
 pub use activation::activation;
 pub use attention::{Attention, AttentionMask, RelativeBias, attention, cached_attention, cross_attention};
+pub use add::add;
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use embedding::{Lookup, embedding};
-pub use first_token::first_token;
+pub use gated::gated;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Branch, linear};
 pub use lowrank_kernels::activation::Activation;
+pub use patch_embeddings::patch_embeddings;
 pub use rms_norm::rms_norm;
+pub use rotary::{HeadNorms, Rotary, rotary};
+pub use scale::scale;
+pub use select_rows::{first_token, select_rows};
+pub use span_loss::{SpanDenominators, span_loss, span_targets};
 pub use squared_error::squared_error;
 
 /// Runs `$body` with the type `$t` of the rows of a compute type.

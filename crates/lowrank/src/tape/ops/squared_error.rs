@@ -2,9 +2,9 @@
 
 use lowrank_kernels::loss;
 
-use super::cross_entropy::LossBackward;
+use super::cross_entropy::{LossBackward, finish};
 use super::with_rows;
-use crate::tape::{Backward, Named, Tape, Var};
+use crate::tape::{Backward, Tape, Var};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -33,10 +33,5 @@ pub fn squared_error(tape: &mut Tape, predictions: &Var, targets: &[f32], denomi
         .id()
         .zip(gradient)
         .map(|(input, gradient)| Box::new(LossBackward { input, gradient }) as Box<dyn Backward>);
-    tape.finish(
-        || Named::After("the loss".into()),
-        Tensor::from_slice([1], &[loss]),
-        predictions.layout(),
-        backward,
-    )
+    finish(tape, loss, predictions, backward)
 }
