@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from adapted import RAGGED, case, classes, tokens, unmasked, write_modules
+from cases import EMBEDDINGS
 from models import ROBERTA, SMALL, save
 
 DISTILBERT = dict(vocab_size=79, dim=30, n_heads=3, n_layers=2, hidden_dim=46, max_position_embeddings=40)
@@ -55,6 +56,8 @@ def sequence_cases():
     one("distilbert_bias_all", "distilbert", r=2, target_modules=DISTIL_QV, bias="all")
     one("distilbert_mlm", "distilbert-mlm", num_labels=4, r=4, target_modules=DISTIL_QV)
     one("distilbert_regression", "distilbert-mlm", num_labels=1, r=2, target_modules=["lin1", "lin2"])
+    one("bert_adapted_embeddings", "bert", r=3, target_modules=["value", *EMBEDDINGS])
+    one("roberta_adapted_embeddings", "roberta", r=3, target_modules=["value", *EMBEDDINGS[:2]])
 
 
 def token_cases():

@@ -38,6 +38,7 @@ def make():
     one("t5_single", "t5", (10,), (7,), r=4, target_modules=["q", "v"])
     one("t5_legacy", "t5-legacy", r=3, target_modules=["q", "v"])
     one("t5_cross_attention", "t5", r=3, target_modules=r"decoder\..*EncDecAttention\.(q|k|v|o)")
+    one("t5_embeddings", "t5", r=2, target_modules=["q", "embed_tokens", "lm_head"])
     # Transformers 5.23 makes a cache of `num_layers`, and fails where the decoder has more of them.
     both("flan_t5_query_value", "flan-t5", use_cache=False, r=4, lora_alpha=8, target_modules=["q", "v"])
     one("flan_t5_all_linear", "flan-t5", r=2, target_modules="all-linear")
