@@ -276,7 +276,13 @@ pub fn loss(tape: &mut Tape, logits: &Var, labels: &Labels, denominator: f32) ->
             ops::cross_entropy(tape, logits, classes, denominator)
         }
         Labels::Scores(scores) => ops::squared_error(tape, logits, scores, denominator),
-        Labels::Spans { starts, ends } => ops::span_loss(tape, logits, starts, ends, denominator),
+        Labels::Spans { starts, ends } => {
+            // Starts and ends that do not count are not divided by; in training data there are none.
+            let share = |count: usize| denominator * count as f32 / starts.len().max(1) as f32;
+            let [starting, ending] = ops::span_targets(logits.layout(), starts, ends).map(share);
+            let denominators = ops::SpanDenominators { starts: starting, ends: ending };
+            ops::span_loss(tape, logits, starts, ends, denominators)
+        }
         Labels::None => Err(Error::Usage("these examples have no labels".into())),
     }
 }

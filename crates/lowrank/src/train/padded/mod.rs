@@ -188,16 +188,17 @@ impl Text {
         out
     }
 
-    /// Columns of the padded form as tokens of their sequences. One that has no token, as one beyond the end, is ignored.
+    /// Columns of the padded form as tokens of their sequences: a negative one is the first, and one that has no token is
+    /// beyond them all.
     fn positions_of(&self, path: &Path, file: &Checkpoint, name: &str) -> Result<Option<Vec<i64>>> {
         let Some(found) = integers(path, file, name)? else { return Ok(None) };
         found.one_each(path, name, self.rows)?;
         let positions = self.tokens.offsets.windows(2).zip(&found.values).enumerate();
         let token_of = |(row, (pair, column)): (usize, (&[usize], &i64))| {
-            let place = usize::try_from(*column).ok().filter(|column| *column < self.columns);
+            let place = usize::try_from((*column).max(0)).ok().filter(|column| *column < self.columns);
             let place = place.map(|column| row * self.columns + column);
             let token = self.places[pair[0]..pair[1]].iter().position(|own| Some(*own) == place);
-            token.map_or(IGNORED, |token| token as i64)
+            token.map_or(i64::MAX, |token| token as i64)
         };
         Ok(Some(positions.map(token_of).collect()))
     }
