@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let output = arguments.next().ok_or("usage: one_step MODEL_FOLDER ADAPTER_FOLDER")?;
 
     // The base model, with a new head for two classes.
-    let mut adapted = AdaptedModel::load(&model, None, LoadOptions { num_labels: Some(2), ..LoadOptions::default() })?;
+    let mut adapted =
+        AdaptedModel::load(&model, None, LoadOptions { num_labels: Some(2), ..LoadOptions::default() })?;
     models::initialise_head(adapted.model_mut(), 42)?;
 
     // An adapter on query and value; everything else is frozen.

@@ -11,7 +11,7 @@ use lowrank::data::Batch;
 use lowrank::nn::for_each_trained_mut;
 use lowrank::tape::AdapterId;
 use lowrank::train::{
-    AdamW, AdamWConfig, Checkpoint, AdaptedModel, Schedule, ScheduleKind, State, Trainer, snapshot,
+    AdamW, AdamWConfig, AdaptedModel, Checkpoint, Schedule, ScheduleKind, State, Trainer, snapshot,
 };
 use lowrank_kernels::Compute;
 

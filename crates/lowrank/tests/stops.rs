@@ -16,7 +16,8 @@ use lowrank::hub::{Tensors, write_tensors};
 use lowrank::models::read_config;
 use lowrank::tensor::Tensor;
 use lowrank::train::{
-    AdaptedModel, LoadOptions, RunData, RunFile, RunOptions, Scores, Silent, Summary, evaluate, max_length, run,
+    AdaptedModel, LoadOptions, RunData, RunFile, RunOptions, Scores, Silent, Summary, evaluate, max_length,
+    run,
 };
 use lowrank_kernels::Compute;
 use runs::{Notes, Room, STEPS_PER_EPOCH};

@@ -12,7 +12,7 @@ use common::{
 use lowrank::adapter::{self, LoraConfig, Targets};
 use lowrank::data::Batch;
 use lowrank::hub::{Checkpoint, TensorToWrite, write_safetensors};
-use lowrank::models::{EncoderConfig, Inputs, Model, ModelInfo};
+use lowrank::models::{Architecture, Inputs, Model, ModelConfig, ModelInfo};
 use lowrank::nn::{Embedding, Linear, Module, assign_names, for_each_parameter_mut, for_each_trained_mut};
 use lowrank::tape::{AdapterId, Gradients, Leaf, Tape, Var, ops};
 use lowrank::tensor::{DType, Tensor};
@@ -54,7 +54,7 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
         let number = |value: &Value, key: &str| value[key].as_f64().unwrap();
         let model = fixtures().join("models").join(facts["model"].as_str().unwrap());
         let start = golden.join("start");
-        let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
+        let options = LoadOptions { compute: Some(Compute::F32), ..LoadOptions::default() };
         let mut adapted = AdaptedModel::load(model.to_str().unwrap(), start.to_str(), options).unwrap();
         adapter::set_trainable(adapted.model_mut(), AdapterId(0), true);
         let optimizer = AdamW::new(AdamWConfig {
@@ -110,7 +110,8 @@ fn accumulate(adapted: &mut AdaptedModel, batches: &[Batch]) -> (f64, Vec<(Strin
 #[test]
 fn accumulated_gradients_are_those_of_the_big_batch_dropout_included() {
     let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
-    assert!(adapted.config().hidden_dropout_prob > 0.0);
+    let Architecture::Encoder(sizes) = &adapted.config().architecture else { panic!("an encoder") };
+    assert!(sizes.hidden_dropout_prob > 0.0);
     let target_modules = Some(Targets::AllLinear);
     let config = LoraConfig { r: 3, target_modules, lora_dropout: 0.3, ..LoraConfig::default() };
     attach_perturbed(&mut adapted, &config);
@@ -166,7 +167,8 @@ impl Model for Forgetful {
     }
 
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
-        let x = ops::embedding(tape, &[self.words.lookup(inputs.ids)], &inputs.layout)?;
+        let text = inputs.text()?;
+        let x = ops::embedding(tape, &[self.words.lookup(text.ids)], &text.layout)?;
         let first = ops::first_token(tape, &x)?;
         self.adapted.forward(tape, &first)
     }
@@ -176,7 +178,7 @@ impl Model for Forgetful {
 fn a_trained_tensor_that_no_gradient_reaches_is_named_before_anything_moves() {
     let bert = random_model(&bert_config(1), 2, Compute::F32);
     let info = bert.model().info().clone();
-    let config = EncoderConfig::from_json(&bert_config(1)).unwrap();
+    let config = ModelConfig::from_json(&bert_config(1)).unwrap();
     let mut model = Forgetful {
         words: Embedding::new(84, 5),
         adapted: Linear::new(5, 2, true),

@@ -165,13 +165,7 @@ impl AdapterFile {
         bound.map(|()| plan)
     }
 
-    fn bind(
-        &self,
-        model: &mut dyn Module,
-        info: &ModelInfo,
-        plan: &Plan,
-        adapter: AdapterId,
-    ) -> Result<()> {
+    fn bind(&self, model: &mut dyn Module, info: &ModelInfo, plan: &Plan, adapter: AdapterId) -> Result<()> {
         let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {

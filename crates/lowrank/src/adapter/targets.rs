@@ -186,11 +186,7 @@ fn last_parts(paths: &[String]) -> Vec<String> {
 }
 
 /// Checks that `exclude_modules` means something: each of its names, or its pattern, a module.
-pub(super) fn check_exclude_modules(
-    model: &dyn Module,
-    info: &ModelInfo,
-    config: &LoraConfig,
-) -> Result<()> {
+pub(super) fn check_exclude_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<()> {
     let Some(targets) = &config.exclude_modules else { return Ok(()) };
     let places = places(model, info);
     if let Targets::Names(names) = targets {

@@ -235,14 +235,14 @@ impl fmt::Display for Tree {
 mod tests {
     use super::*;
     use crate::adapter::{Targets, plan};
-    use crate::models::{EncoderConfig, from_config};
+    use crate::models::{HeadSpec, ModelConfig, from_config};
 
     fn model() -> Box<dyn crate::models::Model> {
         let config = serde_json::json!({
             "model_type": "bert", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 3,
             "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 12,
         });
-        from_config(&EncoderConfig::from_json(&config).unwrap(), 2)
+        from_config(&ModelConfig::from_json(&config).unwrap(), HeadSpec::classes(2)).unwrap()
     }
 
     const BEFORE: &str = "\

@@ -81,6 +81,12 @@ pub struct Batches<'a> {
     order: Vec<u32>,
 }
 
+impl std::fmt::Debug for Batches<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Batches({:?} at {:?})", self.plan, self.position)
+    }
+}
+
 impl<'a> Batches<'a> {
     /// The steps from `position` on.
     ///

@@ -145,7 +145,8 @@ impl Search {
         order: &mut Vec<usize>,
         first: usize,
     ) {
-        let penalised = |c: &Candidate| Candidate { score: c.score + if ends(c) { NEVER } else { 0.0 }, ..*c };
+        let penalised =
+            |c: &Candidate| Candidate { score: c.score + if ends(c) { NEVER } else { 0.0 }, ..*c };
         let mut next: Vec<Candidate> = candidates.iter().map(penalised).collect();
         next.sort_by(|a, b| b.score.total_cmp(&a.score));
         let open = next.iter().take(beams).filter_map(|candidate| {

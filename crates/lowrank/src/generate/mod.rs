@@ -45,7 +45,9 @@ pub fn generate(
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let positions = author.model.info().max_length;
     if longest >= positions && author.model.info().decoder_start_token_id.is_none() {
-        let reason = format!("the prompt has {longest} tokens, which leaves none of the model's {positions} positions");
+        let reason = format!(
+            "the prompt has {longest} tokens, which leaves none of the model's {positions} positions"
+        );
         return Err(Error::Usage(reason));
     }
     if prompts.is_empty() {

@@ -129,7 +129,9 @@ impl Rows {
     fn new(rows: &[Vec<u32>], held: &[usize], author: Author<'_>) -> Result<Self> {
         let entries = author.model.info().vocab_size;
         if let Some(id) = rows.iter().flatten().find(|id| **id as usize >= entries) {
-            return Err(Error::Usage(format!("the id {id} is not in the model's table of {entries} entries")));
+            return Err(Error::Usage(format!(
+                "the id {id} is not in the model's table of {entries} entries"
+            )));
         }
         let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
         let positions = rows.iter().zip(held).flat_map(|(row, held)| {

@@ -15,7 +15,8 @@ pub fn new(config: &EncoderConfig, head: HeadSpec) -> Encoder {
         let linear = Linear::new(width, labels, true);
         EncoderHead::Linear { name: "classifier", linear, dropout, dropout_is_module: true }
     });
-    let info = ModelInfo { pooler: pooled.then_some("bert.pooler"), ..info(config, head, &layers, "Bert", "bert") };
+    let info =
+        ModelInfo { pooler: pooled.then_some("bert.pooler"), ..info(config, head, &layers, "Bert", "bert") };
     Encoder::new(Body::Bert(BertModel::new(config, pooled)), layers, info)
 }
 

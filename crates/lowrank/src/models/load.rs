@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{Model, ModelInfo};
 use super::initialise::is_inside;
+use super::{Model, ModelInfo};
 use crate::hub::{Checkpoint, TensorView, to_tensor};
 use crate::nn::for_each_parameter_mut;
 use crate::tape::{Leaf, Parameter};
@@ -66,7 +66,8 @@ pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport
             return;
         }
         let in_head = info.head.iter().any(|module| is_inside(path, module));
-        let found = spellings(key, &info).into_iter().find_map(|key| checkpoint.get(&key).map(|view| (key, view)));
+        let found =
+            spellings(key, &info).into_iter().find_map(|key| checkpoint.get(&key).map(|view| (key, view)));
         match found {
             Some((key, view)) if in_head && view.shape != parameter.file_shape().dims() => {
                 report.skipped.push(key.clone());

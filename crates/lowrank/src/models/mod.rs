@@ -11,8 +11,8 @@ mod info;
 mod initialise;
 mod inputs;
 pub mod llama;
-mod load;
 mod lm;
+mod load;
 pub mod roberta;
 pub mod t5;
 pub mod vit;
@@ -96,9 +96,7 @@ pub fn from_config(config: &ModelConfig, head: HeadSpec) -> Result<Box<dyn Model
         (Architecture::Vit(sizes), Head::ImageClassification) => {
             Box::new(vit::VitForImageClassification::new(sizes, head.num_labels))
         }
-        (Architecture::T5(sizes), Head::Seq2SeqLm) => {
-            Box::new(t5::T5ForConditionalGeneration::new(sizes))
-        }
+        (Architecture::T5(sizes), Head::Seq2SeqLm) => Box::new(t5::T5ForConditionalGeneration::new(sizes)),
         (Architecture::Gpt2(sizes), Head::CausalLm | Head::SequenceClassification) => {
             Box::new(gpt2::Gpt2::new(sizes, head))
         }

@@ -1,7 +1,7 @@
 //! T5 (Raffel et al., arXiv 1910.10683) and flan-T5, as Transformers' `T5ForConditionalGeneration`.
 
-use super::lm::lm_logits;
 use super::encoder::wanted_rows;
+use super::lm::lm_logits;
 use super::{Cache, Head, HeadSpec, Inputs, Model, ModelInfo, Source, T5Config, Tokens};
 use crate::nn::{Embedding, Linear, Module, RmsNorm, Visitor, VisitorMut, assign_names, join};
 use crate::tape::{Tape, Var, ops};
@@ -81,14 +81,17 @@ impl Model for T5ForConditionalGeneration {
             _ => self.encode(tape, inputs)?,
         };
         let Some(target) = &inputs.target else {
-            return Err(Error::Usage("an encoder-decoder needs the tokens of its answer, or what they start with".into()));
+            return Err(Error::Usage(
+                "an encoder-decoder needs the tokens of its answer, or what they start with".into(),
+            ));
         };
         let hidden = self.decoder.forward(tape, &self.shared, target, Some(&encoded), inputs.cache)?;
         let hidden = match inputs.rows {
             Some(_) => wanted_rows(tape, &hidden, inputs.rows)?,
             None => hidden,
         };
-        let hidden = if self.output_scale == 1.0 { hidden } else { ops::scale(tape, &hidden, self.output_scale)? };
+        let hidden =
+            if self.output_scale == 1.0 { hidden } else { ops::scale(tape, &hidden, self.output_scale)? };
         lm_logits(tape, &hidden, &self.lm_head, self.tied.then_some(&self.shared))
     }
 
@@ -137,9 +140,10 @@ impl T5Stack {
         let hidden = ops::embedding(tape, &[shared.lookup(text.ids)], &text.layout)?;
         let mut hidden = ops::dropout(tape, &hidden, self.dropout)?;
         // The first block's table serves all.
-        let table = self.block.first().and_then(|block| {
-            block.self_attention.attention.relative_attention_bias.as_ref()
-        });
+        let table = self
+            .block
+            .first()
+            .and_then(|block| block.self_attention.attention.relative_attention_bias.as_ref());
         let bias = table.map(|table| ops::RelativeBias {
             table: &table.weight,
             bidirectional: !self.is_decoder,

@@ -150,8 +150,7 @@ module!(VitEmbeddings {
 impl VitEmbeddings {
     fn forward(&self, tape: &mut Tape, images: &Images<'_>) -> Result<Var> {
         let (patches, grid) = self.patch_embeddings.forward(tape, images)?;
-        let rows =
-            ops::patch_embeddings(tape, &patches, &self.cls_token, &self.position_embeddings, grid)?;
+        let rows = ops::patch_embeddings(tape, &patches, &self.cls_token, &self.position_embeddings, grid)?;
         ops::dropout(tape, &rows, self.dropout)
     }
 }

@@ -81,9 +81,16 @@ impl Layout {
         }
         if let Some(row) = rows.get(taken) {
             let all = self.rows();
-            return Err(Error::Usage(format!("row {row} of {all} is not there, or follows a later sequence's")));
+            return Err(Error::Usage(format!(
+                "row {row} of {all} is not there, or follows a later sequence's"
+            )));
         }
-        Ok(Arc::new(Self { offsets, examples: self.examples.clone(), adapters: self.adapters.clone(), row_ids }))
+        Ok(Arc::new(Self {
+            offsets,
+            examples: self.examples.clone(),
+            adapters: self.adapters.clone(),
+            row_ids,
+        }))
     }
 
     /// The same sequences with other lengths.

@@ -136,7 +136,8 @@ fn random_batch(
     let mut random_rows = |lengths: &mut dyn Iterator<Item = usize>| {
         let mut rows = TokenRows::default();
         for length in lengths {
-            let ids: Vec<u32> = (0..length).map(|_| generator.below(info.vocab_size.max(1) as u64) as u32).collect();
+            let ids: Vec<u32> =
+                (0..length).map(|_| generator.below(info.vocab_size.max(1) as u64) as u32).collect();
             rows.push(&ids, &[]);
         }
         rows
@@ -151,7 +152,8 @@ fn random_batch(
     }
     let rows = random_rows(&mut lengths.iter().copied());
     // The answers of an encoder-decoder; a decoder's are the text itself, shifted.
-    let answers = (info.kind == Head::Seq2SeqLm).then(|| random_rows(&mut std::iter::repeat_n(target, count)));
+    let answers =
+        (info.kind == Head::Seq2SeqLm).then(|| random_rows(&mut std::iter::repeat_n(target, count)));
     let classes = info.num_labels as u64;
     let labels = match info.kind {
         Head::Seq2SeqLm => {
@@ -159,7 +161,8 @@ fn random_batch(
             Labels::Tokens(tokens.map(|_| generator.below(classes) as i64).collect())
         }
         Head::CausalLm => {
-            let mut next: Vec<i64> = rows.ids.iter().skip(1).map(|id| i64::from(*id)).chain([IGNORED]).collect();
+            let mut next: Vec<i64> =
+                rows.ids.iter().skip(1).map(|id| i64::from(*id)).chain([IGNORED]).collect();
             rows.offsets.iter().skip(1).for_each(|end| next[end - 1] = IGNORED);
             Labels::Tokens(next)
         }

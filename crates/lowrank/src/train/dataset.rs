@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::events::Observer;
 use super::run_file::RunFile;
+use crate::Result;
 use crate::data::{DataFiles, Reader, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE};
 use crate::models::{ModelConfig, ModelInfo};
-use crate::Result;
 
 /// The files of a run, and how they are read.
 pub struct RunData {

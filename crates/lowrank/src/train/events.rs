@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::data::Scores;
 use super::trainer::Step;
 use crate::adapter::ParameterCount;
+use crate::data::Scores;
 
 /// A listener to a run. Every method has a default that does nothing.
 pub trait Observer {

@@ -1,9 +1,9 @@
 //! Training, evaluation and prediction.
 
+mod adapted_model;
 mod ask;
 mod bench;
 mod checkpoint;
-mod adapted_model;
 mod dataset;
 mod evaluate;
 mod events;
@@ -21,10 +21,10 @@ pub mod snapshot;
 mod subject;
 mod trainer;
 
+pub use adapted_model::{AdaptedModel, Attached, LoadOptions, default_compute, loss};
 pub use ask::{Ask, AskOptions};
 pub use bench::{BenchOptions, BenchReport, bench};
 pub use checkpoint::{CHECKPOINTS, Checkpoint, State};
-pub use adapted_model::{Attached, AdaptedModel, LoadOptions, default_compute, loss};
 pub use dataset::RunData;
 pub use evaluate::{collect, evaluate};
 pub use events::{Observer, Silent, Start, StepReport, Summary};

@@ -71,8 +71,7 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let train = statistics(&data.files.train, run.data.limit)?;
     let validation = data.files.validation.as_ref().map(|path| statistics(path, 0)).transpose()?;
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };
-    let examples =
-        if first > 0 { data.task.preview(&data.files.train, first, &reader)? } else { Vec::new() };
+    let examples = if first > 0 { data.task.preview(&data.files.train, first, &reader)? } else { Vec::new() };
     Ok(Preview { task: task.name, max_length: reader.max_length, examples, train, validation })
 }
 

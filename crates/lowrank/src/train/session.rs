@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use lowrank_kernels::{Tier, memory, parallel};
 
-use super::checkpoint::{Checkpoint, State};
 use super::adapted_model::AdaptedModel;
+use super::checkpoint::{Checkpoint, State};
 use super::dataset::{RunData, reader};
 use super::evaluate::evaluate;
 use super::events::{Observer, Start, StepReport, Summary};
@@ -146,8 +146,7 @@ impl<'a> Session<'a> {
         while !self.is_over() {
             let step = batches.next_step()?;
             let adapter = self.subject.adapter();
-            let result =
-                self.trainer.step(&mut self.adapted, adapter, &step).map_err(|e| self.advise(e))?;
+            let result = self.trainer.step(&mut self.adapted, adapter, &step).map_err(|e| self.advise(e))?;
             self.state.position = batches.position();
             self.count(&result);
             let report = StepReport { step: self.state.step, total_steps: self.total_steps, result };
@@ -317,7 +316,8 @@ fn is_due(every: EvalEvery, step: usize, epoch_ends: bool) -> bool {
 
 fn note_left_out(data: &dyn Dataset, what: &str, observer: &mut dyn Observer) {
     if data.skipped() > 0 {
-        observer.note(&format!("{} examples of the {what} data cannot be used and are left out", data.skipped()));
+        observer
+            .note(&format!("{} examples of the {what} data cannot be used and are left out", data.skipped()));
     }
 }
 

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lowrank::adapter::{self, LoraConfig, Plan};
-use lowrank::data::{Batch, Labels};
+use lowrank::data::{Batch, BatchSource, Labels, TokenRows};
 use lowrank::hub::{Checkpoint, Tensors, to_tensor, write_tensors};
-use lowrank::models::{self, EncoderConfig};
+use lowrank::models::{self, Head, HeadSpec, ModelConfig};
 use lowrank::nn::for_each_parameter;
 use lowrank::tape::AdapterId;
 use lowrank::tensor::DType;
@@ -65,13 +65,45 @@ impl Case {
         self.folder.join("inputs.safetensors")
     }
 
-    pub fn num_labels(&self) -> usize {
-        self.facts["num_labels"].as_u64().unwrap() as usize
+    /// What the model is for: sequence classification where the case says nothing.
+    pub fn head(&self) -> Head {
+        head_of(self.facts["task"].as_str().unwrap_or("sequence-classification"))
+    }
+
+    /// The width of a classifier; absent for heads that have their own.
+    pub fn num_labels(&self) -> Option<usize> {
+        self.facts["num_labels"].as_u64().map(|labels| labels as usize)
+    }
+
+    pub fn spec(&self) -> HeadSpec {
+        HeadSpec::new(self.head(), self.num_labels().unwrap_or(2))
+    }
+
+    pub fn options(&self, compute: Compute) -> LoadOptions {
+        LoadOptions {
+            compute: Some(compute),
+            num_labels: self.num_labels(),
+            head: Some(self.head()),
+            ..LoadOptions::default()
+        }
     }
 
     /// Every expected tensor as f32 values.
     pub fn expected(&self) -> Vec<(String, Vec<f32>)> {
         read_tensors(&self.folder.join("expected.safetensors"))
+    }
+}
+
+/// The head of a task of the fixtures.
+pub fn head_of(task: &str) -> Head {
+    match task {
+        "sequence-classification" => Head::SequenceClassification,
+        "token-classification" => Head::TokenClassification,
+        "question-answering" => Head::QuestionAnswering,
+        "image-classification" => Head::ImageClassification,
+        "causal-lm" => Head::CausalLm,
+        "seq2seq-lm" => Head::Seq2SeqLm,
+        other => panic!("{other} is no task of the fixtures"),
     }
 }
 
@@ -94,8 +126,8 @@ pub fn difference(actual: &[f32], expected: &[f32]) -> (f32, f32) {
 
 /// A case's model with its adapter, and its batch.
 pub fn load(case: &Case, compute: Compute) -> (AdaptedModel, Batch) {
-    let options = LoadOptions { compute: Some(compute), num_labels: Some(case.num_labels()) };
-    let adapted = AdaptedModel::load(&case.model(), case.adapter().as_deref(), options).unwrap();
+    let adapted =
+        AdaptedModel::load(&case.model(), case.adapter().as_deref(), case.options(compute)).unwrap();
     let batch = read_batch(&case.inputs(), adapted.model().info()).unwrap();
     (adapted, batch)
 }
@@ -107,16 +139,21 @@ pub fn alone(batch: &Batch, sequence: usize) -> Batch {
 
 /// Some sequences of a batch as a batch of their own; they keep their numbers in the whole.
 pub fn part(batch: &Batch, sequences: Range<usize>) -> Batch {
-    let (start, end) = (batch.offsets[sequences.start], batch.offsets[sequences.end]);
+    let text = batch.text().unwrap();
+    let (start, end) = (text.offsets[sequences.start], text.offsets[sequences.end]);
     Batch {
-        ids: batch.ids[start..end].to_vec(),
-        type_ids: batch.type_ids[start..end].to_vec(),
-        position_ids: batch.position_ids[start..end].to_vec(),
-        offsets: batch.offsets[sequences.start..=sequences.end].iter().map(|at| at - start).collect(),
+        source: BatchSource::Tokens(TokenRows {
+            ids: text.ids[start..end].to_vec(),
+            type_ids: text.type_ids[start..end].to_vec(),
+            position_ids: text.position_ids[start..end].to_vec(),
+            offsets: text.offsets[sequences.start..=sequences.end].iter().map(|at| at - start).collect(),
+        }),
+        target: None,
         labels: match &batch.labels {
             Labels::Classes(classes) => Labels::Classes(classes[sequences.clone()].to_vec()),
             Labels::Scores(scores) => Labels::Scores(scores[sequences.clone()].to_vec()),
             Labels::None => Labels::None,
+            other => panic!("these labels are cut nowhere yet: {other:?}"),
         },
         examples: batch.examples[sequences].to_vec(),
     }
@@ -133,8 +170,8 @@ pub fn bert_config(layers: usize) -> Value {
 
 /// A randomly initialised model of a configuration.
 pub fn random_model(config: &Value, num_labels: usize, compute: Compute) -> AdaptedModel {
-    let config = EncoderConfig::from_json(config).unwrap();
-    let mut model = models::from_config(&config, num_labels);
+    let config = ModelConfig::from_json(config).unwrap();
+    let mut model = models::from_config(&config, HeadSpec::classes(num_labels)).unwrap();
     models::initialise(&mut *model, 5, DType::F32).unwrap();
     AdaptedModel::from_model(model, config, compute)
 }
@@ -148,14 +185,14 @@ pub fn random_batch(lengths: &[usize], vocabulary: u64, classes: u64) -> Batch {
         Some(*end)
     }));
     let tokens = *offsets.last().unwrap();
-    Batch {
+    let text = TokenRows {
         ids: (0..tokens).map(|_| 5 + random.below(vocabulary - 5) as u32).collect(),
         type_ids: (0..tokens).map(|_| random.below(2) as u32).collect(),
         position_ids: lengths.iter().flat_map(|length| 0..*length as u32).collect(),
         offsets,
-        labels: Labels::Classes(lengths.iter().map(|_| random.below(classes) as i64).collect()),
-        examples: (0..lengths.len() as u32).collect(),
-    }
+    };
+    let labels = Labels::Classes(lengths.iter().map(|_| random.below(classes) as i64).collect());
+    Batch::of_tokens(text, labels, 0).unwrap()
 }
 
 /// Puts a fresh adapter on a model and moves all of it off its start, `B` too.

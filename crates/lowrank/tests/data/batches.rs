@@ -1,4 +1,4 @@
-use lowrank::data::{Batch, BatchPlan, Batches, Label, Labels, Position, TokenizedDataset};
+use lowrank::data::{Batch, BatchPlan, Batches, Dataset, Label, Labels, Position, TokenizedDataset};
 
 /// `n` examples, number i being i + 1 times the token i, of class i.
 fn dataset(n: u32) -> TokenizedDataset {
@@ -8,20 +8,21 @@ fn dataset(n: u32) -> TokenizedDataset {
 }
 
 fn plan(batch_size: usize, gradient_accumulation: usize) -> BatchPlan {
-    BatchPlan { batch_size, gradient_accumulation, shuffle: true, seed: 42 }
+    BatchPlan { batch_size, gradient_accumulation, shuffle: true, seed: 42, pass: None }
 }
 
 #[test]
 fn a_batch_is_its_examples_side_by_side() {
-    let batch = Batch::gather(&dataset(5), &[2, 0, 1], 7).unwrap();
-    assert_eq!(batch.ids, [2, 2, 2, 0, 1, 1]);
-    assert_eq!(batch.position_ids, [0, 1, 2, 0, 0, 1]);
-    assert_eq!(batch.type_ids, [0; 6]);
-    assert_eq!(batch.offsets, [0, 3, 4, 6]);
+    let batch = dataset(5).gather(&[2, 0, 1], 7, None).unwrap();
+    let text = batch.text().unwrap();
+    assert_eq!(text.ids, [2, 2, 2, 0, 1, 1]);
+    assert_eq!(text.position_ids, [0, 1, 2, 0, 0, 1]);
+    assert_eq!(text.type_ids, [0; 6]);
+    assert_eq!(text.offsets, [0, 3, 4, 6]);
     assert_eq!(batch.labels, Labels::Classes(vec![2, 0, 1]));
     assert_eq!(batch.examples, [7, 8, 9]);
     assert_eq!((batch.sequences(), batch.tokens(), batch.longest()), (3, 6, 3));
-    Batch::gather(&dataset(5), &[5], 0).unwrap_err();
+    dataset(5).gather(&[5], 0, None).unwrap_err();
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn accumulated_batches_are_the_big_batch_in_parts() {
         let parts = parts.next_step().unwrap();
         assert_eq!(parts.len(), if step % 2 == 0 { 3 } else { 2 });
         let join = |field: fn(&Batch) -> &[u32]| parts.iter().flat_map(field).copied().collect::<Vec<_>>();
-        assert_eq!(join(|batch| &batch.ids), whole.ids);
+        assert_eq!(join(|batch| &batch.text().unwrap().ids), whole.text().unwrap().ids);
         assert_eq!(join(|batch| &batch.examples), whole.examples);
     }
 }

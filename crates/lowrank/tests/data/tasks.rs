@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use lowrank::Result;
 use lowrank::data::{
     Columns, DataFiles, Example, Examples, Label, Labels, Metrics, Task, TaskOptions, TokenizedDataset,
-    Tokenizer, tasks,
+    Tokenizer, tasks, tasks::TabularTask,
 };
 use tempfile::TempDir;
 
@@ -22,8 +22,8 @@ impl Folder {
     }
 }
 
-fn glue(name: &str) -> Box<dyn Task> {
-    tasks::open(name, &TaskOptions::default()).unwrap()
+fn glue(name: &str) -> TabularTask {
+    tasks::open_tabular(name, &TaskOptions::default()).unwrap()
 }
 
 /// The examples that a task reads from a file of this content.
@@ -106,7 +106,8 @@ fn metrics_and_labels_are_glues() {
 #[test]
 fn a_model_that_orders_the_labels_otherwise_keeps_its_order() {
     let labels = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"].map(str::to_owned).to_vec();
-    let task = tasks::open("mnli", &TaskOptions { labels: Some(labels), ..Default::default() }).unwrap();
+    let task =
+        tasks::open_tabular("mnli", &TaskOptions { labels: Some(labels), ..Default::default() }).unwrap();
     assert_eq!(task.info().labels, ["contradiction", "neutral", "entailment"]);
     let folder = Folder::new();
     let path =
@@ -114,14 +115,16 @@ fn a_model_that_orders_the_labels_otherwise_keeps_its_order() {
     let labels: Vec<_> = task.read(&path, 0).unwrap().rows.iter().map(|example| example.label).collect();
     assert_eq!(labels, [Some(Label::Class(2)), Some(Label::Class(0)), Some(Label::Class(1))]);
     let plain = ["LABEL_0", "LABEL_1", "LABEL_2"].map(str::to_owned).to_vec();
-    let task = tasks::open("mnli", &TaskOptions { labels: Some(plain), ..Default::default() }).unwrap();
+    let task =
+        tasks::open_tabular("mnli", &TaskOptions { labels: Some(plain), ..Default::default() }).unwrap();
     assert_eq!(task.info().labels, ["entailment", "neutral", "contradiction"]);
 }
 
 #[test]
 fn f1_is_of_the_published_positive_class_in_any_order() {
     let labels = ["equivalent", "not_equivalent"].map(str::to_owned).to_vec();
-    let task = tasks::open("mrpc", &TaskOptions { labels: Some(labels), ..Default::default() }).unwrap();
+    let task =
+        tasks::open_tabular("mrpc", &TaskOptions { labels: Some(labels), ..Default::default() }).unwrap();
     assert_eq!((task.info().positive, glue("mrpc").info().positive, glue("qqp").info().positive), (0, 1, 1));
     // Right twice about the positive class, wrong once about the other.
     let mut metrics = Metrics::new(task.info());
@@ -138,7 +141,7 @@ fn torn_rows_of_qqp_are_left_out_and_counted() {
     assert_eq!(row(&examples, 1), ("D?", Some("E?"), Some(Label::Class(1))));
     let folder = Folder::new();
     let path = folder.write("train.tsv", &content);
-    let strict = tasks::open("qqp", &TaskOptions { strict: true, ..Default::default() }).unwrap();
+    let strict = tasks::open_tabular("qqp", &TaskOptions { strict: true, ..Default::default() }).unwrap();
     let text = strict.read(&path, 0).unwrap_err().to_string();
     assert!(text.contains("train.tsv:3: 4 columns where 6 belong"), "{text}");
 }
@@ -203,12 +206,14 @@ fn bad_tables_are_refused_with_their_line() {
 
 #[test]
 fn an_unknown_task_names_the_nearest() {
-    let Err(error) = tasks::open("sst-2", &TaskOptions::default()) else { panic!("there is no such task") };
+    let Err(error) = tasks::open_tabular("sst-2", &TaskOptions::default()) else {
+        panic!("there is no such task")
+    };
     assert!(error.to_string().contains("did you mean sst2"), "{error}");
 }
 
 fn classification(path: &std::path::Path, columns: Columns) -> Result<Box<dyn Task>> {
-    tasks::open(
+    tasks::open_tabular(
         "text-classification",
         &TaskOptions { columns, training_file: Some(path), ..Default::default() },
     )
@@ -278,10 +283,10 @@ fn a_given_label_set_is_kept() {
     let path = folder.write("a.csv", "text,label\na,yes\n");
     let labels = Some(vec!["yes".to_owned(), "no".to_owned(), "maybe".to_owned()]);
     let options = TaskOptions { labels, training_file: Some(&path), ..Default::default() };
-    let task = tasks::open("text-classification", &options).unwrap();
+    let task = tasks::open_tabular("text-classification", &options).unwrap();
     assert_eq!(task.info().num_labels, 3);
     assert_eq!(task.read(&path, 0).unwrap().rows[0].label, Some(Label::Class(0)));
-    assert!(tasks::open("text-classification", &TaskOptions::default()).is_err());
+    assert!(tasks::open_tabular("text-classification", &TaskOptions::default()).is_err());
 }
 
 #[test]

@@ -242,10 +242,7 @@ fn a_failed_adapter_leaves_the_model_as_it_was() {
     });
     assert_refused(adapted.attach(folder.path().to_str().unwrap()), &["zzz"]);
     assert_eq!(adapted.adapters().len(), 1);
-    assert_eq!(
-        adapted.logits(&batch, Some(AdapterId(1))).unwrap(),
-        adapted.logits(&batch, None).unwrap()
-    );
+    assert_eq!(adapted.logits(&batch, Some(AdapterId(1))).unwrap(), adapted.logits(&batch, None).unwrap());
     assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), before);
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use lowrank::data::Columns;
 use lowrank::hub::{StoredDtype, TensorToWrite, Tensors, write_safetensors, write_tensors};
 use lowrank::tensor::{DType, Tensor};
-use lowrank::train::{Ask, AskOptions, AdaptedModel, LoadOptions, read_batch};
+use lowrank::train::{AdaptedModel, Ask, AskOptions, LoadOptions, read_batch};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -139,7 +139,8 @@ fn windows(map: &Map<String, Value>, model_type: &str, layers: usize) -> Result<
     let first = match map.get("max_window_layers") {
         None | Some(Value::Null) => 28,
         Some(value) => {
-            value.as_u64().ok_or_else(|| format!("max_window_layers {value} is no number of layers"))? as usize
+            value.as_u64().ok_or_else(|| format!("max_window_layers {value} is no number of layers"))?
+                as usize
         }
     };
     Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect())

@@ -3,7 +3,9 @@
 use lowrank_kernels::activation::Activation;
 use serde_json::{Map, Value};
 
-use super::fields::{activation, check_attention, depth, fraction, must_be_off, number, size, text, token_id};
+use super::fields::{
+    activation, check_attention, depth, fraction, must_be_off, number, size, text, token_id,
+};
 
 /// The sizes of BERT, RoBERTa or XLM-RoBERTa.
 #[derive(Clone, Debug, PartialEq)]

@@ -108,8 +108,7 @@ impl Rope {
                 };
                 let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
                 let (mscale, all) = (number(inner, "mscale", 0.0)?, number(inner, "mscale_all_dim", 0.0)?);
-                let usual =
-                    if mscale != 0.0 && all != 0.0 { scale(mscale) / scale(all) } else { scale(1.0) };
+                let usual = if mscale != 0.0 && all != 0.0 { scale(mscale) / scale(all) } else { scale(1.0) };
                 RopeKind::Yarn {
                     factor,
                     beta_fast: number(inner, "beta_fast", 32.0)?,

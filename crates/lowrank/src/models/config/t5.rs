@@ -3,7 +3,9 @@
 use lowrank_kernels::activation::Activation;
 use serde_json::{Map, Value};
 
-use super::fields::{check_attention, depth, flag, fraction, named_activation, number, size, text, token_id, token_ids};
+use super::fields::{
+    check_attention, depth, flag, fraction, named_activation, number, size, text, token_id, token_ids,
+};
 
 /// The sizes of T5 and flan-T5.
 #[derive(Clone, Debug, PartialEq)]

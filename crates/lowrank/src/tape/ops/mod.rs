@@ -19,8 +19,8 @@ mod span_loss;
 mod squared_error;
 
 pub use activation::activation;
-pub use attention::{Attention, AttentionMask, RelativeBias, attention, cached_attention, cross_attention};
 pub use add::add;
+pub use attention::{Attention, AttentionMask, RelativeBias, attention, cached_attention, cross_attention};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use embedding::{Lookup, embedding};

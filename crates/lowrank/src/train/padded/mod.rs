@@ -234,7 +234,9 @@ fn read_answers(
     for row in 0..rows {
         let at = |values: &Integers, column: usize| values.values[row * columns + column];
         let length = match &labels {
-            Some(labels) => (0..columns).rposition(|column| at(labels, column) != IGNORED).map_or(0, |l| l + 1),
+            Some(labels) => {
+                (0..columns).rposition(|column| at(labels, column) != IGNORED).map_or(0, |l| l + 1)
+            }
             None => columns,
         };
         if length == 0 {

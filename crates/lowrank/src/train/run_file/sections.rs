@@ -65,7 +65,10 @@ fn head(values: &Values) -> Result<HeadStyle> {
         return Ok(HeadStyle::NormDropoutLinear { dropout });
     }
     if values.gives("head_dropout") {
-        return Err(Error::setting("head_dropout", "it belongs to head = \"norm-dropout-linear\"; leave it out"));
+        return Err(Error::setting(
+            "head_dropout",
+            "it belongs to head = \"norm-dropout-linear\"; leave it out",
+        ));
     }
     Ok(HeadStyle::Default)
 }

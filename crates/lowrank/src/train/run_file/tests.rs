@@ -41,6 +41,7 @@ fn the_least_run_file_has_the_documented_defaults() {
         validation: None,
         columns: Columns::default(),
         max_length: 128,
+        stride: 0,
         limit: 0,
         strict: false,
     };
