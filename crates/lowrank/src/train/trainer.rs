@@ -107,6 +107,8 @@ impl Trainer {
             let mut tape = Tape::training(compute, self.seed, step);
             let logits = classifier.forward(&mut tape, batch, adapter)?;
             let loss = loss(&mut tape, &logits, &batch.labels, targets as f32)?;
+            // Their gradient takes their place.
+            drop(logits);
             total += f64::from(loss.value().as_slice::<f32>()[0]);
             tape.backward(&loss, &mut self.gradients)?;
         }
