@@ -14,7 +14,7 @@ use lowrank_kernels::optimizer::{AdamW, adamw_step, squared_norm};
 use lowrank_kernels::random::Philox;
 use lowrank_kernels::{
     Activation, Dropout, DropoutKey, Element, RowId, Rows, RowsMut, Source, activation, dropout, elementwise,
-    loss, low_rank, norm, parallel, row_ops,
+    gated, loss, low_rank, norm, parallel, rms_norm, rotary, row_ops,
 };
 
 /// So few that a repetition fits between two interruptions by a busy machine's other work.
@@ -116,6 +116,60 @@ fn activate<T: Element>(meter: &Meter) {
         meter.time(&format!("{function:?}"), n, 2 * n * e, || activation::forward(function, &x, &mut y));
         meter.time(&format!("{function:?} backward"), n, 3 * n * e, || {
             activation::backward(function, &x, &dy, &mut y);
+        });
+    }
+}
+
+/// What decoders have beside the others: 12 heads of queries, 4 of keys.
+fn decode<T: Element>(meter: &Meter, ids: &[RowId]) {
+    let (n, e) = (ROWS * WIDTH, size_of::<T>());
+    let (x, dy, weight) = (elements::<T>(1, n), elements::<T>(2, n), elements::<f32>(3, WIDTH));
+    let (mut y, mut grad) = (x.clone(), vec![0.0; WIDTH]);
+    meter.time("rms norm", n, 2 * n * e, || {
+        rms_norm::rms_norm_forward(rows(&x, WIDTH), &weight, 1e-5, rows_mut(&mut y, WIDTH));
+    });
+    for (name, trained) in [("rms norm backward", false), ("rms norm backward, weight", true)] {
+        meter.time(name, n, 3 * n * e, || {
+            let (dy, x, y) = (rows(&dy, WIDTH), rows(&x, WIDTH), rows_mut(&mut y, WIDTH));
+            rms_norm::rms_norm_backward(dy, x, &weight, 1e-5, y, trained.then_some(&mut grad[..]));
+        });
+    }
+    let drop = Dropout { probability: 0.1, key: KEY, rows: ids };
+    for (name, drop) in [("residual sum", None), ("residual sum, dropout", Some(&drop))] {
+        meter.time(name, n, 3 * n * e, || {
+            row_ops::add_rows(rows(&x, WIDTH), drop, rows(&dy, WIDTH), rows_mut(&mut y, WIDTH));
+        });
+    }
+    let shape = rotary::RotaryShape { heads: 12, kv_heads: 4, head_dim: 64 };
+    let (width, n) = (shape.width(), ROWS * shape.width());
+    let frequencies: Vec<f32> = (0..32).map(|i| 0.75_f32.powi(i)).collect();
+    let positions: Vec<u32> = ids.iter().map(|id| id.token).collect();
+    let rotations = rotary::Rotations::new(&positions, &frequencies, 1.0);
+    meter.time("rotations", ROWS * 32, ROWS * 4, || {
+        std::hint::black_box(rotary::Rotations::new(&positions, &frequencies, 1.0));
+    });
+    let x = elements::<T>(4, n);
+    let mut y = x.clone();
+    let norms = rotary::HeadNorms { query: &weight[..64], key: &weight[64..128], eps: 1e-6 };
+    for (name, norms) in [("rotary", None), ("rotary, norms", Some(norms))] {
+        meter.time(name, n, 2 * n * e, || {
+            rotary::forward(rows(&x, width), &rotations, shape, norms, rows_mut(&mut y, width));
+        });
+        meter.time(&format!("{name} backward"), n, 2 * n * e, || {
+            let norms = norms.map(|norms| (norms, rows(&x, width)));
+            rotary::backward(norms, &rotations, shape, rows_mut(&mut y, width), None);
+        });
+    }
+    let n = ROWS * INNER;
+    let (x, mut y) = (elements::<T>(5, 2 * n), elements::<T>(6, n));
+    let mut dx = x.clone();
+    for function in [Activation::Silu, Activation::GeluTanh] {
+        meter.time(&format!("gated {function:?}"), n, 3 * n * e, || {
+            gated::forward(function, rows(&x, 2 * INNER), rows_mut(&mut y, INNER));
+        });
+        meter.time(&format!("gated {function:?} backward"), n, 5 * n * e, || {
+            let (x, dx) = (rows(&x, 2 * INNER), rows_mut(&mut dx, 2 * INNER));
+            gated::backward(function, x, rows(&y, INNER), dx);
         });
     }
 }
@@ -243,6 +297,11 @@ fn main() {
                 activate::<bf16>(&meter)
             } else {
                 activate::<f32>(&meter)
+            }
+            if bf16_rows {
+                decode::<bf16>(&meter, &ids)
+            } else {
+                decode::<f32>(&meter, &ids)
             }
             if bf16_rows {
                 attend::<bf16>(&meter)
