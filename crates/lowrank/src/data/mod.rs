@@ -4,6 +4,7 @@ mod batches;
 mod dataset;
 mod example;
 pub mod metrics;
+pub mod squad;
 pub mod tasks;
 mod tokenizer;
 
