@@ -112,8 +112,7 @@ impl<'a> AnswerFinder<'a> {
         let AnswerOptions { n_best, max_answer_length, .. } = self.options;
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let null = n_best::null(&window, number, start_logits, end_logits);
-        let spans =
-            n_best::spans(&window, number, (start_logits, end_logits), n_best, max_answer_length);
+        let spans = n_best::spans(&window, number, (start_logits, end_logits), n_best, max_answer_length);
         let found = &mut self.of_questions[window.question];
         // The least of all windows, of equals the first: all of them must deny an answer.
         if found.null.is_none_or(|least| (null.score(), null.found) < (least.score(), least.found)) {

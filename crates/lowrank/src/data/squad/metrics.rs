@@ -168,8 +168,7 @@ fn best_threshold(
     scores: &[[f64; 2]],
     which: usize,
 ) -> (f64, f64) {
-    let mut predicted: Vec<usize> =
-        (0..questions.len()).filter(|&row| predictions[row].is_some()).collect();
+    let mut predicted: Vec<usize> = (0..questions.len()).filter(|&row| predictions[row].is_some()).collect();
     // Adding 0 makes -0 the same as 0.
     predicted.sort_by(|&a, &b| (probabilities[a] + 0.0).total_cmp(&(probabilities[b] + 0.0)));
     let mut sum = predicted.iter().filter(|&&row| !questions[row].has_answer()).count() as f64;

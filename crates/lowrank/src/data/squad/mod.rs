@@ -4,6 +4,7 @@
 //! an [`AnswerFinder`]; [`evaluate_v1`] and [`evaluate_v2`] compare that with the published answers.
 
 mod answers;
+mod cut;
 mod metrics;
 mod n_best;
 mod normalize;
@@ -13,8 +14,11 @@ mod read;
 mod windows;
 
 pub use answers::{AnswerFinder, AnswerOptions, Candidate, Prediction};
-pub use metrics::{Best, EvaluationV1, EvaluationV2, NoAnswer, Part, evaluate_v1, evaluate_v2, exact_match, f1};
+pub use cut::WindowOptions;
+pub use metrics::{
+    Best, EvaluationV1, EvaluationV2, NoAnswer, Part, evaluate_v1, evaluate_v2, exact_match, f1,
+};
 pub use normalize::normalize_answer;
 pub use question::{Answer, Question, Questions, Skipped};
 pub use read::{Purpose, ReadOptions, Version, read};
-pub use windows::{Window, WindowOptions, Windows};
+pub use windows::{Window, Windows};

@@ -2,39 +2,14 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use super::normalize::is_space;
 use super::positions::positions;
-use super::question::{Question, Questions, Skipped};
-use crate::data::Tokenizer;
-use crate::data::tokenizer::{EncodedWindow, WindowEncoder};
+use super::question::{Question, Skipped};
+use crate::data::tokenizer::EncodedWindow;
+use crate::fnv::Fnv;
 use crate::{Error, Result};
-
-/// Contexts tokenised in parallel at a time; what these hold is the only memory beside the packed result.
-const CHUNK: usize = 512;
 
 /// What stands for a place that nobody says.
 const UNKNOWN: u32 = u32::MAX;
-
-/// How windows are cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WindowOptions {
-    /// Tokens of a window, special tokens included.
-    pub max_length: usize,
-    /// Tokens of the context that consecutive windows share.
-    pub stride: usize,
-    /// Whether to keep where each token is in its context, which [`AnswerFinder`](super::AnswerFinder) needs.
-    pub spans: bool,
-    /// Whether a question too long for its windows is an error; it is left out otherwise.
-    pub strict: bool,
-}
-
-impl Default for WindowOptions {
-    fn default() -> Self {
-        Self { max_length: 384, stride: 128, spans: true, strict: false }
-    }
-}
 
 /// The windows of all questions, one after the other, those of a question together.
 #[derive(Debug, Clone, Default)]
@@ -83,43 +58,26 @@ pub struct Window<'a> {
 }
 
 impl Windows {
-    /// Tokenises questions and contexts on all threads.
-    ///
-    /// White space before a question is left out, as it is in `run_qa.py`.
-    ///
-    /// # Errors
-    /// The tokeniser refuses a text; windows of this length cannot move on; with [`WindowOptions::strict`] a question
-    /// is too long for its windows.
-    pub fn new(tokenizer: &Tokenizer, questions: &Questions, options: &WindowOptions) -> Result<Self> {
-        let encoder = WindowEncoder::new(tokenizer, options.max_length, options.stride)?;
-        let mut windows = Self { bounds: vec![0], span_bounds: vec![0], ..Self::default() };
-        let of_one_context: Vec<&[Question]> =
-            questions.rows.chunk_by(|one, next| one.context == next.context).collect();
-        let mut row = 0;
-        for chunk in of_one_context.chunks(CHUNK) {
-            let encoded: Vec<Vec<Encoded>> = chunk
-                .par_iter()
-                .map(|rows| encode(&encoder, questions, rows))
-                .collect::<Result<_>>()?;
-            for (question, encoded) in chunk.iter().copied().flatten().zip(encoded.into_iter().flatten()) {
-                match encoded {
-                    Encoded::Windows(of_question) => {
-                        for window in of_question {
-                            windows.push(window, row, question, options.spans)?;
-                        }
-                    }
-                    Encoded::TooLong(tokens) => windows.skip(question, tokens, &encoder, options)?,
-                }
-                row += 1;
-            }
-        }
-        windows.ids.shrink_to_fit();
-        windows.type_ids.shrink_to_fit();
-        windows.spans.shrink_to_fit();
-        Ok(windows)
+    /// No windows yet.
+    pub(super) fn none() -> Self {
+        Self { bounds: vec![0], span_bounds: vec![0], ..Self::default() }
     }
 
-    fn push(&mut self, window: EncodedWindow, row: usize, question: &Question, keep: bool) -> Result<()> {
+    /// Gives back what was reserved and is not needed.
+    pub(super) fn shrink(&mut self) {
+        self.ids.shrink_to_fit();
+        self.type_ids.shrink_to_fit();
+        self.spans.shrink_to_fit();
+    }
+
+    /// Adds a window of the question at `row`; `keep`s its spans.
+    pub(super) fn push(
+        &mut self,
+        window: EncodedWindow,
+        row: usize,
+        question: &Question,
+        keep: bool,
+    ) -> Result<()> {
         let EncodedWindow { ids, type_ids, cls, second, spans } = window;
         let answer = match answer(question) {
             Place::Unknown => [UNKNOWN; 2],
@@ -143,27 +101,6 @@ impl Windows {
         self.span_bounds.push(self.spans.len());
         let context = [narrow(second.start)?, narrow(second.end)?];
         self.places.push(Places { question: narrow(row)?, cls: narrow(cls)?, context, answer });
-        Ok(())
-    }
-
-    fn skip(
-        &mut self,
-        question: &Question,
-        tokens: usize,
-        encoder: &WindowEncoder<'_>,
-        options: &WindowOptions,
-    ) -> Result<()> {
-        let WindowOptions { max_length, stride, .. } = options;
-        let longest = encoder.longest_first();
-        let reason = format!(
-            "its {tokens} tokens leave no room in windows of max_length {max_length} with stride {stride}; at most \
-             {longest} do"
-        );
-        let id = question.id.clone();
-        if options.strict {
-            return Err(Error::Usage(format!("question {id:?}: {reason}")));
-        }
-        self.skipped.push(Skipped { id, reason });
         Ok(())
     }
 
@@ -192,6 +129,20 @@ impl Windows {
         self.ids.iter().copied().max()
     }
 
+    /// A number that changes with the tokens, segments and answers: FNV-1a over all of them.
+    pub fn fingerprint(&self) -> u64 {
+        let ids = self.ids.iter().map(|&id| u64::from(id));
+        let types = self.type_ids.iter().map(|&id| u64::from(id));
+        let bounds = self.bounds.iter().map(|&bound| bound as u64);
+        let answers = self
+            .places
+            .iter()
+            .map(|Places { answer: [start, end], .. }| (u64::from(*start) << 32) | u64::from(*end));
+        let mut hash = Fnv::default();
+        ids.chain(types).chain(bounds).chain(answers).for_each(|word| hash.add_word(word));
+        hash.0
+    }
+
     /// The window at `index`, if there is one.
     pub fn get(&self, index: usize) -> Option<Window<'_>> {
         let places = self.places.get(index)?;
@@ -213,25 +164,6 @@ impl Windows {
     pub fn iter(&self) -> impl Iterator<Item = Window<'_>> {
         (0..self.len()).filter_map(|index| self.get(index))
     }
-}
-
-/// A question's windows, or its tokens if they are too many.
-enum Encoded {
-    Windows(Vec<EncodedWindow>),
-    TooLong(usize),
-}
-
-/// The questions on one context, which is tokenised once.
-fn encode(encoder: &WindowEncoder<'_>, questions: &Questions, rows: &[Question]) -> Result<Vec<Encoded>> {
-    let Some(first) = rows.first() else { return Ok(Vec::new()) };
-    let context = encoder.part(questions.context(first))?;
-    rows.iter()
-        .map(|question| {
-            let text = encoder.part(question.text.trim_start_matches(is_space))?;
-            let windows = encoder.windows(&text, &context)?;
-            Ok(windows.map_or_else(|| Encoded::TooLong(text.len()), Encoded::Windows))
-        })
-        .collect()
 }
 
 /// Where the answer to be trained is, in code points of the context.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tokenizers::{PostProcessor, PostProcessorWrapper, TruncationParams, TruncationStrategy, truncate_encodings};
+use tokenizers::{PostProcessorWrapper, TruncationParams, TruncationStrategy, truncate_encodings};
 
 use super::{Tokenizer, refused};
 use crate::{Error, Result};
@@ -74,11 +74,7 @@ impl<'a> WindowEncoder<'a> {
     ///
     /// # Errors
     /// The tokeniser's post-processor fails.
-    pub fn windows(
-        &self,
-        first: &EncodedPart,
-        second: &EncodedPart,
-    ) -> Result<Option<Vec<EncodedWindow>>> {
+    pub fn windows(&self, first: &EncodedPart, second: &EncodedPart) -> Result<Option<Vec<EncodedWindow>>> {
         let (first, mut second) = (first.0.clone(), second.0.clone());
         let room = self.room.saturating_sub(first.len());
         // The library's own cut panics on windows that cannot move on.
