@@ -28,6 +28,7 @@ import metrics
 import models
 import params
 import t5
+import squad
 import tokenization
 import training
 import vision
@@ -44,6 +45,7 @@ PARTS = {
     "training": training.make,
     "tokenizers": tokenization.make,
     "metrics": metrics.make,
+    "squad": squad.make,
 }
 
 

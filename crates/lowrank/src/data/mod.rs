@@ -7,6 +7,7 @@ mod dataset;
 mod example;
 pub mod metrics;
 mod reader;
+pub mod squad;
 pub mod tasks;
 mod tokenizer;
 

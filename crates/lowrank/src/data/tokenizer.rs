@@ -1,6 +1,7 @@
 //! Text to token ids, as Hugging Face's tokenisers do it.
 
 mod files;
+mod windows;
 
 use std::path::Path;
 
@@ -9,6 +10,8 @@ use tokenizers::{
 };
 
 use crate::{Error, Result};
+
+pub(super) use windows::{EncodedWindow, WindowEncoder};
 
 /// A tokeniser read from a model folder.
 #[derive(Debug, Clone)]
