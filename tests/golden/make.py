@@ -22,6 +22,7 @@ import transformers
 import cases
 import metrics
 import models
+import text_metrics
 import tokenization
 import training
 
@@ -31,6 +32,7 @@ PARTS = {
     "training": training.make,
     "tokenizers": tokenization.make,
     "metrics": metrics.make,
+    "text_metrics": text_metrics.make,
 }
 
 

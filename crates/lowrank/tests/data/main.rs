@@ -8,6 +8,7 @@ use std::path::PathBuf;
 mod batches;
 mod metrics;
 mod tasks;
+mod text_metrics;
 mod tokenizer;
 
 /// The golden fixtures, or one of them.
