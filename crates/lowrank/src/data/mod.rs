@@ -4,6 +4,7 @@ mod batches;
 mod dataset;
 mod example;
 pub mod metrics;
+pub mod stream;
 pub mod tasks;
 mod tokenizer;
 
@@ -12,4 +13,4 @@ pub use dataset::{TokenizedDataset, TokenizedExample};
 pub use example::{Example, Examples, Label, Labels};
 pub use metrics::Metrics;
 pub use tasks::{Columns, DataFiles, Task, TaskInfo, TaskOptions};
-pub use tokenizer::{Encoding, Tokenizer};
+pub use tokenizer::{Encoding, Located, Tokenizer};

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 mod batches;
 mod metrics;
+mod stream;
 mod tasks;
 mod text_metrics;
 mod tokenizer;
