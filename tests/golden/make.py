@@ -20,6 +20,7 @@ import torch
 import transformers
 
 import cases
+import chat
 import metrics
 import models
 import text_metrics
@@ -33,6 +34,7 @@ PARTS = {
     "tokenizers": tokenization.make,
     "metrics": metrics.make,
     "text_metrics": text_metrics.make,
+    "chat": chat.make,
 }
 
 

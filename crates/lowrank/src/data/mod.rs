@@ -1,6 +1,7 @@
 //! From files to ragged batches: tasks, tokenisers, tokenised data sets, metrics.
 
 mod batches;
+pub mod chat;
 mod dataset;
 mod example;
 pub mod metrics;
@@ -9,6 +10,7 @@ pub mod tasks;
 mod tokenizer;
 
 pub use batches::{Batch, BatchPlan, Batches, Position};
+pub use chat::ChatTemplate;
 pub use dataset::{TokenizedDataset, TokenizedExample};
 pub use example::{Example, Examples, Label, Labels};
 pub use metrics::Metrics;
