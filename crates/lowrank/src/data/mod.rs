@@ -4,6 +4,7 @@ mod batches;
 pub mod chat;
 mod dataset;
 mod example;
+pub mod language;
 pub mod metrics;
 pub mod stream;
 pub mod tasks;

@@ -6,6 +6,9 @@
 use std::path::PathBuf;
 
 mod batches;
+mod chat;
+mod language;
+mod language_files;
 mod metrics;
 mod stream;
 mod tasks;
