@@ -21,14 +21,16 @@ import torch
 import transformers
 
 import cases
+import chat
 import decoders
 import encoders
 import gpt2
 import metrics
 import models
 import params
-import t5
 import squad
+import t5
+import text_metrics
 import tokenization
 import training
 import vision
@@ -46,6 +48,8 @@ PARTS = {
     "tokenizers": tokenization.make,
     "metrics": metrics.make,
     "squad": squad.make,
+    "text_metrics": text_metrics.make,
+    "chat": chat.make,
 }
 
 

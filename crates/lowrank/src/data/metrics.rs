@@ -1,7 +1,13 @@
-//! What is measured: the metrics of GLUE, under the names of Hugging Face's `evaluate`.
+//! What is measured: the metrics of GLUE and of generated text, under the names of Hugging Face's `evaluate`.
 //!
 //! Every metric is a finite number. Where one is not defined (no positive prediction, a constant, a prediction that
 //! is not finite) it is 0, the value of a model that knows nothing; `scipy` gives NaN there, which JSON cannot hold.
+
+mod bleu;
+mod rouge;
+
+pub use bleu::Bleu;
+pub use rouge::Rouge;
 
 use super::example::Labels;
 use super::tasks::TaskInfo;

@@ -2,21 +2,25 @@
 
 mod batch;
 mod batches;
+pub mod chat;
 mod collector;
 mod dataset;
 mod example;
+pub mod language;
 pub mod metrics;
 mod reader;
 pub mod squad;
+pub mod stream;
 pub mod tasks;
 mod tokenizer;
 
 pub use batch::{Batch, BatchSource, Pixels, TokenRows};
 pub use batches::{BatchPlan, Batches, Pass, Position};
+pub use chat::ChatTemplate;
 pub use collector::{Collector, Outputs, Prediction, Scores};
 pub use dataset::{Dataset, TokenizedDataset, TokenizedExample};
 pub use example::{Example, Examples, IGNORED, Label, Labels};
 pub use metrics::Metrics;
 pub use reader::Reader;
 pub use tasks::{Columns, DataFiles, Task, TaskInfo, TaskOptions};
-pub use tokenizer::{Encoding, Tokenizer};
+pub use tokenizer::{Encoding, Located, Tokenizer};

@@ -1,5 +1,6 @@
 //! Text to token ids, as Hugging Face's tokenisers do it.
 
+mod ends;
 mod files;
 mod windows;
 
@@ -18,6 +19,8 @@ pub(super) use windows::{EncodedWindow, WindowEncoder};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pad_id: Option<u32>,
+    bos_id: Option<u32>,
+    eos_id: Option<u32>,
     direction: TruncationDirection,
 }
 
@@ -30,6 +33,15 @@ pub struct Encoding {
     pub type_ids: Vec<u32>,
     /// Whether tokens were cut off.
     pub truncated: bool,
+}
+
+/// What a text becomes, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Where each token begins and ends in the text, in bytes; both 0 for one that was put around the text.
+    pub offsets: Vec<(usize, usize)>,
 }
 
 impl Tokenizer {
@@ -57,7 +69,8 @@ impl Tokenizer {
             Some("left") => TruncationDirection::Left,
             _ => TruncationDirection::Right,
         };
-        Ok(Self { inner, pad_id, direction })
+        let ends = ends::Ends::read(folder, &inner)?;
+        Ok(Self { inner, pad_id, bos_id: ends.bos, eos_id: ends.eos, direction })
     }
 
     /// A text, or a pair, with its special tokens, cut to `max_length` tokens in all.
@@ -68,7 +81,7 @@ impl Tokenizer {
     /// # Source
     /// Hugging Face's `truncation="longest_first"`: the longer text is cut first, then both alike.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
-        let special = self.special_tokens(pair.is_some());
+        let special = self.tokens_around(pair.is_some());
         if max_length < special {
             return Err(Error::setting(
                 "data.max_length",
@@ -89,6 +102,16 @@ impl Tokenizer {
             type_ids: encoding.get_type_ids().to_vec(),
             truncated,
         })
+    }
+
+    /// A text of any length, and where each of its tokens begins and ends in it, in bytes; with the special tokens that
+    /// belong around it if asked for. Those in the text itself are tokens in any case.
+    ///
+    /// # Errors
+    /// The tokeniser cannot express the text.
+    pub fn encode_with_offsets(&self, text: &str, special: bool) -> Result<Located> {
+        let encoding = self.inner.encode(text, special).map_err(refused)?;
+        Ok(Located { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
     /// The same encoding with at most `room` tokens of text, cut before the special tokens come.
@@ -112,7 +135,7 @@ impl Tokenizer {
         self.inner.post_process(text, pair, true).map_err(refused)
     }
 
-    fn special_tokens(&self, pair: bool) -> usize {
+    fn tokens_around(&self, pair: bool) -> usize {
         self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 
@@ -139,6 +162,24 @@ impl Tokenizer {
     /// The id of the padding token, where there is one.
     pub fn pad_id(&self) -> Option<u32> {
         self.pad_id
+    }
+
+    /// The id of the token that begins a text, where there is one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos_id
+    }
+
+    /// The id of the token that ends a text, where there is one.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos_id
+    }
+
+    /// The tokens that are found in a text before it is tokenised and are no part of its words.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        let mut special: Vec<_> = added.filter(|(_, token)| token.special).collect();
+        special.sort_by_key(|(id, _)| *id);
+        special.into_iter().map(|(_, token)| token.content).collect()
     }
 
     /// The id of a token.

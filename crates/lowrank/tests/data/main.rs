@@ -6,8 +6,13 @@
 use std::path::PathBuf;
 
 mod batches;
+mod chat;
+mod language;
+mod language_files;
 mod metrics;
+mod stream;
 mod tasks;
+mod text_metrics;
 mod tokenizer;
 
 /// The golden fixtures, or one of them.

@@ -4,6 +4,7 @@ mod classification;
 mod files;
 mod glue;
 mod labels;
+pub mod language;
 mod table;
 mod tabular;
 

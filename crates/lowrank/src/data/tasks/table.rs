@@ -1,12 +1,17 @@
 //! Rows of a TSV, CSV or JSON-lines file, their columns found by name.
 
 mod csv_rows;
+mod json_array;
 mod json_rows;
 mod lines;
+mod records;
 mod tsv_rows;
 
 use std::borrow::Cow;
 use std::path::Path;
+
+pub(super) use lines::Lines;
+pub(super) use records::{Record, records};
 
 use crate::nearest::nearest;
 use crate::{Error, Result};
@@ -100,11 +105,15 @@ pub(super) fn read(
         Format::JsonLines => json_rows::read(path, layout, &mut limited)?,
     }
     if count == 0 {
-        let empty = std::fs::metadata(path).is_ok_and(|data| data.len() == 0);
-        let reason = if empty { "it is empty" } else { "it holds no rows" };
-        return Err(Error::file(path, reason));
+        return Err(no_rows(path));
     }
     Ok(skipped)
+}
+
+/// What is wrong with a file without rows.
+pub(super) fn no_rows(path: &Path) -> Error {
+    let empty = std::fs::metadata(path).is_ok_and(|data| data.len() == 0);
+    Error::file(path, if empty { "it is empty" } else { "it holds no rows" })
 }
 
 /// What a reader calls for each row; false: enough.

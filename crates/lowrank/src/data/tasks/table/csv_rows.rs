@@ -14,6 +14,21 @@ use crate::{Error, Result};
 const END: &[u8] = b"\n\0\n";
 
 pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<()> {
+    let mut places = None;
+    rows(path, &mut |line, fields| {
+        let Some(places) = &places else {
+            places = Some(layout.places(path, fields)?);
+            return Ok(true);
+        };
+        if fields.len() != places.columns {
+            return Err(places.ragged(path, line, fields.len()));
+        }
+        visit(places.row(line, |place| Cow::Borrowed(fields[place])))
+    })
+}
+
+/// Hands each row to `visit`, the header first, until that says `false`.
+pub(super) fn rows(path: &Path, visit: &mut dyn FnMut(usize, &[&str]) -> Result<bool>) -> Result<()> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     // A row of its own after the last, which a quote that is never closed swallows.
@@ -34,14 +49,8 @@ pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Resul
             line => Ok(line),
         }
     };
-    let Some(line) = next_row(&mut record)? else { return Ok(()) };
-    let places = layout.places(path, &text(path, line, &record)?)?;
     while let Some(line) = next_row(&mut record)? {
-        let fields = text(path, line, &record)?;
-        if fields.len() != places.columns {
-            return Err(places.ragged(path, line, fields.len()));
-        }
-        if !visit(places.row(line, |place| Cow::Borrowed(fields[place])))? {
+        if !visit(line, &text(path, line, &record)?)? {
             break;
         }
     }

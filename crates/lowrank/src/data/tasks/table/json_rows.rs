@@ -1,4 +1,4 @@
-//! JSON lines: one object a line.
+//! JSON lines: one object a line; or, in a `.json` file, a list of objects.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -6,10 +6,28 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::lines::Lines;
-use super::{Layout, Need, Role, Row, Visit, missing};
+use super::{Layout, Need, Role, Row, Visit, json_array, missing};
 use crate::{Error, Result};
 
 pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<()> {
+    objects(path, &mut |line, object| {
+        visit(Row {
+            line,
+            text: required(path, line, &layout.text, text_of(path, line, &layout.text, object)?, object)?,
+            pair: text_of(path, line, &layout.pair, object)?,
+            label: label_of(path, line, &layout.label, object)?,
+        })
+    })
+}
+
+/// What is called for each object and its line; false: enough.
+pub(super) type VisitObject<'v> = dyn FnMut(usize, &Map<String, Value>) -> Result<bool> + 'v;
+
+/// Hands each object to `visit` until that says `false`.
+pub(super) fn objects(path: &Path, visit: &mut VisitObject<'_>) -> Result<()> {
+    if json_array::is_array(path)? {
+        return json_array::objects(path, visit);
+    }
     let mut lines = Lines::open(path)?;
     while let Some((line, text)) = lines.next()? {
         if text.trim().is_empty() {
@@ -25,13 +43,7 @@ pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Resul
                 format!("a line must be a JSON object, not {}", kind(&value)),
             ));
         };
-        let row = Row {
-            line,
-            text: required(path, line, &layout.text, text_of(path, line, &layout.text, &object)?, &object)?,
-            pair: text_of(path, line, &layout.pair, &object)?,
-            label: label_of(path, line, &layout.label, &object)?,
-        };
-        if !visit(row)? {
+        if !visit(line, &object)? {
             break;
         }
     }
@@ -39,7 +51,7 @@ pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Resul
 }
 
 /// The value of a role's column; null is none.
-fn value<'a>(
+pub(super) fn value<'a>(
     path: &Path,
     line: usize,
     role: &Role,
@@ -53,7 +65,7 @@ fn value<'a>(
     if role.need == Need::Required { required(path, line, role, found, object).map(Some) } else { Ok(found) }
 }
 
-fn text_of<'a>(
+pub(super) fn text_of<'a>(
     path: &Path,
     line: usize,
     role: &Role,
@@ -94,11 +106,11 @@ fn required<T>(
     })
 }
 
-fn wrong(path: &Path, line: usize, name: &str, wanted: &str, value: &Value) -> Error {
+pub(super) fn wrong(path: &Path, line: usize, name: &str, wanted: &str, value: &Value) -> Error {
     Error::row(path, line, format!("{name:?} must be {wanted}, not {}", kind(value)))
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",

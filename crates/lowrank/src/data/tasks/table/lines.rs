@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// Reads a file line by line: UTF-8, a byte-order mark at the start and a `\r` at a line's end left out.
-pub(super) struct Lines<'p> {
+pub(in crate::data::tasks) struct Lines<'p> {
     path: &'p Path,
     reader: BufReader<File>,
     buffer: Vec<u8>,

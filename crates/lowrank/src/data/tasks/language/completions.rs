@@ -1,0 +1,89 @@
+//! Prompts and what is to follow them.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use super::documents::is_text;
+use super::{LanguageOptions, role};
+use crate::Error;
+use crate::Result;
+use crate::data::language::{Completion, Rows};
+use crate::data::tasks::table::{Lines, Need, Record, Role, no_rows, records};
+
+/// What stands between the two parts of a line in a text file, as in the E2E data.
+const BAR: &str = "||";
+
+/// Where prompts and completions are.
+pub(super) struct Roles {
+    pub prompt: Role,
+    input: Role,
+    pub completion: Role,
+}
+
+impl Roles {
+    pub fn new(options: &LanguageOptions) -> Self {
+        let columns = &options.columns;
+        let prompt = ["prompt", "instruction", "question"];
+        let completion = ["completion", "output", "response", "answer"];
+        Self {
+            prompt: role("prompt", columns.prompt.as_ref(), &prompt, Need::Required),
+            input: role("input", columns.input.as_ref(), &["input"], Need::Optional),
+            completion: role("completion", columns.completion.as_ref(), &completion, options.answer()),
+        }
+    }
+
+    /// The prompt, with what it is about on a line of its own.
+    pub fn prompt<'r>(&self, record: &'r Record<'_>) -> Result<Cow<'r, str>> {
+        let prompt = record.text(&self.prompt)?.unwrap_or_default();
+        match record.text(&self.input)? {
+            Some(input) if !input.is_empty() => Ok(Cow::Owned(format!("{prompt}\n{input}"))),
+            _ => Ok(prompt),
+        }
+    }
+}
+
+/// The first `limit` prompts of a file (0: all) with their completions: from the columns of a table, or from the lines of
+/// a `.txt` file, `PROMPT||COMPLETION`.
+///
+/// # Errors
+/// The file cannot be read or holds no rows; a row is malformed or lacks a column, a line its bars.
+pub fn completions(path: &Path, options: &LanguageOptions, limit: usize) -> Result<Rows<Completion>> {
+    let mut rows = Vec::new();
+    if is_text(path) {
+        let separator = options.separator.as_deref().unwrap_or("\n");
+        let mut lines = Lines::open(path)?;
+        while let Some((line, text)) = lines.next()? {
+            let (prompt, completion) = match text.split_once(BAR) {
+                Some((prompt, completion)) => (prompt, Some(completion)),
+                None if options.unlabelled => (text, None),
+                None => {
+                    let reason = format!("a line must be PROMPT{BAR}COMPLETION, and has no {BAR}");
+                    return Err(Error::row(path, line, reason));
+                }
+            };
+            rows.push(Completion {
+                prompt: format!("{}{separator}", prompt.trim()),
+                completion: completion.map(|text| text.trim().to_owned()),
+                line,
+            });
+            if rows.len() == limit {
+                break;
+            }
+        }
+        if rows.is_empty() {
+            return Err(no_rows(path));
+        }
+    } else {
+        let separator = options.separator.as_deref().unwrap_or_default();
+        let roles = Roles::new(options);
+        records(path, limit, &mut |record| {
+            rows.push(Completion {
+                prompt: format!("{}{separator}", roles.prompt(record)?),
+                completion: record.text(&roles.completion)?.map(Cow::into_owned),
+                line: record.line,
+            });
+            Ok(())
+        })?;
+    }
+    Ok(Rows { path: path.to_path_buf(), rows })
+}
