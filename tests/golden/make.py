@@ -20,6 +20,7 @@ import torch
 import transformers
 
 import cases
+import images
 import metrics
 import models
 import tokenization
@@ -31,6 +32,7 @@ PARTS = {
     "training": training.make,
     "tokenizers": tokenization.make,
     "metrics": metrics.make,
+    "images": images.make,
 }
 
 

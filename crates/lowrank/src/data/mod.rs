@@ -3,6 +3,7 @@
 mod batches;
 mod dataset;
 mod example;
+pub mod image;
 pub mod metrics;
 pub mod tasks;
 mod tokenizer;

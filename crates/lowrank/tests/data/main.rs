@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 
 mod batches;
+mod image_sets;
+mod images;
 mod metrics;
 mod tasks;
 mod tokenizer;
