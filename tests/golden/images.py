@@ -6,11 +6,10 @@
 import json
 
 import numpy as np
-
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from common import fresh, seed, write_json, write_tensors
+from common import fresh, write_json, write_tensors
 
 NEAREST, LANCZOS, BILINEAR, BICUBIC = range(4)
 SQUARE = {"height": 9, "width": 9}

@@ -23,6 +23,7 @@ import cases
 import images
 import metrics
 import models
+import tables
 import tokenization
 import training
 
@@ -33,6 +34,7 @@ PARTS = {
     "tokenizers": tokenization.make,
     "metrics": metrics.make,
     "images": images.make,
+    "parquet": tables.make,
 }
 
 

@@ -5,6 +5,7 @@ mod dataset;
 mod example;
 pub mod image;
 pub mod metrics;
+mod parquet;
 pub mod tasks;
 mod tokenizer;
 

@@ -9,6 +9,7 @@ mod batches;
 mod image_sets;
 mod images;
 mod metrics;
+mod parquet;
 mod tasks;
 mod tokenizer;
 

@@ -1,8 +1,9 @@
-//! Rows of a TSV, CSV or JSON-lines file, their columns found by name.
+//! Rows of a TSV, CSV, JSON-lines or Parquet file, their columns found by name.
 
 mod csv_rows;
 mod json_rows;
 mod lines;
+mod parquet_rows;
 mod tsv_rows;
 
 use std::borrow::Cow;
@@ -65,6 +66,7 @@ pub(super) enum Format {
     Tsv,
     Csv,
     JsonLines,
+    Parquet,
 }
 
 impl Format {
@@ -74,6 +76,7 @@ impl Format {
             "tsv" | "txt" => Some(Self::Tsv),
             "csv" => Some(Self::Csv),
             "jsonl" | "json" | "ndjson" => Some(Self::JsonLines),
+            "parquet" => Some(Self::Parquet),
             _ => None,
         }
     }
@@ -98,6 +101,7 @@ pub(super) fn read(
         Format::Tsv => skipped = tsv_rows::read(path, layout, &mut limited)?,
         Format::Csv => csv_rows::read(path, layout, &mut limited)?,
         Format::JsonLines => json_rows::read(path, layout, &mut limited)?,
+        Format::Parquet => parquet_rows::read(path, layout, &mut limited)?,
     }
     if count == 0 {
         let empty = std::fs::metadata(path).is_ok_and(|data| data.len() == 0);

@@ -25,17 +25,26 @@ pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Resul
                 format!("a line must be a JSON object, not {}", kind(&value)),
             ));
         };
-        let row = Row {
-            line,
-            text: required(path, line, &layout.text, text_of(path, line, &layout.text, &object)?, &object)?,
-            pair: text_of(path, line, &layout.pair, &object)?,
-            label: label_of(path, line, &layout.label, &object)?,
-        };
-        if !visit(row)? {
+        if !visit(row_of(path, line, layout, &object)?)? {
             break;
         }
     }
     Ok(())
+}
+
+/// The wanted values of an object.
+pub(super) fn row_of<'a>(
+    path: &Path,
+    line: usize,
+    layout: &Layout,
+    object: &'a Map<String, Value>,
+) -> Result<Row<'a>> {
+    Ok(Row {
+        line,
+        text: required(path, line, &layout.text, text_of(path, line, &layout.text, object)?, object)?,
+        pair: text_of(path, line, &layout.pair, object)?,
+        label: label_of(path, line, &layout.label, object)?,
+    })
 }
 
 /// The value of a role's column; null is none.
