@@ -2,8 +2,9 @@
 //!
 //! # Source
 //! `PIL.Image.open` and Transformers 5's `convert_to_rgb`: the first picture of a file, as it is stored (the rotation
-//! that its EXIF data asks for is not done), grey made of three equal colours, transparency laid over white (Transformers
-//! 4 left the alpha away). PNG and lossless WebP come out to the bit; JPEG and lossy WebP within the rounding of their decoders.
+//! that its EXIF data asks for is not done), grey made of three equal colours, transparency laid over white
+//! (Transformers 4 left the alpha away). PNG and lossless WebP come out to the bit; JPEG within two steps of a byte,
+//! by which decoders differ.
 
 mod jpeg;
 mod png;
