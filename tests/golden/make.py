@@ -25,11 +25,13 @@ import chat
 import decoders
 import encoders
 import gpt2
+import images
 import metrics
 import models
 import params
 import squad
 import t5
+import tables
 import text_metrics
 import tokenization
 import training
@@ -50,6 +52,8 @@ PARTS = {
     "squad": squad.make,
     "text_metrics": text_metrics.make,
     "chat": chat.make,
+    "images": images.make,
+    "parquet": tables.make,
 }
 
 

@@ -1,8 +1,9 @@
-//! Where models and adapters come from: folders, the Hugging Face Hub, and the files in them.
+//! Where models, adapters and data sets come from: folders, the Hugging Face Hub, and the files in them.
 
 mod atomic;
 mod attend;
 mod checkpoint;
+mod dataset;
 mod dtype;
 mod options;
 mod remote;
@@ -15,6 +16,7 @@ mod write;
 
 pub use atomic::write_atomically;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, TensorView};
+pub use dataset::{DatasetFolder, DatasetId, resolve_dataset, resolve_dataset_with};
 pub use dtype::StoredDtype;
 pub use options::HubOptions;
 pub use repository::{

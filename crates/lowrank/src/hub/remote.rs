@@ -7,6 +7,7 @@ use hf_hub::{Cache, CacheRepo, Repo};
 
 use super::attend::Broken;
 use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
+use super::dataset;
 use super::options::HubOptions;
 use super::repository::{ADAPTER_CONFIG, MODEL_CONFIG, RepositoryKind};
 use super::snapshot::Snapshot;
@@ -16,6 +17,8 @@ use crate::{Error, Result};
 pub(super) struct Remote<'a> {
     pub id: &'a str,
     kind: RepositoryKind,
+    /// Of a data set: which of its configurations.
+    pub configuration: Option<&'a str>,
     pub options: &'a HubOptions,
     cache: PathBuf,
 }
@@ -23,7 +26,11 @@ pub(super) struct Remote<'a> {
 impl<'a> Remote<'a> {
     pub fn new(id: &'a str, kind: RepositoryKind, options: &'a HubOptions) -> Result<Self> {
         let cache = std::path::absolute(&options.cache).map_err(Error::io(&options.cache))?;
-        Ok(Self { id, kind, options, cache })
+        Ok(Self { id, kind, configuration: None, options, cache })
+    }
+
+    pub fn of_configuration(self, configuration: Option<&'a str>) -> Self {
+        Self { configuration, ..self }
     }
 
     /// The folder of the repository's newest commit, complete.
@@ -59,7 +66,10 @@ impl<'a> Remote<'a> {
     }
 
     fn repo(&self) -> Repo {
-        Repo::model(self.id.to_owned())
+        match self.kind {
+            RepositoryKind::Dataset => Repo::dataset(self.id.to_owned()),
+            _ => Repo::model(self.id.to_owned()),
+        }
     }
 
     fn cache_repo(&self) -> CacheRepo {
@@ -72,15 +82,19 @@ impl<'a> Remote<'a> {
 
     /// The cache's folder of the last commit that was seen, if all that is needed is in it.
     fn cached(&self) -> Option<PathBuf> {
+        // A file that every copy has, if there is one of that name.
         let config = match self.kind {
             RepositoryKind::Model | RepositoryKind::Configuration => MODEL_CONFIG,
             RepositoryKind::Adapter => ADAPTER_CONFIG,
+            RepositoryKind::Dataset => "",
         };
-        let folder = self.cache_repo().get(config)?.parent()?.to_path_buf();
+        let found = self.cache_repo().get(config)?;
+        let folder = if config.is_empty() { found } else { found.parent()?.to_path_buf() };
         let has = |name: &str| folder.join(name).is_file();
         let complete = match self.kind {
             RepositoryKind::Configuration => true,
             RepositoryKind::Adapter => has(ADAPTER_FILE),
+            RepositoryKind::Dataset => dataset::is_complete(&folder, self.configuration),
             RepositoryKind::Model if has(MODEL_FILE) => true,
             RepositoryKind::Model => {
                 shard_names(&folder.join(INDEX_FILE)).is_ok_and(|names| names.iter().all(|name| has(name)))

@@ -1,7 +1,8 @@
-//! A model or an adapter by name: a folder, or a repository of the Hugging Face Hub.
+//! A model, an adapter or a data set by name: a folder, or a repository of the Hugging Face Hub.
 
 use std::path::{Path, PathBuf};
 
+use super::dataset::DatasetId;
 use super::options::HubOptions;
 use super::remote::Remote;
 use crate::{Error, Result};
@@ -22,9 +23,12 @@ pub enum RepositoryKind {
     Configuration,
     /// An adapter: `adapter_config.json`, `adapter_model.safetensors` and, where a run left one, its `summary.json`.
     Adapter,
+    /// The Parquet files of a data set, or of one of its configurations: NAME, OWNER/NAME, or either with
+    /// /CONFIGURATION. [`resolve_dataset`](super::resolve_dataset) finds its splits.
+    Dataset,
 }
 
-/// A model's or an adapter's folder on this machine.
+/// A model's, an adapter's or a data set's folder on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFolder {
     /// The name it was asked for by, as it is written into an adapter's configuration.
@@ -62,13 +66,20 @@ pub fn resolve_with(name: &str, kind: RepositoryKind, options: &HubOptions) -> R
     if path.is_file() {
         return Err(Error::file(path, "it is a file; the folder that holds it is needed"));
     }
-    if !is_id(name) {
+    let path = if kind == RepositoryKind::Dataset {
+        let id = DatasetId::parse(name).ok_or_else(|| {
+            let names = "NAME or OWNER/NAME, perhaps with /CONFIGURATION";
+            Error::file(path, format!("no such file or folder, and not the id of a Hub data set ({names})"))
+        })?;
+        Remote::new(&id.repository, kind, options)?.of_configuration(id.configuration.as_deref()).fetch()?
+    } else if is_id(name) {
+        Remote::new(name, kind, options)?.fetch()?
+    } else {
         return Err(Error::file(
             path,
             "no such folder, and not the id of a Hub repository (NAME or OWNER/NAME)",
         ));
-    }
-    let path = Remote::new(name, kind, options)?.fetch()?;
+    };
     Ok(ModelFolder { name: name.to_owned(), path, from_hub: true })
 }
 
@@ -76,16 +87,18 @@ pub fn resolve_with(name: &str, kind: RepositoryKind, options: &HubOptions) -> R
 ///
 /// # Source
 /// `huggingface_hub.utils.validate_repo_id`.
-fn is_id(name: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && !part.starts_with(['-', '.'])
-            && !part.ends_with(['-', '.'])
-    };
+pub(super) fn is_id(name: &str) -> bool {
     name.len() <= 96
         && name.split('/').count() <= 2
-        && name.split('/').all(part)
+        && name.split('/').all(is_part)
         && !name.contains("--")
         && !name.contains("..")
+}
+
+/// Whether the name may stand between the slashes of an id.
+pub(super) fn is_part(part: &str) -> bool {
+    !part.is_empty()
+        && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && !part.starts_with(['-', '.'])
+        && !part.ends_with(['-', '.'])
 }

@@ -9,6 +9,7 @@ use hf_hub::api::sync::{ApiError, ApiRepo};
 
 use super::attend::{Broken, attend};
 use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
+use super::dataset::split_files;
 use super::remote::{Failure, Remote};
 use super::repository::{ADAPTER_CONFIG, MODEL_CONFIG, RepositoryKind, SUMMARY_FILE};
 use super::watch::Download;
@@ -51,6 +52,7 @@ impl<'a> Snapshot<'a> {
             RepositoryKind::Model => self.fetch_model(),
             RepositoryKind::Configuration => self.fetch_configuration(),
             RepositoryKind::Adapter => self.fetch_adapter(),
+            RepositoryKind::Dataset => self.fetch_dataset(),
         }
     }
 
@@ -109,6 +111,23 @@ impl<'a> Snapshot<'a> {
         self.fetch_file(SUMMARY_FILE)?;
         let pickled = "its weights are not safetensors, only adapter_model.bin, which is not read";
         self.require(ADAPTER_FILE, "it has no safetensors weights", &[("adapter_model.bin", pickled)])?;
+        Ok(())
+    }
+
+    fn fetch_dataset(&mut self) -> Result<(), Failure> {
+        // Asked for in any case: where there is no list of files, the answer tells why.
+        self.fetch_file("README.md")?;
+        let Some(listed) = &self.listed else {
+            let reason = "the Hub does not list its files, by which those of a data set are found";
+            return Err(Failure::Final(reason.to_owned()));
+        };
+        let listed = listed.iter().map(String::as_str);
+        let mut splits = split_files(listed, self.remote.configuration).map_err(Failure::Final)?;
+        // The training split is last: a copy that has it is complete.
+        let train = splits.remove("train");
+        for file in splits.into_values().chain(train).flatten() {
+            self.require(&file, "its list names a file that is missing", &[])?;
+        }
         Ok(())
     }
 

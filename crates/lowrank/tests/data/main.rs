@@ -7,9 +7,12 @@ use std::path::PathBuf;
 
 mod batches;
 mod chat;
+mod image_sets;
+mod images;
 mod language;
 mod language_files;
 mod metrics;
+mod parquet;
 mod stream;
 mod tasks;
 mod text_metrics;

@@ -316,7 +316,7 @@ fn bad_rows_of_ones_own_table_are_refused_with_their_line() {
         ("a.csv", b"text,label\na,\n".to_vec(), ":2: its label is empty"),
         ("a.csv", b"text,label\na,x\nb,x\n".to_vec(), "every label is \"x\""),
         ("a.csv", b"text,label\n".to_vec(), "no rows"),
-        ("a.xlsx", b"text,label\n".to_vec(), ".jsonl, .csv or .tsv is needed"),
+        ("a.xlsx", b"text,label\n".to_vec(), ".jsonl, .csv, .tsv or .parquet is needed"),
     ];
     for (name, content, expected) in cases {
         let folder = Folder::new();

@@ -5,6 +5,7 @@
 
 mod atomic;
 mod checkpoint;
+mod dataset;
 mod direct;
 mod options;
 mod repository;

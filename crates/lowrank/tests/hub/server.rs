@@ -119,7 +119,9 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     if needed.is_some() && needed != token {
         return head(&mut stream, 401, &[], 0);
     }
-    let listing = format!("/api/models/{}/revision/main", state.id);
+    // A data set's id is served as `datasets/OWNER/NAME`.
+    let kind = if state.id.starts_with("datasets/") { "" } else { "models/" };
+    let listing = format!("/api/{kind}{}/revision/main", state.id);
     let resolve = format!("/{}/resolve/main/", state.id);
     if path == listing && !state.manners.hides_listing {
         let names: Vec<String> =

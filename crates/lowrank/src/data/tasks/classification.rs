@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// The task's name in a run file.
 pub(super) const NAME: &str = "text-classification";
 
-/// Texts or pairs of texts with labels, in JSON lines, CSV or TSV with a header; with the label set of the options, else
+/// Texts or pairs of texts with labels, in JSON lines, CSV or TSV with a header, or Parquet; with the label set of the options, else
 /// that of their training file.
 pub(super) fn open(options: &TaskOptions<'_>) -> Result<TabularTask> {
     let layout = layout(&options.columns);
@@ -73,6 +73,6 @@ fn layout(columns: &Columns) -> Layout {
 
 fn format(path: &Path) -> Result<Format> {
     Format::of(path).ok_or_else(|| {
-        Error::file(path, "its name does not tell what it holds: .jsonl, .csv or .tsv is needed")
+        Error::file(path, "its name does not tell what it holds: .jsonl, .csv, .tsv or .parquet is needed")
     })
 }

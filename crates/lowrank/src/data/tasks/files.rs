@@ -7,7 +7,7 @@ use crate::{Error, Result};
 const TRAIN: &[&str] = &["train", "msr_paraphrase_train"];
 const VALIDATION: &[&str] = &["valid", "validation", "val", "dev", "dev_matched", "validation_matched"];
 const TEST: &[&str] = &["test", "test_matched", "msr_paraphrase_test"];
-const EXTENSIONS: &[&str] = &["tsv", "jsonl", "csv", "json", "ndjson", "txt"];
+const EXTENSIONS: &[&str] = &["tsv", "jsonl", "csv", "json", "ndjson", "txt", "parquet"];
 
 /// The files of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,5 +68,5 @@ fn existing(path: &Path) -> Result<PathBuf> {
 }
 
 fn lacks(folder: &Path, stems: &[&str]) -> Error {
-    Error::file(folder, format!("no {}.tsv, .jsonl or .csv in this folder", stems.join(" or ")))
+    Error::file(folder, format!("no {}.tsv, .jsonl, .csv or .parquet in this folder", stems.join(" or ")))
 }

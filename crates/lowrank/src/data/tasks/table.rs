@@ -1,9 +1,10 @@
-//! Rows of a TSV, CSV or JSON-lines file, their columns found by name.
+//! Rows of a TSV, CSV, JSON-lines or Parquet file, their columns found by name.
 
 mod csv_rows;
 mod json_array;
 mod json_rows;
 mod lines;
+mod parquet_rows;
 mod records;
 mod tsv_rows;
 
@@ -70,6 +71,7 @@ pub(super) enum Format {
     Tsv,
     Csv,
     JsonLines,
+    Parquet,
 }
 
 impl Format {
@@ -79,6 +81,7 @@ impl Format {
             "tsv" | "txt" => Some(Self::Tsv),
             "csv" => Some(Self::Csv),
             "jsonl" | "json" | "ndjson" => Some(Self::JsonLines),
+            "parquet" => Some(Self::Parquet),
             _ => None,
         }
     }
@@ -103,6 +106,7 @@ pub(super) fn read(
         Format::Tsv => skipped = tsv_rows::read(path, layout, &mut limited)?,
         Format::Csv => csv_rows::read(path, layout, &mut limited)?,
         Format::JsonLines => json_rows::read(path, layout, &mut limited)?,
+        Format::Parquet => parquet_rows::read(path, layout, &mut limited)?,
     }
     if count == 0 {
         return Err(no_rows(path));

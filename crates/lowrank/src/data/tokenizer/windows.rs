@@ -46,7 +46,7 @@ impl<'a> WindowEncoder<'a> {
     /// # Errors
     /// [`Error::Setting`] if windows of this length could not move on.
     pub fn new(tokenizer: &'a Tokenizer, max_length: usize, stride: usize) -> Result<Self> {
-        let special = tokenizer.special_tokens(true);
+        let special = tokenizer.tokens_around(true);
         let room = max_length.saturating_sub(special);
         if room <= stride {
             return Err(Error::setting(

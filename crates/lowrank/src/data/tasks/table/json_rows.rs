@@ -10,14 +10,7 @@ use super::{Layout, Need, Role, Row, Visit, json_array, missing};
 use crate::{Error, Result};
 
 pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<()> {
-    objects(path, &mut |line, object| {
-        visit(Row {
-            line,
-            text: required(path, line, &layout.text, text_of(path, line, &layout.text, object)?, object)?,
-            pair: text_of(path, line, &layout.pair, object)?,
-            label: label_of(path, line, &layout.label, object)?,
-        })
-    })
+    objects(path, &mut |line, object| visit(row_of(path, line, layout, object)?))
 }
 
 /// What is called for each object and its line; false: enough.
@@ -48,6 +41,21 @@ pub(super) fn objects(path: &Path, visit: &mut VisitObject<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The wanted values of an object.
+pub(super) fn row_of<'a>(
+    path: &Path,
+    line: usize,
+    layout: &Layout,
+    object: &'a Map<String, Value>,
+) -> Result<Row<'a>> {
+    Ok(Row {
+        line,
+        text: required(path, line, &layout.text, text_of(path, line, &layout.text, object)?, object)?,
+        pair: text_of(path, line, &layout.pair, object)?,
+        label: label_of(path, line, &layout.label, object)?,
+    })
 }
 
 /// The value of a role's column; null is none.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::lines::Lines;
 use super::{Format, Need, Role, count, csv_rows, json_rows, missing, no_rows};
+use crate::data::parquet::{ParquetFile, object};
 use crate::{Error, Result};
 
 /// One row.
@@ -58,8 +59,15 @@ pub(in crate::data::tasks) fn records(
                 }
             }
         }
+        Some(Format::Parquet) => {
+            let file = ParquetFile::open(path)?;
+            let names = file.columns();
+            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+            file.rows(&names, &mut |line, columns| limited(line, Fields::Json(&object(columns))))?;
+        }
         None => {
-            let reason = "its name does not tell what it holds: .jsonl, .json, .csv or .tsv is needed";
+            let reason =
+                "its name does not tell what it holds: .jsonl, .json, .csv, .tsv or .parquet is needed";
             return Err(Error::file(path, reason));
         }
     }

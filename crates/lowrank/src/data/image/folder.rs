@@ -1,0 +1,80 @@
+//! A folder of images, one folder within for each class.
+
+use std::path::{Path, PathBuf};
+
+use super::examples::{ImageExamples, Item, Place};
+use crate::{Error, Result};
+
+/// The ends of names that mean an image.
+const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+impl ImageExamples {
+    /// The images below the folders of `path`, whose names are the labels.
+    ///
+    /// `labels`, if given, are the label set, in whose order the ids are; else it is the sorted names.
+    ///
+    /// # Source
+    /// `torchvision.datasets.ImageFolder`: classes and files in the order of their names, folders within a class's
+    /// folder as well. Names that begin with a dot are left alone.
+    ///
+    /// # Errors
+    /// A folder cannot be read, there are no classes, a class has no images or is not in `labels`, or a file is not
+    /// called as an image that can be read.
+    pub fn folder(path: impl AsRef<Path>, labels: Option<&[String]>) -> Result<Self> {
+        let path = path.as_ref();
+        let classes: Vec<PathBuf> = entries(path)?.into_iter().filter(|path| path.is_dir()).collect();
+        if classes.is_empty() {
+            return Err(Error::file(path, "it has no folders, of which each holds the images of a class"));
+        }
+        let names: Vec<String> = classes.iter().map(|class| name_of(class)).collect();
+        let labels = labels.map_or_else(|| names.clone(), <[String]>::to_vec);
+        let mut items = Vec::new();
+        for (class, name) in classes.iter().zip(&names) {
+            let Some(label) = labels.iter().position(|label| label == name) else {
+                let reason = format!("its class {name:?} is none of the labels {}", labels.join(", "));
+                return Err(Error::file(class, reason));
+            };
+            let before = items.len();
+            gather(class, label as u32, &mut items)?;
+            if items.len() == before {
+                return Err(Error::file(class, "this class has no images"));
+            }
+        }
+        Ok(Self::new(labels, items))
+    }
+}
+
+fn gather(folder: &Path, label: u32, items: &mut Vec<Item>) -> Result<()> {
+    for path in entries(folder)? {
+        if path.is_dir() {
+            gather(&path, label, items)?;
+            continue;
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if !EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
+            return Err(Error::file(
+                &path,
+                format!("not an image that can be read: .{}", EXTENSIONS.join(", .")),
+            ));
+        }
+        items.push(Item { label: Some(label), place: Place::File(path) });
+    }
+    Ok(())
+}
+
+/// What is in a folder and not hidden, sorted.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        if !name_of(&path).starts_with('.') {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
