@@ -34,13 +34,6 @@ struct Output<'a, T> {
     logsumexp: &'a [f32],
 }
 
-/// Where the tasks put their gradients.
-struct Parts<'a, T> {
-    q: &'a ColumnsMut<'a, T>,
-    k: &'a ColumnsMut<'a, T>,
-    v: &'a ColumnsMut<'a, T>,
-}
-
 /// A row of scores and of gradients of its probabilities becomes the dropped probabilities and the gradients of the
 /// scores.
 #[inline(always)]
@@ -81,7 +74,7 @@ multiversion! {
     /// unless it is empty.
     fn group[V, T: Element](
         a: &Attention<T>, output: Output<T>, task: &Task, dropout: Option<Multipliers>, working: &mut [f32],
-        parts: &Parts<T>, distances: &mut [f32],
+        to_q: &ColumnsMut<T>, to_k: &ColumnsMut<T>, to_v: &ColumnsMut<T>, distances: &mut [f32],
     ) {
         let (len, keys, dim) = (task.queries.len(), task.keys.len(), a.shape.head_dim);
         let (stride, padded) = (keys.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
@@ -161,13 +154,13 @@ multiversion! {
                 let k = Panel { data: &k[at..], stride: padded };
                 multiply([rows, span.keys(), padded], a.shape.scale, by_query, k, dq, padded, false);
                 // SAFETY: this task alone has its heads' columns of its sequence's rows.
-                unsafe { store::<V, T>(dq, rows, padded, start, columns, parts.q) };
+                unsafe { store::<V, T>(dq, rows, padded, start, columns, to_q) };
             }
         }
         // SAFETY: this task alone has its keys' head of its sequence's rows, which no other sequence shares.
         unsafe {
-            store::<V, T>(dk, keys, padded, task.keys.start, kv_columns, parts.k);
-            store::<V, T>(dv, keys, padded, task.keys.start, kv_columns, parts.v);
+            store::<V, T>(dk, keys, padded, task.keys.start, kv_columns, to_k);
+            store::<V, T>(dv, keys, padded, task.keys.start, kv_columns, to_v);
         }
     }
 }
@@ -212,7 +205,7 @@ pub(crate) fn backward_kernel<T: Element>(
         assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "keys of one sequence alone");
     }
     let hash = a.dropout.as_ref().map(|dropout| (dropout.hash(), dropout.examples));
-    let (output, parts) = (Output { value: out, gradient: dout, logsumexp }, Parts { q: &q, k: &k, v: &v });
+    let output = Output { value: out, gradient: dout, logsumexp };
 
     // Sums within a sequence, which are added in the order of the sequences.
     let distances = |sequence: usize| Distances {
@@ -244,7 +237,7 @@ pub(crate) fn backward_kernel<T: Element>(
             },
             _ => &mut [],
         };
-        scratch::with(need, |working| group(a, output, &task, dropout, working, &parts, distances));
+        scratch::with(need, |working| group(a, output, &task, dropout, working, &q, &k, &v, distances));
     });
     if let (Some(mut gradient), Some(values)) = (bias, &a.bias) {
         for (sequence, start) in starts.iter().enumerate().take(sequences) {

@@ -112,10 +112,7 @@ multiversion! {
                 let mut inverse = [0.0; QUERY_BLOCK];
                 for i in 0..rows {
                     let seen = a.mask.seen(first + i, len, keys);
-                    let bias = match &a.bias {
-                        Some(bias) => Some(bias.row(head, [first + i, len, keys], &seen)),
-                        None => None,
-                    };
+                    let bias = a.bias.as_ref().map(|bias| bias.row(head, [first + i, len, keys], &seen));
                     let row = &mut scores[i * span.width..][..span.width];
                     let sum = exponentials::<V>(row, &span.columns(&seen), bias);
                     inverse[i] = normaliser(sum, logsumexp.get_mut(place * len + first + i));
@@ -157,10 +154,7 @@ multiversion! {
         dots([heads, dim, span.keys()], 1.0, q, k, scores, span.width);
         for (place, head) in task.heads.clone().enumerate() {
             let row = &mut scores[place * span.width..][..span.width];
-            let bias = match &a.bias {
-                Some(bias) => Some(bias.row(head, [0, 1, keys], &seen)),
-                None => None,
-            };
+            let bias = a.bias.as_ref().map(|bias| bias.row(head, [0, 1, keys], &seen));
             let sum = exponentials::<V>(row, &span.columns(&seen), bias);
             let inverse = V::splat(normaliser(sum, logsumexp.get_mut(place)));
             if let Some(dropout) = &dropout {

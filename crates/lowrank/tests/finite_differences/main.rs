@@ -1,6 +1,7 @@
 //! Every operation's backward against finite differences, on this process's CPU tier.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod attention;
 mod check;
 #[path = "../common/mod.rs"]
 mod common;

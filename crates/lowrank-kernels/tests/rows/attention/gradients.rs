@@ -26,7 +26,7 @@ fn check_case<T: Element>(case: &Case) {
 
 for_both!(backward_is_the_derivative, check_backward);
 fn check_backward<T: Element>() {
-    for (m, mask) in MASKS.into_iter().enumerate() {
+    for (m, mask) in MASKS.into_iter().take(5).enumerate() {
         for (g, (heads, kv_heads)) in GROUPS.into_iter().enumerate() {
             let [within, across, long] = layouts(heads, kv_heads, 3, mask);
             let mut cases = vec![within, across];

@@ -128,8 +128,8 @@ fn no_tokens_are_no_work() {
 fn biases_that_do_not_reach_all_keys_are_refused() {
     let mut case = Case::within(shape(2, 1, 4), AttentionMask::Full, &[3]).biased();
     let x = case.numbers::<f32>(1);
-    case.queries = vec![0, 5];
-    case.keys = vec![0..5];
+    let long = Case::within(case.shape, case.mask, &[5]);
+    (case.queries, case.keys) = (long.queries, long.keys);
     let x = Numbers { q: elements(1, 5 * 8), k: elements(2, 5 * 4), v: elements(3, 5 * 4), ..x };
     case.sources = 5;
     // The same few biases under a longer sequence.

@@ -197,7 +197,7 @@ pub fn multiplier(example: u32, head: usize, query: usize, key: usize) -> f64 {
     let site = philox4x32::<ROUNDS>([low, high, 0, 0], [KEY.seed as u32, (KEY.seed >> 32) as u32]);
     let counter = [key as u32 | (head as u32) << 20, (query / 8) as u32, example, KEY.site];
     let word = philox4x32::<FAST_ROUNDS>(counter, [site[0], site[1]])[query % 8 / 2];
-    let bits = if query % 2 == 0 { word & 0xffff } else { word >> 16 };
+    let bits = if query.is_multiple_of(2) { word & 0xffff } else { word >> 16 };
     if f64::from(bits) < (f64::from(PROBABILITY) * 65_536.0).round() {
         0.0
     } else {

@@ -167,3 +167,73 @@ pub(super) fn parts(
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The range of every distance from -400 to 400.
+    fn ranges(bidirectional: bool, buckets: usize, max_distance: usize) -> Vec<(isize, usize)> {
+        let table = Parameter::new([buckets, 1]);
+        let bias = RelativeBias { table: &table, bidirectional, max_distance };
+        (-400..=400).map(|distance| (distance, bias.bucket(buckets, distance))).collect()
+    }
+
+    /// `(distance, range)` where a range begins, as Transformers 5 gives them.
+    #[track_caller]
+    fn assert_begin(ranges: Vec<(isize, usize)>, expected: &[(isize, usize)]) {
+        let mut begins = vec![ranges[0]];
+        begins.extend(ranges.windows(2).filter(|pair| pair[0].1 != pair[1].1).map(|pair| pair[1]));
+        assert_eq!(begins, expected);
+    }
+
+    #[test]
+    fn the_ranges_of_an_encoder_are_those_of_transformers() {
+        let mut expected =
+            vec![(-400, 15), (-90, 14), (-63, 13), (-45, 12), (-31, 11), (-22, 10), (-15, 9), (-11, 8)];
+        expected.extend((0..8).map(|far| (far - 7, (7 - far) as usize)));
+        expected.extend((1..9).map(|far| (far, far as usize + 16)));
+        expected.extend([(12, 25), (16, 26), (23, 27), (32, 28), (46, 29), (64, 30), (91, 31)]);
+        assert_begin(ranges(true, 32, 128), &expected);
+        let expected = [
+            [(-400, 7), (-31, 6), (-15, 5), (-7, 4), (-3, 3), (-2, 2), (-1, 1), (0, 0)],
+            [(1, 9), (2, 10), (3, 11), (4, 12), (8, 13), (16, 14), (32, 15), (0, 0)],
+        ];
+        assert_begin(ranges(true, 16, 64), &expected.concat()[..15]);
+    }
+
+    #[test]
+    fn the_ranges_of_a_decoder_are_those_of_transformers() {
+        let mut expected =
+            vec![(-400, 31), (-112, 30), (-98, 29), (-86, 28), (-76, 27), (-66, 26), (-58, 25)];
+        expected.extend([
+            (-51, 24),
+            (-45, 23),
+            (-39, 22),
+            (-34, 21),
+            (-30, 20),
+            (-26, 19),
+            (-23, 18),
+            (-20, 17),
+        ]);
+        expected.push((-18, 16));
+        expected.extend((0..16).map(|far| (far - 15, (15 - far) as usize)));
+        assert_begin(ranges(false, 32, 128), &expected);
+        let expected =
+            [(-400, 9), (-24, 8), (-16, 7), (-11, 6), (-7, 5), (-4, 4), (-3, 3), (-2, 2), (-1, 1), (0, 0)];
+        assert_begin(ranges(false, 10, 37), &expected);
+    }
+
+    #[test]
+    fn a_table_that_leaves_no_ranges_is_refused() {
+        let attention = Attention::encoder(2, 4, 0.0);
+        for (shape, bidirectional, max_distance) in
+            [([32, 3], true, 128), ([3, 2], true, 128), ([1, 2], false, 128), ([32, 2], false, 16)]
+        {
+            let table = Parameter::new(shape);
+            assert!(RelativeBias { table: &table, bidirectional, max_distance }.check(&attention).is_err());
+        }
+        let table = Parameter::new([32, 2]);
+        RelativeBias { table: &table, bidirectional: false, max_distance: 17 }.check(&attention).unwrap();
+    }
+}

@@ -193,3 +193,6 @@ impl Recorded<'_> {
         tape.finish(|| Named::After("the output of attention".into()), out, queries, backward)
     }
 }
+
+#[cfg(test)]
+mod tests;
