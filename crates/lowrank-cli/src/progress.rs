@@ -4,7 +4,8 @@ use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use lowrank::train::{Observer, Scores, Start, Step, StepReport};
+use lowrank::data::Scores;
+use lowrank::train::{Observer, Start, Step, StepReport};
 
 use crate::output::Output;
 

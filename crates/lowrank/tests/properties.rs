@@ -63,9 +63,8 @@ fn a_batch_of_several_adapters_answers_as_each_alone() {
     let (mut adapted, batch) = load(&case, Compute::F32);
     let other = adapted.attach(&Case::named("bert_switch_b").adapter().unwrap()).unwrap();
     let adapters = [Some(other), None, Some(AdapterId(0)), Some(other)];
-    let layout = Layout::new(batch.offsets.clone(), batch.examples.clone(), adapters.to_vec());
     let tape = &mut Tape::inference(Compute::F32);
-    let mixed = adapted.forward_layout(tape, &batch, layout.unwrap()).unwrap().value().to_f32_vec();
+    let mixed = adapted.forward_adapters(tape, &batch, &adapters, None).unwrap().value().to_f32_vec();
     let each: Vec<f32> = (adapters.into_iter().enumerate())
         .flat_map(|(sequence, adapter)| adapted.logits(&alone(&batch, sequence), adapter).unwrap())
         .collect();

@@ -12,12 +12,12 @@ use std::sync::atomic::AtomicBool;
 
 use common::read_tensors;
 use lowrank::Error;
+use lowrank::data::{Reader, Scores};
 use lowrank::hub::{Tensors, write_tensors};
 use lowrank::models::read_config;
 use lowrank::tensor::Tensor;
 use lowrank::train::{
-    AdaptedModel, LoadOptions, RunData, RunFile, RunOptions, Scores, Silent, Summary, evaluate, max_length,
-    run,
+    AdaptedModel, LoadOptions, RunData, RunFile, RunOptions, Silent, Summary, evaluate, run,
 };
 use lowrank_kernels::Compute;
 use runs::{Notes, Room, STEPS_PER_EPOCH};
@@ -36,13 +36,12 @@ fn score(room: &Room, output: &str) -> Scores {
     let run = room.run_file(output, &[]);
     let data = RunData::open(&run, &read_config(Path::new(&run.model_source())).unwrap()).unwrap();
     let adapter = room.path(output);
-    let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
+    let options = LoadOptions { compute: Some(Compute::F32), ..LoadOptions::default() };
     let adapted = AdaptedModel::load(&run.model_source(), adapter.to_str(), options).unwrap();
-    let (tokenizer, info) = (adapted.tokenizer().unwrap(), adapted.model().info());
-    let length = max_length(run.data.max_length, info, &mut Silent);
+    let reader = Reader::new(adapted.folder(), adapted.model().info(), run.data.max_length);
     let path = run.data.validation.as_ref().unwrap();
-    let dataset = data.dataset(path, 0, length, &tokenizer, info).unwrap();
-    evaluate(&adapted, adapted.first_adapter(), &dataset, data.task.info(), &mut |_| Ok(())).unwrap()
+    let dataset = data.task.dataset(path, 0, true, &reader).unwrap();
+    evaluate(&adapted, adapted.first_adapter(), &*dataset, data.task.info(), &mut |_| Ok(())).unwrap()
 }
 
 /// The first step has no learning rate, the others far too much: the adapter to start from stays the best.

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lowrank::Result;
-use lowrank::train::{
-    Observer, RunFile, RunFileBuilder, RunOptions, Scores, Silent, StepReport, Summary, run,
-};
+use lowrank::data::Scores;
+use lowrank::train::{Observer, RunFile, RunFileBuilder, RunOptions, Silent, StepReport, Summary, run};
 use lowrank_kernels::random::Philox;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -3,9 +3,10 @@
 use lowrank::Result;
 use lowrank::adapter;
 use lowrank::data::Batch;
+use lowrank::models::Architecture;
 use lowrank::nn::{Module, for_each_parameter_mut};
 use lowrank::tape::{AdapterId, Tape, Var};
-use lowrank::train::{AdaptedModel, LoadOptions, read_batch};
+use lowrank::train::{AdaptedModel, read_batch};
 use lowrank_kernels::Compute;
 
 use crate::check::{Subject, check};
@@ -21,9 +22,10 @@ impl Whole {
     fn new(case: &str, adapter: bool) -> Self {
         let case = Case::named(case);
         let folder = case.adapter().filter(|_| adapter);
-        let options = LoadOptions { compute: Some(Compute::F32), num_labels: Some(case.num_labels()) };
+        let options = case.options(Compute::F32);
         let adapted = AdaptedModel::load(&case.model(), folder.as_deref(), options).unwrap();
-        assert!(adapted.config().hidden_dropout_prob > 0.0, "the model drops");
+        let Architecture::Encoder(sizes) = &adapted.config().architecture else { panic!("an encoder") };
+        assert!(sizes.hidden_dropout_prob > 0.0, "the model drops");
         let batch = read_batch(&case.inputs(), adapted.model().info()).unwrap();
         Self { adapter: adapted.first_adapter(), adapted, batch }
     }
