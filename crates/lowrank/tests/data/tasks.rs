@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use lowrank::Result;
 use lowrank::data::{
-    Columns, DataFiles, Example, Examples, Label, Labels, Metrics, Task, TaskOptions, TokenizedDataset,
-    Tokenizer, tasks, tasks::TabularTask,
+    Columns, DataFiles, Dataset, Example, Examples, Label, Labels, Metrics, Task, TaskOptions,
+    TokenizedDataset, Tokenizer, tasks, tasks::TabularTask,
 };
 use tempfile::TempDir;
 
@@ -212,7 +212,7 @@ fn an_unknown_task_names_the_nearest() {
     assert!(error.to_string().contains("did you mean sst2"), "{error}");
 }
 
-fn classification(path: &std::path::Path, columns: Columns) -> Result<Box<dyn Task>> {
+fn classification(path: &std::path::Path, columns: Columns) -> Result<TabularTask> {
     tasks::open_tabular(
         "text-classification",
         &TaskOptions { columns, training_file: Some(path), ..Default::default() },
