@@ -103,10 +103,12 @@ pub struct ModelArguments {
 /// A task, and the file that its examples are in.
 #[derive(Clone, Debug, Args)]
 pub struct TaskArguments {
-    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli or text-classification
+    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli, text-classification,
+    /// cifar10, mnist or image-folder
     #[arg(long, value_name = "T")]
     pub task: String,
-    /// The examples: the task's published TSV, or jsonl, csv, tsv with a header
+    /// The examples: the task's published files, jsonl, csv, tsv with a header,
+    /// parquet, a folder of images, or the id of a data set of the Hub
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Longest example in tokens; what is beyond is cut off

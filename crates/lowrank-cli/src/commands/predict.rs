@@ -25,7 +25,7 @@ const STDOUT: &str = "-";
 
 /// Answer for every example of a file; labels are not needed
 ///
-/// Writes a line of JSON for each: the line in the file, the label and its probability (or the score), and the logits.
+/// Writes a line of JSON for each: the line in the file or the image, the label and its probability (or the score), and the logits.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 #[command(override_usage = "lowrank predict --model M --task T --data FILE --out FILE [OPTIONS]")]

@@ -61,6 +61,13 @@ pub struct ImageShape {
     pub patch: usize,
 }
 
+impl ImageShape {
+    /// The rows that an image becomes: one for each patch, and one for the class.
+    pub fn tokens(&self, height: usize, width: usize) -> usize {
+        (height / self.patch.max(1)) * (width / self.patch.max(1)) + 1
+    }
+}
+
 impl ModelInfo {
     /// Whether a head on sequences reads their first token, not their last.
     pub fn reads_first_token(&self) -> bool {

@@ -4,7 +4,9 @@ use lowrank_kernels::parallel;
 
 use super::adapted_model::{AdaptedModel, loss};
 use crate::Result;
-use crate::data::{BatchPlan, Batches, Collector, Dataset, Outputs, Position, Scores, TaskInfo};
+use crate::data::{
+    BatchPlan, Batches, Collector, Dataset, Outputs, Position, Scores, StepBatches, Steps, TaskInfo,
+};
 use crate::tape::{AdapterId, Tape};
 use crate::tensor::DType;
 
@@ -23,12 +25,24 @@ pub fn collect(
     collector: &mut dyn Collector,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<f64> {
-    let mut batches = Batches::new(dataset, BatchPlan::in_order(BATCH_SIZE), Position::default())?;
+    let batches = Batches::new(dataset, BatchPlan::in_order(BATCH_SIZE), Position::default())?;
+    let count = batches.steps_per_epoch();
+    batches.ahead(count, |steps| collect_steps(adapted, adapter, steps, count, collector, progress))
+}
+
+fn collect_steps(
+    adapted: &AdaptedModel,
+    adapter: Option<AdapterId>,
+    steps: &mut Steps<'_>,
+    count: usize,
+    collector: &mut dyn Collector,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<f64> {
     let (mut sum, mut targets, mut done) = (0.0, 0, 0);
     let reads_logits = collector.reads_logits();
-    for _ in 0..batches.steps_per_epoch() {
-        let rows = batches.rows().to_vec();
-        for batch in batches.next_step()? {
+    for _ in 0..count {
+        let StepBatches { rows, batches } = steps.next_step()?;
+        for batch in batches {
             let count = batch.labels.len();
             let mut tape = Tape::inference(adapted.compute());
             let (mean, logits) = parallel::awake(|| {

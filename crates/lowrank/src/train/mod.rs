@@ -37,5 +37,5 @@ pub use preview::{Preview, Statistics, preview};
 pub use run::{RunOptions, run};
 pub use run_file::{DataSection, EvalEvery, KeepBest, Method, RunFile, RunFileBuilder, TrainSection, Warmup};
 pub use schedule::{Schedule, ScheduleKind};
-pub use subject::{Subject, save_model};
+pub use subject::{Subject, save_model, write_random_weights};
 pub use trainer::{Step, Trainer};

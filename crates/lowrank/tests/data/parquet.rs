@@ -52,7 +52,7 @@ fn a_folder_of_parquet_files_is_a_data_set() {
         fs::copy(folder.join("snappy.parquet"), room.path().join(format!("{name}.parquet"))).unwrap();
     }
     let files = lowrank::data::DataFiles::locate(room.path(), None).unwrap();
-    assert_eq!(files.validation, Some(room.path().join("validation.parquet")));
+    assert_eq!(files.validation, Some(vec![room.path().join("validation.parquet")]));
 }
 
 #[test]
