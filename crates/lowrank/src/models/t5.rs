@@ -137,7 +137,8 @@ impl T5Stack {
         encoded: Option<&Var>,
         cache: Option<&Cache>,
     ) -> Result<Var> {
-        let hidden = ops::embedding(tape, &[self.embed_tokens.lookup_tied(text.ids, &shared.weight)], &text.layout)?;
+        let hidden =
+            ops::embedding(tape, &[self.embed_tokens.lookup_tied(text.ids, &shared.weight)], &text.layout)?;
         let mut hidden = ops::dropout(tape, &hidden, self.dropout)?;
         // The first block's table serves all.
         let table = self

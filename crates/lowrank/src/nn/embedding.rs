@@ -59,13 +59,7 @@ impl Embedding {
 
     /// This table with each token's id, for [`ops::embedding`](crate::tape::ops::embedding).
     pub fn lookup<'a>(&'a self, ids: &'a [u32]) -> Lookup<'a> {
-        Lookup {
-            table: &self.weight,
-            tied: None,
-            lora: &self.lora,
-            ids,
-            padding_id: self.padding_id,
-        }
+        Lookup { table: &self.weight, tied: None, lora: &self.lora, ids, padding_id: self.padding_id }
     }
 
     /// As [`Embedding::lookup`], where the table is another name of `tied`'s.

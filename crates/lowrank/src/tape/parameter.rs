@@ -302,7 +302,11 @@ impl Parameter {
     ///
     /// # Source
     /// PEFT copies a tied module that it trains whole, and the modules that it was tied to keep the base model's value.
-    pub fn active_or_tied<'a>(&'a self, adapter: Option<AdapterId>, tied: Option<&'a Self>) -> Result<&'a Leaf> {
+    pub fn active_or_tied<'a>(
+        &'a self,
+        adapter: Option<AdapterId>,
+        tied: Option<&'a Self>,
+    ) -> Result<&'a Leaf> {
         match (self.active(adapter), tied.and_then(Self::base)) {
             (Err(_), Some(leaf)) => Ok(leaf),
             (own, _) => own,
