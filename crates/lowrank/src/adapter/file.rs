@@ -8,7 +8,7 @@ use super::config::LoraConfig;
 use super::matcher::{is_suffix, is_within};
 use super::peft_config;
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
-use crate::models::{Head, ModelInfo};
+use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{Module, for_each_linear, for_each_linear_mut, for_each_parameter_mut};
 use crate::tape::{AdapterId, Leaf, Lora};
 use crate::tensor::{DType, Tensor};
@@ -129,6 +129,13 @@ impl AdapterFile {
             .iter()
             .find_map(|name| self.checkpoint.get(&format!("{PREFIX}{name}")))
             .and_then(|view| view.shape.first().copied())
+    }
+
+    /// The layers of the head that the adapter brings along, where they are not Transformers' own: their names tell. How
+    /// much it drops out in training nobody notes.
+    pub fn head_style(&self) -> Option<HeadStyle> {
+        let has = |name: &str| self.checkpoint.get(&format!("{PREFIX}classifier.{name}.weight")).is_some();
+        (has("norm") && has("linear")).then_some(HeadStyle::NormDropoutLinear { dropout: 0.0 })
     }
 
     /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or

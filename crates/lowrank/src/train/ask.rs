@@ -31,6 +31,10 @@ pub struct AskOptions<'a> {
     pub labels: Vec<String>,
     /// The longest example in tokens.
     pub max_length: usize,
+    /// By how many tokens the windows of a longer text overlap, where the task cuts windows.
+    pub stride: usize,
+    /// By how much "no answer" must be the better one to be said, where it may be.
+    pub null_threshold: f64,
     /// The number of rows to read; 0: all.
     pub limit: usize,
     /// The type that is computed in; absent: the machine's own.
@@ -92,7 +96,7 @@ impl Ask {
         };
         let adapter = self.adapted.first_adapter();
         let scores = evaluate(&self.adapted, adapter, &*dataset, task.info(), &mut progress)?;
-        Ok((scores, dataset.len()))
+        Ok((scores, dataset.questions()))
     }
 
     /// The answers to examples, in the order of their file, whose labels are not looked at. The names of the labels come
@@ -130,6 +134,8 @@ impl Ask {
             regression: width == 1,
             strict: false,
             training_file: Some(file),
+            model_labels: Vec::new(),
+            null_threshold: options.null_threshold,
         };
         let task = tasks::open(options.task, &task_options)?;
         let info = task.info();
@@ -190,8 +196,12 @@ impl Ask {
     ) -> Result<Box<dyn Dataset>> {
         let info = self.adapted.model().info();
         note_length(options.max_length, info, observer);
-        let reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        let mut reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        reader.stride = options.stride;
         let dataset = task.dataset(file, options.limit, labelled, &reader)?;
+        if dataset.skipped() > 0 {
+            observer.note(&format!("{} examples cannot be used and are left out", dataset.skipped()));
+        }
         if dataset.truncated() > 0 {
             let (count, length) = (dataset.truncated(), reader.max_length);
             observer.note(&format!("{count} examples are cut to {length} tokens"));

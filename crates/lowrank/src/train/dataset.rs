@@ -34,6 +34,8 @@ impl RunData {
             regression: false,
             strict: run.data.strict,
             training_file: Some(&files.train),
+            model_labels: config.labels.clone(),
+            null_threshold: 0.0,
         };
         let task = tasks::open(&run.task, &options)?;
         Ok(Self { files, task })

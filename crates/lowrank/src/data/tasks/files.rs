@@ -7,7 +7,7 @@ use crate::{Error, Result};
 const TRAIN: &[&str] = &["train", "msr_paraphrase_train"];
 const VALIDATION: &[&str] = &["valid", "validation", "val", "dev", "dev_matched", "validation_matched"];
 const TEST: &[&str] = &["test", "test_matched", "msr_paraphrase_test"];
-const EXTENSIONS: &[&str] = &["tsv", "jsonl", "csv", "json", "ndjson", "txt", "parquet"];
+const EXTENSIONS: &[&str] = &["tsv", "jsonl", "csv", "json", "ndjson", "txt", "conll", "parquet"];
 
 /// The files of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]

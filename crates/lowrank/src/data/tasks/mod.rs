@@ -5,8 +5,10 @@ mod files;
 mod glue;
 mod labels;
 pub mod language;
+mod squad;
 mod table;
 mod tabular;
+mod tagging;
 
 use std::path::Path;
 
@@ -56,6 +58,15 @@ pub trait Task: Send + Sync {
     fn dataset(&self, path: &Path, limit: usize, labelled: bool, reader: &Reader)
     -> Result<Box<dyn Dataset>>;
 
+    /// As [`Task::dataset`] of labelled examples that a model is to learn from, where that differs from those that it is
+    /// measured on.
+    ///
+    /// # Errors
+    /// As [`Task::dataset`].
+    fn training_set(&self, path: &Path, limit: usize, reader: &Reader) -> Result<Box<dyn Dataset>> {
+        self.dataset(path, limit, true, reader)
+    }
+
     /// The first `count` examples of a file as the model sees them.
     ///
     /// # Errors
@@ -81,6 +92,9 @@ impl TaskInfo {
 pub struct PreviewedExample {
     /// Its line in the file, from 1.
     pub line: usize,
+    /// Its name in the file, where it has one, and which of its windows this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Its text.
     pub text: String,
     /// Its second text.
@@ -95,6 +109,12 @@ pub struct PreviewedExample {
     /// For each token whether the loss is on it; empty where no token is trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trained: Vec<bool>,
+    /// The places of the first and last token of its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<[usize; 2]>,
+    /// For each token its label, empty where it has none; empty where tokens have no labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Whether it lost its end.
     pub truncated: bool,
 }
@@ -124,15 +144,36 @@ pub struct TaskOptions<'a> {
     pub strict: bool,
     /// The file to learn the label set from, where `labels` is absent.
     pub training_file: Option<&'a Path>,
+    /// The labels of the model's configuration, whose order a task takes that finds the same ones in its data.
+    pub model_labels: Vec<String>,
+    /// By how much "no answer" must be the better one to be said, where it may be.
+    pub null_threshold: f64,
 }
 
 /// The tasks that there are.
-pub const NAMES: [&str; 9] =
-    ["sst2", "cola", "rte", "mrpc", "stsb", "qnli", "qqp", "mnli", classification::NAME];
+pub const NAMES: [&str; 12] = [
+    "sst2",
+    "cola",
+    "rte",
+    "mrpc",
+    "stsb",
+    "qnli",
+    "qqp",
+    "mnli",
+    classification::NAME,
+    tagging::NAME,
+    squad::V1,
+    squad::V2,
+];
 
 /// Whether a task has labels of its own, not those of its data.
 pub fn has_labels(name: &str) -> bool {
-    name != classification::NAME
+    name != classification::NAME && name != tagging::NAME
+}
+
+/// The longest example in tokens that a task has by itself, and by how many tokens the windows of a longer one overlap.
+pub fn usual_length(name: &str) -> (usize, usize) {
+    if [squad::V1, squad::V2].contains(&name) { (384, 128) } else { (128, 0) }
 }
 
 /// The head that a task needs.
@@ -141,6 +182,8 @@ pub fn has_labels(name: &str) -> bool {
 /// [`Error::UnknownName`] for a name that no task has.
 pub fn head(name: &str) -> Result<Head> {
     match name {
+        squad::V1 | squad::V2 => Ok(Head::QuestionAnswering),
+        tagging::NAME => Ok(Head::TokenClassification),
         _ if NAMES.contains(&name) => Ok(Head::SequenceClassification),
         _ => Err(Error::unknown("task", name, NAMES)),
     }
@@ -159,7 +202,11 @@ pub fn head(name: &str) -> Result<Head> {
 /// # Ok::<(), lowrank::Error>(())
 /// ```
 pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
-    Ok(Box::new(open_tabular(name, options)?))
+    Ok(match name {
+        squad::V1 | squad::V2 => Box::new(squad::SquadTask::new(name, options)),
+        tagging::NAME => Box::new(tagging::open(options)?),
+        _ => Box::new(open_tabular(name, options)?),
+    })
 }
 
 /// As [`open`], for a task whose examples are the rows of a table.

@@ -86,7 +86,7 @@ impl Task for TabularTask {
                 truncated: encoding.truncated,
                 text: example.text,
                 text_pair: example.text_pair,
-                trained: Vec::new(),
+                ..PreviewedExample::default()
             })
         });
         examples.collect()

@@ -6,10 +6,7 @@ use crate::models::HeadStyle;
 use crate::{Error, Result};
 
 /// Tasks that run files know and this program does not do yet.
-const LATER_TASKS: [&str; 12] = [
-    "token-classification",
-    "squad",
-    "squad_v2",
+const LATER_TASKS: [&str; 9] = [
     "cifar10",
     "mnist",
     "image-folder",

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::values::{COLUMNS, Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
-use crate::data::Columns;
+use crate::data::{Columns, tasks};
 use crate::models::HeadStyle;
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
@@ -32,6 +32,7 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
 }
 
 fn data(values: &Values, folder: &Path) -> Result<DataSection> {
+    let (length, stride) = tasks::usual_length(values.text("task")?);
     Ok(DataSection {
         train: path(values.required("data.train")?, "data.train", folder)?,
         validation: match values.text("data.validation")? {
@@ -39,23 +40,11 @@ fn data(values: &Values, folder: &Path) -> Result<DataSection> {
             text => Some(path(text, "data.validation", folder)?),
         },
         columns: columns(values)?,
-        max_length: match usual_length(values)? {
-            Some((length, _)) if !values.gives("data.max_length") => length,
-            _ => values.count("data.max_length")?,
-        },
-        stride: match usual_length(values)? {
-            Some((_, stride)) if !values.gives("data.stride") => stride,
-            _ if !values.gives("data.stride") => 0,
-            _ => values.count("data.stride")?,
-        },
+        max_length: if values.gives("data.max_length") { values.count("data.max_length")? } else { length },
+        stride: if values.gives("data.stride") { values.count("data.stride")? } else { stride },
         limit: values.count("data.limit")?,
         strict: values.flag("data.strict")?,
     })
-}
-
-/// The length and stride of a task whose texts are long.
-fn usual_length(values: &Values) -> Result<Option<(usize, usize)>> {
-    Ok(matches!(values.text("task")?, "squad" | "squad_v2").then_some((384, 128)))
 }
 
 fn head(values: &Values) -> Result<HeadStyle> {
@@ -76,12 +65,6 @@ fn head(values: &Values) -> Result<HeadStyle> {
 /// A file or folder. Forms of data that there will be later are told from misspelt paths.
 fn path(text: &str, key: &str, folder: &Path) -> Result<PathBuf> {
     let path = folder.join(text);
-    if path.extension().is_some_and(|extension| extension == "parquet") {
-        return Err(Error::setting(
-            key,
-            format!("{text:?}: parquet is not supported yet; jsonl, csv and tsv are"),
-        ));
-    }
     let like_an_id = text.split('/').count() == 2 && path.extension().is_none() && !text.starts_with('.');
     if like_an_id && !path.exists() {
         let reason = format!("{text:?} is no file or folder, and data sets of the Hub are not supported yet");
