@@ -8,9 +8,9 @@ use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
 use super::config::{LoraConfig, Targets};
 use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
-use super::targets::target_linears;
+use super::targets::target_modules;
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
-use crate::models::{Head, ModelInfo};
+use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
     Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut,
 };
@@ -84,8 +84,9 @@ fn in_names_of_now<'c>(
     config: &'c LoraConfig,
 ) -> Cow<'c, LoraConfig> {
     let now = ModelInfo { older_name: None, ..info.clone() };
-    let means_the_plan =
-        |config: &LoraConfig| target_linears(model, &now, config).is_ok_and(|layers| layers == plan.linears);
+    let means_the_plan = |config: &LoraConfig| {
+        target_modules(model, &now, config).is_ok_and(|found| found.linears == plan.linears)
+    };
     if info.older_name.is_none() || means_the_plan(config) {
         return Cow::Borrowed(config);
     }
@@ -165,6 +166,13 @@ impl AdapterFile {
             .iter()
             .find_map(|name| self.checkpoint.get(&format!("{PREFIX}{name}")))
             .and_then(|view| view.shape.first().copied())
+    }
+
+    /// The layers of the head that the adapter brings along, where they are not Transformers' own: their names tell. How
+    /// much it drops out in training nobody notes.
+    pub fn head_style(&self) -> Option<HeadStyle> {
+        let has = |name: &str| self.checkpoint.get(&format!("{PREFIX}classifier.{name}.weight")).is_some();
+        (has("norm") && has("linear")).then_some(HeadStyle::NormDropoutLinear { dropout: 0.0 })
     }
 
     /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or
