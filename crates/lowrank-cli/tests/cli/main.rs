@@ -4,6 +4,8 @@
 
 mod ask;
 mod download;
+mod hub_data;
+mod images;
 mod measure;
 mod refuse;
 #[allow(dead_code)]
