@@ -81,6 +81,7 @@ pub enum Command {
     Predict(commands::predict::Arguments),
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
+    Compare(commands::compare::Arguments),
     #[command(subcommand)]
     Data(commands::data::Command),
     #[command(subcommand)]

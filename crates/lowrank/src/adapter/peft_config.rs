@@ -38,7 +38,7 @@ const RUNTIME_CONFIG: &str = "runtime_config";
 /// What a configuration came to mean in a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meaning<'a> {
-    /// The layers that are adapted.
+    /// The layers that are adapted, embeddings among them.
     pub targets: &'a [String],
     /// The modules that are trained whole.
     pub modules_to_save: &'a [String],

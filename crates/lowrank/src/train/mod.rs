@@ -4,6 +4,7 @@ mod adapted_model;
 mod ask;
 mod bench;
 mod checkpoint;
+mod compare;
 mod dataset;
 mod evaluate;
 mod events;
@@ -25,6 +26,7 @@ pub use adapted_model::{AdaptedModel, Attached, LoadOptions, default_compute, lo
 pub use ask::{Ask, AskOptions};
 pub use bench::{BenchOptions, BenchReport, bench};
 pub use checkpoint::{CHECKPOINTS, Checkpoint, State};
+pub use compare::{Compared, Comparison};
 pub use dataset::RunData;
 pub use evaluate::{collect, evaluate};
 pub use events::{Observer, Silent, Start, StepReport, Summary};
