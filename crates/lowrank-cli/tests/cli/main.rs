@@ -5,6 +5,8 @@
 mod ask;
 mod compare;
 mod download;
+mod hub_data;
+mod images;
 mod measure;
 mod refuse;
 #[allow(dead_code)]
