@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lowrank::Compute;
 use lowrank::data::Columns;
 use lowrank::models::HeadStyle;
-use lowrank::nearest::nearest;
 use lowrank::train::AskOptions;
-use lowrank::{Compute, Error};
 
 use crate::commands;
 use crate::failure::{Failure, Result};
@@ -79,6 +78,7 @@ pub enum Command {
     Train(Box<commands::train::Arguments>),
     Eval(commands::eval::Arguments),
     Predict(commands::predict::Arguments),
+    Generate(Box<commands::generate::Arguments>),
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
     #[command(subcommand)]
@@ -102,13 +102,14 @@ pub struct ModelArguments {
 /// A task, and the file that its examples are in.
 #[derive(Clone, Debug, Args)]
 pub struct TaskArguments {
-    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli or text-classification
+    /// As in a run file: sst2, text-classification, prompt-completion, ...
     #[arg(long, value_name = "T")]
     pub task: String,
-    /// The examples: the task's published TSV, or jsonl, csv, tsv with a header
+    /// The examples: the task's published format, or jsonl, csv, tsv, parquet
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    /// Longest example in tokens; what is beyond is cut off
+    /// Longest example in tokens; what is beyond is cut off. Where the model
+    /// writes: the longest answer
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_length: usize,
     /// Read the first N rows only; 0: all
@@ -162,17 +163,7 @@ fn columns(pairs: &[String]) -> Result<Columns> {
         let Some((role, name)) = pair.split_once('=') else {
             return Err(Failure::usage(format!("--columns: {pair:?} is not of the form text=review")));
         };
-        match role.trim() {
-            "text" => columns.text = Some(name.to_owned()),
-            "text_pair" => columns.text_pair = Some(name.to_owned()),
-            "label" => columns.label = Some(name.to_owned()),
-            other => {
-                let near = nearest(other, ["text", "text_pair", "label"]);
-                return Err(
-                    Error::UnknownName { what: "column", name: other.to_owned(), nearest: near }.into()
-                );
-            }
-        }
+        columns.set(role.trim(), name)?;
     }
     Ok(columns)
 }

@@ -78,6 +78,13 @@ pub enum Prediction {
         /// The model's outputs.
         logits: Vec<f32>,
     },
+    /// What the model wrote.
+    Text {
+        /// The example's line in its file, from 1.
+        line: usize,
+        /// The text, without the token that ends it.
+        text: String,
+    },
 }
 
 /// The collector of tasks that give each example a class or a number.

@@ -19,7 +19,9 @@ mod session;
 mod settings;
 pub mod snapshot;
 mod subject;
+mod text_generator;
 mod trainer;
+mod writing;
 
 pub use adapted_model::{AdaptedModel, Attached, LoadOptions, default_compute, loss};
 pub use ask::{Ask, AskOptions};
@@ -36,4 +38,5 @@ pub use run::{RunOptions, run};
 pub use run_file::{DataSection, EvalEvery, KeepBest, Method, RunFile, RunFileBuilder, TrainSection, Warmup};
 pub use schedule::{Schedule, ScheduleKind};
 pub use subject::{Subject, save_model};
+pub use text_generator::{Generated, TextGenerator};
 pub use trainer::{Step, Trainer};

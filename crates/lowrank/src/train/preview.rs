@@ -100,16 +100,36 @@ fn quantile(sorted: &[usize], share: f64) -> usize {
     sorted.get(place.saturating_sub(1)).copied().unwrap_or(0)
 }
 
-impl fmt::Display for Preview {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What stands around tokens that are trained: brackets where there are no colours.
+const BRACKETS: (&str, &str) = ("[[", "]]");
+/// Green, and back.
+const COLOURS: (&str, &str) = ("\x1b[32m", "\x1b[0m");
+
+impl Preview {
+    /// The preview for a terminal, where what is trained has a colour.
+    pub fn coloured(&self) -> impl fmt::Display {
+        struct Coloured<'a>(&'a Preview);
+        impl fmt::Display for Coloured<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f, COLOURS)
+            }
+        }
+        Coloured(self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, marks: (&str, &str)) -> fmt::Result {
         for example in &self.examples {
             let cut = if example.truncated { format!(", cut to {}", self.max_length) } else { String::new() };
-            writeln!(f, "line {}: {} tokens{cut}, label {}", example.line, example.ids.len(), example.label)?;
+            let trained = example.trained.iter().filter(|trained| **trained).count();
+            let of = if trained > 0 { format!(", {trained} trained") } else { String::new() };
+            let label =
+                if example.label.is_empty() { String::new() } else { format!(", label {}", example.label) };
+            writeln!(f, "line {}: {} tokens{of}{cut}{label}", example.line, example.ids.len())?;
             writeln!(f, "  text    {}", example.text)?;
             if let Some(pair) = &example.text_pair {
-                writeln!(f, "  pair    {pair}")?;
+                writeln!(f, "  {}  {pair}", if trained > 0 { "target" } else { "pair  " })?;
             }
-            writeln!(f, "  tokens  {}", example.tokens.join(" "))?;
+            writeln!(f, "  tokens  {}", marked(&example.tokens, &example.trained, marks))?;
             let ids: Vec<String> = example.ids.iter().map(u32::to_string).collect();
             writeln!(f, "  ids     {}\n", ids.join(" "))?;
         }
@@ -119,6 +139,23 @@ impl fmt::Display for Preview {
             None => Ok(()),
         }
     }
+}
+
+impl fmt::Display for Preview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, BRACKETS)
+    }
+}
+
+/// The tokens side by side, marks around each stretch of those that are trained.
+fn marked(tokens: &[String], trained: &[bool], (open, close): (&str, &str)) -> String {
+    let flag = |place: usize| trained.get(place).copied().unwrap_or(false);
+    let written = tokens.iter().enumerate().map(|(place, token)| {
+        let begins = flag(place) && (place == 0 || !flag(place - 1));
+        let ends = flag(place) && (place + 1 == tokens.len() || !flag(place + 1));
+        format!("{}{token}{}", if begins { open } else { "" }, if ends { close } else { "" })
+    });
+    written.collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Statistics {
@@ -149,7 +186,15 @@ impl fmt::Display for Statistics {
 
 #[cfg(test)]
 mod tests {
-    use super::quantile;
+    use super::{BRACKETS, marked, quantile};
+
+    #[test]
+    fn each_stretch_of_trained_tokens_stands_between_marks() {
+        let tokens = ["a", "b", "c", "d"].map(str::to_owned);
+        assert_eq!(marked(&tokens, &[false, true, true, false], BRACKETS), "a [[b c]] d");
+        assert_eq!(marked(&tokens, &[true, false, false, true], BRACKETS), "[[a]] b c [[d]]");
+        assert_eq!(marked(&tokens, &[], BRACKETS), "a b c d");
+    }
 
     #[test]
     fn a_quantile_is_one_of_the_values() {

@@ -1,6 +1,7 @@
 //! Tasks: how a file becomes examples, and what is measured on them.
 
 mod classification;
+mod columns;
 mod files;
 mod glue;
 mod labels;
@@ -10,6 +11,7 @@ mod tabular;
 
 use std::path::Path;
 
+pub use columns::Columns;
 pub use files::DataFiles;
 pub use tabular::TabularTask;
 
@@ -30,7 +32,7 @@ pub struct TaskInfo {
     pub head: Head,
     /// The names of its labels in the order of their ids; empty in regression.
     pub labels: Vec<String>,
-    /// The width of the model's output: the number of labels, 1 in regression.
+    /// The width of the model's output: the number of labels, 1 in regression; 0 where it is the vocabulary's.
     pub num_labels: usize,
     /// The class that F1 is of, where the task has that metric.
     pub positive: u32,
@@ -99,18 +101,6 @@ pub struct PreviewedExample {
     pub truncated: bool,
 }
 
-/// The names of the columns to read; where one is absent the task's usual names are tried.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Columns {
-    /// The text, or the first of a pair.
-    pub text: Option<String>,
-    /// The second text of a pair; an empty name says that there is none.
-    pub text_pair: Option<String>,
-    /// The label.
-    pub label: Option<String>,
-}
-
 /// What a task needs to know beyond its name.
 #[derive(Debug, Clone, Default)]
 pub struct TaskOptions<'a> {
@@ -127,8 +117,23 @@ pub struct TaskOptions<'a> {
 }
 
 /// The tasks that there are.
-pub const NAMES: [&str; 9] =
-    ["sst2", "cola", "rte", "mrpc", "stsb", "qnli", "qqp", "mnli", classification::NAME];
+pub const NAMES: [&str; 15] = [
+    "sst2",
+    "cola",
+    "rte",
+    "mrpc",
+    "stsb",
+    "qnli",
+    "qqp",
+    "mnli",
+    classification::NAME,
+    language::NAMES[0],
+    language::NAMES[1],
+    language::NAMES[2],
+    language::NAMES[3],
+    language::NAMES[4],
+    language::NAMES[5],
+];
 
 /// Whether a task has labels of its own, not those of its data.
 pub fn has_labels(name: &str) -> bool {
@@ -140,6 +145,9 @@ pub fn has_labels(name: &str) -> bool {
 /// # Errors
 /// [`Error::UnknownName`] for a name that no task has.
 pub fn head(name: &str) -> Result<Head> {
+    if let Some(head) = language::head(name) {
+        return Ok(head);
+    }
     match name {
         _ if NAMES.contains(&name) => Ok(Head::SequenceClassification),
         _ => Err(Error::unknown("task", name, NAMES)),
@@ -159,6 +167,9 @@ pub fn head(name: &str) -> Result<Head> {
 /// # Ok::<(), lowrank::Error>(())
 /// ```
 pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
+    if let Some(task) = language::open(name, options) {
+        return Ok(Box::new(task));
+    }
     Ok(Box::new(open_tabular(name, options)?))
 }
 

@@ -6,20 +6,8 @@ use crate::models::HeadStyle;
 use crate::{Error, Result};
 
 /// Tasks that run files know and this program does not do yet.
-const LATER_TASKS: [&str; 12] = [
-    "token-classification",
-    "squad",
-    "squad_v2",
-    "cifar10",
-    "mnist",
-    "image-folder",
-    "text2text",
-    "summarization",
-    "translation",
-    "text",
-    "prompt-completion",
-    "messages",
-];
+const LATER_TASKS: [&str; 6] =
+    ["token-classification", "squad", "squad_v2", "cifar10", "mnist", "image-folder"];
 
 /// The names of the metrics.
 const METRICS: [&str; 12] = [
