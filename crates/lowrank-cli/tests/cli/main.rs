@@ -4,10 +4,14 @@
 
 mod ask;
 mod download;
+mod generate;
+mod language;
 mod measure;
 mod refuse;
 #[allow(dead_code)]
 #[path = "../../../lowrank/tests/hub/server.rs"]
 mod server;
 mod train;
+#[path = "../../../lowrank/tests/common/words.rs"]
+mod words;
 mod workshop;

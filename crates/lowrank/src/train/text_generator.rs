@@ -9,7 +9,7 @@ use super::adapted_model::{AdaptedModel, LoadOptions};
 use super::writing::without_end;
 use crate::data::Tokenizer;
 use crate::data::chat::{ChatTemplate, Message, message};
-use crate::data::language::prompt_ids;
+use crate::data::language::{ended, prompt_ids};
 use crate::data::stream::{CONTEXT, Detokenizer, StopWords, continuation};
 use crate::data::tasks::language::chat_template;
 use crate::generate::{Author, GenerationSettings, generate};
@@ -82,7 +82,7 @@ impl TextGenerator {
     pub fn prompt(&self, text: &str) -> Result<Vec<u32>> {
         if self.adapted.model().info().decoder_start_token_id.is_some() {
             // An encoder reads its text with the end token.
-            return Ok(self.tokenizer.encode(text, None, usize::MAX)?.ids);
+            return Ok(ended(&self.tokenizer, text, usize::MAX)?.0);
         }
         let ids = prompt_ids(&self.tokenizer, text)?;
         if !ids.is_empty() {

@@ -143,7 +143,7 @@ impl Side {
 }
 
 /// The ids of a text with the end token last, at most `max_length` of them, and whether it was cut.
-fn ended(tokenizer: &Tokenizer, text: &str, max_length: usize) -> Result<(Vec<u32>, bool)> {
+pub(crate) fn ended(tokenizer: &Tokenizer, text: &str, max_length: usize) -> Result<(Vec<u32>, bool)> {
     if max_length == 0 {
         return Err(Error::setting("data.max_length", "0 leaves no room for any token"));
     }

@@ -145,7 +145,11 @@ impl Task for LanguageTask {
         Ok(match (self.rows, labelled) {
             (Rows::Pairs, _) => {
                 let options = LanguageOptions { unlabelled: !labelled, ..self.options.clone() };
-                Box::new(RewritingDataset::new(reader, source_targets(path, &options, limit)?)?)
+                let mut pairs = source_targets(path, &options, limit)?;
+                if !labelled {
+                    pairs.rows.iter_mut().for_each(|row| row.target = None);
+                }
+                Box::new(RewritingDataset::new(reader, pairs)?)
             }
             (_, true) => Box::new(self.causal(path, limit, reader)?),
             (_, false) => Box::new(self.prompts(path, limit, reader)?),
