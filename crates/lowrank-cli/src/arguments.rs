@@ -81,6 +81,7 @@ pub enum Command {
     Generate(Box<commands::generate::Arguments>),
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
+    Compare(commands::compare::Arguments),
     #[command(subcommand)]
     Data(commands::data::Command),
     #[command(subcommand)]
@@ -102,10 +103,12 @@ pub struct ModelArguments {
 /// A task, and the file that its examples are in.
 #[derive(Clone, Debug, Args)]
 pub struct TaskArguments {
-    /// As in a run file: sst2, text-classification, prompt-completion, ...
+    /// As in a run file: sst2, text-classification, image-folder, text,
+    /// prompt-completion, summarization, ...
     #[arg(long, value_name = "T")]
     pub task: String,
-    /// The examples: the task's published format, or jsonl, csv, tsv, parquet
+    /// The examples: the task's published files, jsonl, csv, tsv with a header,
+    /// parquet, a text, a folder of images, or the id of a data set of the Hub
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Longest example in tokens; what is beyond is cut off. Where the model

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod bench;
+pub mod compare;
 pub mod data;
 pub mod demo;
 pub mod eval;
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Generate(arguments) => generate::run(*arguments, global),
         Command::Forward(arguments) => forward::run(arguments, global),
         Command::Params(arguments) => params::run(arguments, global),
+        Command::Compare(arguments) => compare::run(arguments, global),
         Command::Data(command) => data::run(command, global),
         Command::Bench(command) => bench::run(command, global),
         Command::Demo(arguments) => demo::run(arguments, global),

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod ask;
+mod compare;
 mod download;
 mod generate;
 mod language;

@@ -69,6 +69,17 @@ pub enum Prediction {
         /// The model's outputs.
         logits: Vec<f32>,
     },
+    /// The class of an image.
+    Image {
+        /// The image's file, and its number in a file of many.
+        image: String,
+        /// The class.
+        label: String,
+        /// Its probability.
+        probability: f64,
+        /// The model's outputs.
+        logits: Vec<f32>,
+    },
     /// A number.
     Score {
         /// The example's line in its file, from 1.
@@ -88,7 +99,7 @@ pub enum Prediction {
 }
 
 /// The collector of tasks that give each example a class or a number.
-pub(super) struct Classification<'a> {
+pub(crate) struct Classification<'a> {
     task: &'a TaskInfo,
     /// Each example's line.
     lines: Vec<usize>,
@@ -97,7 +108,7 @@ pub(super) struct Classification<'a> {
 }
 
 impl<'a> Classification<'a> {
-    pub(super) fn new(task: &'a TaskInfo, lines: Vec<usize>) -> Self {
+    pub(crate) fn new(task: &'a TaskInfo, lines: Vec<usize>) -> Self {
         Self { task, lines, metrics: Metrics::new(task), logits: Vec::new() }
     }
 }

@@ -57,6 +57,17 @@ pub trait Dataset: Send + Sync {
     fn skipped(&self) -> usize {
         0
     }
+
+    /// What is wrong with the first of these, where that is known.
+    fn skipped_because(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether it takes so long to make a batch that another thread shall do it ahead of time. To gather ready tokens
+    /// takes microseconds, less than it costs to hand them over.
+    fn reads_ahead(&self) -> bool {
+        false
+    }
 }
 
 /// Examples tokenised in parallel at a time; what one of these holds is the only memory beside the packed result.

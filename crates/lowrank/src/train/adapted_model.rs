@@ -236,6 +236,16 @@ impl AdaptedModel {
         self.model.forward(tape, &Inputs { source, target, rows, cache: None })
     }
 
+    /// How many tokens the model reads and writes for a batch; of an image one for each patch, and one for its class.
+    pub fn tokens(&self, batch: &Batch) -> usize {
+        match (&batch.source, self.model.info().image) {
+            (BatchSource::Images(pixels), Some(shape)) => {
+                batch.sequences() * shape.tokens(pixels.height, pixels.width)
+            }
+            _ => batch.tokens(),
+        }
+    }
+
     /// The loss of a batch against its labels, its sum divided by `denominator`. Of a head on tokens, only the rows that
     /// have a target are computed.
     ///

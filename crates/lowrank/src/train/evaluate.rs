@@ -5,7 +5,9 @@ use lowrank_kernels::parallel;
 use super::adapted_model::{AdaptedModel, loss};
 use super::writing::write;
 use crate::Result;
-use crate::data::{BatchPlan, Batches, Collector, Dataset, Outputs, Position, Scores, TaskInfo};
+use crate::data::{
+    BatchPlan, Batches, Collector, Dataset, Outputs, Position, Scores, StepBatches, Steps, TaskInfo,
+};
 use crate::tape::{AdapterId, Tape};
 use crate::tensor::DType;
 
@@ -27,15 +29,26 @@ pub fn collect(
     collector: &mut dyn Collector,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<f64> {
-    let plan = BatchPlan::in_order(batch_size(adapted, dataset));
-    let mut batches = Batches::new(dataset, plan, Position::default())?;
+    let batches = Batches::new(dataset, BatchPlan::in_order(batch_size(adapted, dataset)), Position::default())?;
+    let count = batches.steps_per_epoch();
+    batches.ahead(count, |steps| collect_steps(adapted, adapter, steps, count, collector, progress))
+}
+
+fn collect_steps(
+    adapted: &AdaptedModel,
+    adapter: Option<AdapterId>,
+    steps: &mut Steps<'_>,
+    count: usize,
+    collector: &mut dyn Collector,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<f64> {
     let (mut sum, mut targets, mut done) = (0.0, 0, 0);
     let reads_logits = collector.reads_logits();
     let writes = collector.writes().map(|most| Ok::<_, crate::Error>((most, adapted.end_tokens()?)));
     let writes = writes.transpose()?;
-    for _ in 0..batches.steps_per_epoch() {
-        let rows = batches.rows().to_vec();
-        for batch in batches.next_step()? {
+    for _ in 0..count {
+        let StepBatches { rows, batches } = steps.next_step()?;
+        for batch in batches {
             let count = batch.labels.len();
             let mut tape = Tape::inference(adapted.compute());
             let (mean, logits) = parallel::awake(|| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::dataset::{RunData, reader};
 use super::events::Observer;
 use super::run_file::RunFile;
 use crate::Result;
-use crate::data::tasks::PreviewedExample;
+use crate::data::tasks::{PreviewedExample, PreviewedImage};
 use crate::data::{Dataset, TaskInfo};
 use crate::hub::{self, RepositoryKind};
 use crate::models::{self, HeadSpec};
@@ -64,14 +64,17 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let task = data.task.info().clone();
     let model = models::from_config(&config, HeadSpec::new(task.head, task.num_labels))?;
     let reader = reader(run, &folder, model.info(), observer);
-    let statistics = |path: &Path, limit: usize| {
-        let dataset = data.task.dataset(path, limit, true, &reader)?;
+    let statistics = |files: &[PathBuf], limit: usize| {
+        let dataset = data.task.dataset_of(files, limit, true, &reader)?;
         Ok::<_, crate::Error>(Statistics::of(&*dataset, &task))
     };
     let train = statistics(&data.files.train, run.data.limit)?;
-    let validation = data.files.validation.as_ref().map(|path| statistics(path, 0)).transpose()?;
+    let validation = data.files.validation.as_ref().map(|files| statistics(files, 0)).transpose()?;
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };
-    let examples = if first > 0 { data.task.preview(&data.files.train, first, &reader)? } else { Vec::new() };
+    let examples = match data.files.train.first() {
+        Some(file) if first > 0 => data.task.preview(file, first, &reader)?,
+        _ => Vec::new(),
+    };
     Ok(Preview { task: task.name, max_length: reader.max_length, examples, train, validation })
 }
 
@@ -119,6 +122,10 @@ impl Preview {
 
     fn write(&self, f: &mut fmt::Formatter<'_>, marks: (&str, &str)) -> fmt::Result {
         for example in &self.examples {
+            if let Some(PreviewedImage { file, width, height }) = &example.image {
+                writeln!(f, "{file}: {width} × {height}, label {}\n", example.label)?;
+                continue;
+            }
             let cut = if example.truncated { format!(", cut to {}", self.max_length) } else { String::new() };
             let trained = example.trained.iter().filter(|trained| **trained).count();
             let of = if trained > 0 { format!(", {trained} trained") } else { String::new() };

@@ -54,6 +54,12 @@ impl PromptDataset {
         })
     }
 
+    /// Adds the prompts of another file.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.prompts.extend(other.prompts);
+        self.lines.extend(other.lines);
+    }
+
     fn new<T: Sync>(
         reader: &Reader,
         path: &Path,

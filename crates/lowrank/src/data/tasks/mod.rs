@@ -4,15 +4,18 @@ mod classification;
 mod columns;
 mod files;
 mod glue;
+mod images;
 mod labels;
 pub mod language;
 mod table;
 mod tabular;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use columns::Columns;
 pub use files::DataFiles;
+pub(crate) use files::is_hub_id;
+pub use images::ImageTask;
 pub use tabular::TabularTask;
 
 use serde::Serialize;
@@ -58,6 +61,27 @@ pub trait Task: Send + Sync {
     fn dataset(&self, path: &Path, limit: usize, labelled: bool, reader: &Reader)
     -> Result<Box<dyn Dataset>>;
 
+    /// As [`Task::dataset`] for a data set in several files, which are read in turn.
+    ///
+    /// # Errors
+    /// As [`Task::dataset`]; if the task reads one file only.
+    fn dataset_of(
+        &self,
+        files: &[PathBuf],
+        limit: usize,
+        labelled: bool,
+        reader: &Reader,
+    ) -> Result<Box<dyn Dataset>> {
+        match files {
+            [file] => self.dataset(file, limit, labelled, reader),
+            _ => {
+                let name = &self.info().name;
+                let reason = format!("{name} reads data of one file, and these are {}", files.len());
+                Err(Error::file(files.first().map_or(Path::new(""), PathBuf::as_path), reason))
+            }
+        }
+    }
+
     /// The first `count` examples of a file as the model sees them.
     ///
     /// # Errors
@@ -99,6 +123,20 @@ pub struct PreviewedExample {
     pub trained: Vec<bool>,
     /// Whether it lost its end.
     pub truncated: bool,
+    /// What it is of, if it is an image: then it has no text and no tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PreviewedImage>,
+}
+
+/// An image as it lies in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PreviewedImage {
+    /// Its file, and its number in a file of many.
+    pub file: String,
+    /// In pixels.
+    pub width: usize,
+    /// In pixels.
+    pub height: usize,
 }
 
 /// What a task needs to know beyond its name.
@@ -114,10 +152,12 @@ pub struct TaskOptions<'a> {
     pub strict: bool,
     /// The file to learn the label set from, where `labels` is absent.
     pub training_file: Option<&'a Path>,
+    /// The files after it, where a data set has several.
+    pub further_files: &'a [PathBuf],
 }
 
 /// The tasks that there are.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 18] = [
     "sst2",
     "cola",
     "rte",
@@ -127,6 +167,9 @@ pub const NAMES: [&str; 15] = [
     "qqp",
     "mnli",
     classification::NAME,
+    images::CIFAR10,
+    images::MNIST,
+    images::FOLDER,
     language::NAMES[0],
     language::NAMES[1],
     language::NAMES[2],
@@ -137,7 +180,7 @@ pub const NAMES: [&str; 15] = [
 
 /// Whether a task has labels of its own, not those of its data.
 pub fn has_labels(name: &str) -> bool {
-    name != classification::NAME
+    !matches!(name, classification::NAME | images::FOLDER)
 }
 
 /// The head that a task needs.
@@ -149,6 +192,7 @@ pub fn head(name: &str) -> Result<Head> {
         return Ok(head);
     }
     match name {
+        images::CIFAR10 | images::MNIST | images::FOLDER => Ok(Head::ImageClassification),
         _ if NAMES.contains(&name) => Ok(Head::SequenceClassification),
         _ => Err(Error::unknown("task", name, NAMES)),
     }
@@ -170,7 +214,10 @@ pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
     if let Some(task) = language::open(name, options) {
         return Ok(Box::new(task));
     }
-    Ok(Box::new(open_tabular(name, options)?))
+    Ok(match ImageTask::open(name, options)? {
+        Some(task) => Box::new(task),
+        None => Box::new(open_tabular(name, options)?),
+    })
 }
 
 /// As [`open`], for a task whose examples are the rows of a table.
@@ -182,4 +229,21 @@ pub fn open_tabular(name: &str, options: &TaskOptions<'_>) -> Result<TabularTask
         return classification::open(options);
     }
     glue::open(name, options).ok_or_else(|| Error::unknown("task", name, NAMES))
+}
+
+/// The files of a task's training and validation data: as [`DataFiles::locate`], or in the form that the task's data
+/// is published in.
+///
+/// # Errors
+/// As [`DataFiles::locate`].
+pub fn locate(name: &str, train: &Path, validation: Option<&Path>) -> Result<DataFiles> {
+    images::locate(name, train, validation).unwrap_or_else(|| DataFiles::locate(train, validation))
+}
+
+/// The files to evaluate a task on: as [`DataFiles::evaluation`], or in the form that the task's data is published in.
+///
+/// # Errors
+/// As [`DataFiles::evaluation`].
+pub fn evaluation(name: &str, data: &Path) -> Result<Vec<PathBuf>> {
+    images::evaluation(name, data).unwrap_or_else(|| DataFiles::evaluation(data))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, absolute};
 use lowrank_kernels::Compute;
 use toml::{Table, Value};
 
+use crate::data::tasks::is_hub_id;
 use crate::models::HeadStyle;
 
 use super::{EvalEvery, KeepBest, RunFile, Warmup, lora, values};
@@ -116,6 +117,8 @@ impl RunFile {
         }
         rows.insert("limit".to_owned(), count(data.limit));
         rows.insert("strict".to_owned(), Value::Boolean(data.strict));
+        rows.insert("random_crop".to_owned(), count(data.random_crop));
+        rows.insert("random_flip".to_owned(), Value::Boolean(data.random_flip));
         if !columns.is_empty() {
             rows.insert("columns".to_owned(), Value::Table(columns));
         }
@@ -181,6 +184,9 @@ fn count(count: usize) -> Value {
 }
 
 fn path(path: &Path) -> Value {
+    if is_hub_id(path) {
+        return text(&path.to_string_lossy());
+    }
     text(&absolute(path).unwrap_or_else(|_| path.to_path_buf()).to_string_lossy())
 }
 

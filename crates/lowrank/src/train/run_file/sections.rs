@@ -8,6 +8,7 @@ use toml::Value;
 use super::values::{Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
+use crate::data::tasks::is_hub_id;
 use crate::models::HeadStyle;
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
@@ -33,10 +34,10 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
 
 fn data(values: &Values, folder: &Path) -> Result<DataSection> {
     Ok(DataSection {
-        train: path(values.required("data.train")?, "data.train", folder)?,
+        train: path(values.required("data.train")?, folder),
         validation: match values.text("data.validation")? {
             "" => None,
-            text => Some(path(text, "data.validation", folder)?),
+            text => Some(path(text, folder)),
         },
         columns: columns(values)?,
         max_length: match usual_length(values)? {
@@ -50,6 +51,8 @@ fn data(values: &Values, folder: &Path) -> Result<DataSection> {
         },
         limit: values.count("data.limit")?,
         strict: values.flag("data.strict")?,
+        random_crop: values.count("data.random_crop")?,
+        random_flip: values.flag("data.random_flip")?,
     })
 }
 
@@ -73,21 +76,10 @@ fn head(values: &Values) -> Result<HeadStyle> {
     Ok(HeadStyle::Default)
 }
 
-/// A file or folder. Forms of data that there will be later are told from misspelt paths.
-fn path(text: &str, key: &str, folder: &Path) -> Result<PathBuf> {
+/// A file or folder beside the run file; the id of a data set of the Hub as it is.
+fn path(text: &str, folder: &Path) -> PathBuf {
     let path = folder.join(text);
-    if path.extension().is_some_and(|extension| extension == "parquet") {
-        return Err(Error::setting(
-            key,
-            format!("{text:?}: parquet is not supported yet; jsonl, csv and tsv are"),
-        ));
-    }
-    let like_an_id = text.split('/').count() == 2 && path.extension().is_none() && !text.starts_with('.');
-    if like_an_id && !path.exists() {
-        let reason = format!("{text:?} is no file or folder, and data sets of the Hub are not supported yet");
-        return Err(Error::setting(key, reason));
-    }
-    Ok(path)
+    if !path.exists() && is_hub_id(Path::new(text)) { PathBuf::from(text) } else { path }
 }
 
 fn columns(values: &Values) -> Result<Columns> {

@@ -235,8 +235,6 @@ fn what_is_not_built_yet_is_refused_rather_than_ignored() {
         "head=norm-dropout-linear",
         "head_dropout=0.1",
         "data.stride=128",
-        "data.train=x.parquet",
-        "data.validation=glue/sst2",
         "lora.init_lora_weights=pissa",
         "lora.init_lora_weights=false",
         "train.compute=int8",

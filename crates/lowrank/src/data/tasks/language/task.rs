@@ -1,11 +1,12 @@
 //! The tasks of language models.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{LanguageOptions, completions, conversations, documents, source_targets};
 use crate::data::chat::ChatTemplate;
 use crate::data::dataset::Dataset;
-use crate::data::language::{CausalDataset, PromptDataset, RewritingDataset, Seq2SeqDataset, Seq2SeqLengths};
+use crate::data::language::{
+    self, CausalDataset, PromptDataset, RewritingDataset, Seq2SeqDataset, Seq2SeqLengths, SourceTarget};
 use crate::data::reader::Reader;
 use crate::data::tasks::{PreviewedExample, Task, TaskInfo, TaskOptions};
 use crate::models::Head;
@@ -70,25 +71,37 @@ pub(in crate::data::tasks) struct LanguageTask {
 
 impl LanguageTask {
     /// The labelled examples of a decoder.
-    fn causal(&self, path: &Path, limit: usize, reader: &Reader) -> Result<CausalDataset> {
+    fn causal(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<CausalDataset> {
         let (tokenizer, options) = (reader.tokenizer()?, &self.options);
         let (length, strict) = (reader.max_length, reader.strict);
         let data = match self.rows {
             Rows::Documents => {
                 // Blocks of one length: a batch holds the same number of tokens whatever the documents' lengths.
-                let rows = documents(path, options, limit)?;
-                CausalDataset::from_documents(tokenizer, &rows, length, true, strict)?
+                let read = |path: &Path, limit| documents(path, options, limit);
+                let rows = in_turn(files, limit, read)?;
+                rows.iter()
+                    .map(|rows| CausalDataset::from_documents(tokenizer, rows, length, true, strict))
+                    .collect::<Result<Vec<_>>>()?
             }
             Rows::Conversations => {
-                let rows = conversations(path, options, limit)?;
                 let template = chat_template(&reader.folder)?;
-                CausalDataset::from_conversations(tokenizer, &template, &rows, length, strict)?
+                let read = |path: &Path, limit| conversations(path, options, limit);
+                let rows = in_turn(files, limit, read)?;
+                rows.iter()
+                    .map(|rows| {
+                        CausalDataset::from_conversations(tokenizer, &template, rows, length, strict)
+                    })
+                    .collect::<Result<Vec<_>>>()?
             }
             Rows::Completions | Rows::Pairs => {
-                let rows = completions(path, options, limit)?;
-                CausalDataset::from_completions(tokenizer, &rows, length, strict)?
+                let read = |path: &Path, limit| completions(path, options, limit);
+                let rows = in_turn(files, limit, read)?;
+                rows.iter()
+                    .map(|rows| CausalDataset::from_completions(tokenizer, rows, length, strict))
+                    .collect::<Result<Vec<_>>>()?
             }
         };
+        let data = together(data, CausalDataset::append).ok_or_else(no_files)?;
         reader.check_vocabulary(data.largest_id())?;
         if data.is_empty() {
             let reason = format!(
@@ -96,29 +109,77 @@ impl LanguageTask {
                  or too long a prompt",
                 data.skipped
             );
-            return Err(Error::file(path, reason));
+            return Err(Error::file(files.first().map_or(Path::new(""), PathBuf::as_path), reason));
         }
         Ok(data)
     }
 
     /// The prompts of a decoder.
-    fn prompts(&self, path: &Path, limit: usize, reader: &Reader) -> Result<PromptDataset> {
+    fn prompts(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<PromptDataset> {
         let options = LanguageOptions { unlabelled: true, ..self.options.clone() };
-        match self.rows {
+        let prompts = match self.rows {
             Rows::Conversations => {
                 let template = chat_template(&reader.folder)?;
-                PromptDataset::from_conversations(reader, &template, &conversations(path, &options, limit)?)
+                let rows = in_turn(files, limit, |path, limit| conversations(path, &options, limit))?;
+                rows.iter()
+                    .map(|rows| PromptDataset::from_conversations(reader, &template, rows))
+                    .collect::<Result<Vec<_>>>()?
             }
             Rows::Documents => {
                 let reason = "\"text\" has no prompts to answer; prompt-completion and messages have, and lowrank generate \
                               writes on from a text";
-                Err(Error::setting("task", reason))
+                return Err(Error::setting("task", reason));
             }
             Rows::Completions | Rows::Pairs => {
-                PromptDataset::from_completions(reader, &completions(path, &options, limit)?)
+                let rows = in_turn(files, limit, |path, limit| completions(path, &options, limit))?;
+                rows.iter()
+                    .map(|rows| PromptDataset::from_completions(reader, rows))
+                    .collect::<Result<Vec<_>>>()?
             }
-        }
+        };
+        together(prompts, PromptDataset::append).ok_or_else(no_files)
     }
+
+    /// The sources and targets of an encoder-decoder.
+    fn pairs(&self, files: &[PathBuf], limit: usize, labelled: bool) -> Result<language::Rows<SourceTarget>> {
+        let options = LanguageOptions { unlabelled: !labelled, ..self.options.clone() };
+        let rows = in_turn(files, limit, |path, limit| source_targets(path, &options, limit))?;
+        let mut pairs = together(rows, |all, more| all.rows.extend(more.rows)).ok_or_else(no_files)?;
+        if !labelled {
+            pairs.rows.iter_mut().for_each(|row| row.target = None);
+        }
+        Ok(pairs)
+    }
+}
+
+/// The first `limit` rows (0: all) of several files.
+fn in_turn<T>(
+    files: &[PathBuf],
+    limit: usize,
+    read: impl Fn(&Path, usize) -> Result<language::Rows<T>>,
+) -> Result<Vec<language::Rows<T>>> {
+    let (mut all, mut count) = (Vec::with_capacity(files.len()), 0);
+    for path in files {
+        if limit > 0 && count == limit {
+            break;
+        }
+        let rows = read(path, limit.saturating_sub(count))?;
+        count += rows.rows.len();
+        all.push(rows);
+    }
+    Ok(all)
+}
+
+/// All parts in one.
+fn together<T>(parts: Vec<T>, append: impl Fn(&mut T, T)) -> Option<T> {
+    let mut parts = parts.into_iter();
+    let mut whole = parts.next()?;
+    parts.for_each(|part| append(&mut whole, part));
+    Some(whole)
+}
+
+fn no_files() -> Error {
+    Error::Usage("there is no file to read".into())
 }
 
 /// The chat template of a model folder, which conversations need.
@@ -142,24 +203,27 @@ impl Task for LanguageTask {
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
+        self.dataset_of(&[path.to_path_buf()], limit, labelled, reader)
+    }
+
+    fn dataset_of(
+        &self,
+        files: &[PathBuf],
+        limit: usize,
+        labelled: bool,
+        reader: &Reader,
+    ) -> Result<Box<dyn Dataset>> {
         Ok(match (self.rows, labelled) {
-            (Rows::Pairs, _) => {
-                let options = LanguageOptions { unlabelled: !labelled, ..self.options.clone() };
-                let mut pairs = source_targets(path, &options, limit)?;
-                if !labelled {
-                    pairs.rows.iter_mut().for_each(|row| row.target = None);
-                }
-                Box::new(RewritingDataset::new(reader, pairs)?)
-            }
-            (_, true) => Box::new(self.causal(path, limit, reader)?),
-            (_, false) => Box::new(self.prompts(path, limit, reader)?),
+            (Rows::Pairs, _) => Box::new(RewritingDataset::new(reader, self.pairs(files, limit, labelled)?)?),
+            (_, true) => Box::new(self.causal(files, limit, reader)?),
+            (_, false) => Box::new(self.prompts(files, limit, reader)?),
         })
     }
 
     fn preview(&self, path: &Path, count: usize, reader: &Reader) -> Result<Vec<PreviewedExample>> {
         let (tokenizer, longest) = (reader.tokenizer()?, reader.max_length);
         if self.rows == Rows::Pairs {
-            let rows = source_targets(path, &self.options, count)?;
+            let rows = self.pairs(&[path.to_path_buf()], count, true)?;
             let lengths = Seq2SeqLengths { source: longest, target: longest };
             let data = Seq2SeqDataset::new(tokenizer, &rows, lengths)?;
             let cut = data.truncated_sources + data.truncated_targets > 0;
@@ -178,7 +242,7 @@ impl Task for LanguageTask {
             });
             return examples.collect();
         }
-        let data = self.causal(path, count, reader)?;
+        let data = self.causal(&[path.to_path_buf()], count, reader)?;
         let examples = data.iter().take(count).map(|example| {
             Ok(PreviewedExample {
                 line: example.line,
