@@ -117,7 +117,7 @@ struct Writer {
 impl Writer {
     /// Answers one prompt.
     fn answer(&self, text: &str) -> Result {
-        let text = if text == STDIN { standard_input()? } else { text.to_owned() };
+        let text = if text == STDIN { self.waiting(standard_input)? } else { text.to_owned() };
         let generated = self.write(&self.generator.prompt(&text)?, &self.settings)?;
         self.result(&generated)?;
         if self.stop.load(Ordering::Relaxed) {
@@ -151,6 +151,14 @@ impl Writer {
         Output::new(true).result("", &value)
     }
 
+    /// Waits for the user: while nothing is written one Ctrl-C is enough to end the program.
+    fn waiting<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.stop.store(true, Ordering::Relaxed);
+        let value = read();
+        self.stop.store(false, Ordering::Relaxed);
+        value
+    }
+
     /// The next line of standard input that has letters.
     fn turn(&self) -> Result<Option<String>> {
         let asked = stdin().is_terminal();
@@ -159,11 +167,8 @@ impl Writer {
                 // What is only for people may be lost.
                 let _ = write!(stderr(), "> ");
             }
-            // While nothing is written one Ctrl-C is enough to end the program.
-            self.stop.store(true, Ordering::Relaxed);
             let mut line = String::new();
-            let read = stdin().read_line(&mut line);
-            self.stop.store(false, Ordering::Relaxed);
+            let read = self.waiting(|| stdin().read_line(&mut line));
             if read.map_err(|error| Failure::failed(format!("standard input: {error}")))? == 0 {
                 return Ok(None);
             }

@@ -6,7 +6,8 @@ use super::{LanguageOptions, completions, conversations, documents, source_targe
 use crate::data::chat::ChatTemplate;
 use crate::data::dataset::Dataset;
 use crate::data::language::{
-    self, CausalDataset, PromptDataset, RewritingDataset, Seq2SeqDataset, Seq2SeqLengths, SourceTarget};
+    self, CausalDataset, PromptDataset, RewritingDataset, Seq2SeqDataset, Seq2SeqLengths, SourceTarget,
+};
 use crate::data::reader::Reader;
 use crate::data::tasks::{PreviewedExample, Task, TaskInfo, TaskOptions};
 use crate::models::Head;
@@ -88,9 +89,7 @@ impl LanguageTask {
                 let read = |path: &Path, limit| conversations(path, options, limit);
                 let rows = in_turn(files, limit, read)?;
                 rows.iter()
-                    .map(|rows| {
-                        CausalDataset::from_conversations(tokenizer, &template, rows, length, strict)
-                    })
+                    .map(|rows| CausalDataset::from_conversations(tokenizer, &template, rows, length, strict))
                     .collect::<Result<Vec<_>>>()?
             }
             Rows::Completions | Rows::Pairs => {
