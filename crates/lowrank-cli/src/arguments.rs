@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lowrank::Compute;
 use lowrank::data::{Columns, tasks};
 use lowrank::models::HeadStyle;
-use lowrank::nearest::nearest;
 use lowrank::train::AskOptions;
-use lowrank::{Compute, Error};
 
 use crate::commands;
 use crate::failure::{Failure, Result};
@@ -79,6 +78,7 @@ pub enum Command {
     Train(Box<commands::train::Arguments>),
     Eval(commands::eval::Arguments),
     Predict(commands::predict::Arguments),
+    Generate(Box<commands::generate::Arguments>),
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
     Compare(commands::compare::Arguments),
@@ -103,16 +103,16 @@ pub struct ModelArguments {
 /// A task, and the file that its examples are in.
 #[derive(Clone, Debug, Args)]
 pub struct TaskArguments {
-    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli, text-classification,
-    /// token-classification, squad, squad_v2, cifar10, mnist or image-folder
+    /// As in a run file: sst2, text-classification, image-folder, text,
+    /// prompt-completion, summarization, ...
     #[arg(long, value_name = "T")]
     pub task: String,
     /// The examples: the task's published files, jsonl, csv, tsv with a header,
-    /// parquet, a folder of images, or the id of a data set of the Hub
+    /// parquet, a text, a folder of images, or the id of a data set of the Hub
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Longest example in tokens; what is beyond is cut off, or becomes another
-    /// window [default: 128; squad: 384]
+    /// window. Where the model writes: the longest answer [default: 128; squad: 384]
     #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
     /// Tokens that the windows of a context share [default: 128]
@@ -175,17 +175,7 @@ fn columns(pairs: &[String]) -> Result<Columns> {
         let Some((role, name)) = pair.split_once('=') else {
             return Err(Failure::usage(format!("--columns: {pair:?} is not of the form text=review")));
         };
-        match role.trim() {
-            "text" => columns.text = Some(name.to_owned()),
-            "text_pair" => columns.text_pair = Some(name.to_owned()),
-            "label" => columns.label = Some(name.to_owned()),
-            other => {
-                let near = nearest(other, ["text", "text_pair", "label"]);
-                return Err(
-                    Error::UnknownName { what: "column", name: other.to_owned(), nearest: near }.into()
-                );
-            }
-        }
+        columns.set(role.trim(), name)?;
     }
     Ok(columns)
 }

@@ -5,8 +5,10 @@
 mod ask;
 mod compare;
 mod download;
+mod generate;
 mod hub_data;
 mod images;
+mod language;
 mod measure;
 mod refuse;
 #[allow(dead_code)]
@@ -15,5 +17,7 @@ mod server;
 mod spans;
 mod tags;
 mod train;
+#[path = "../../../lowrank/tests/common/words.rs"]
+mod words;
 mod workshop;
 mod write_up;

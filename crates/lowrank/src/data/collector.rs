@@ -111,6 +111,13 @@ pub enum Prediction {
         /// The class of each word; none for one that the model did not see, being cut off or without a token.
         tags: Vec<Option<String>>,
     },
+    /// What the model wrote.
+    Text {
+        /// The example's line in its file, from 1.
+        line: usize,
+        /// The text, without the token that ends it.
+        text: String,
+    },
 }
 
 /// The collector of tasks that give each example a class or a number.

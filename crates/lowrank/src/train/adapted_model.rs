@@ -7,6 +7,7 @@ use lowrank_kernels::{Compute, Tier};
 
 use crate::adapter::{AdapterFile, Plan, is_attached};
 use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
+use crate::generate::end_tokens;
 use crate::hub::{self, Checkpoint, RepositoryKind};
 use crate::models::{
     self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadReport, Model, ModelConfig, Source, Tokens,
@@ -190,6 +191,14 @@ impl AdaptedModel {
     /// If the folder has none, or one whose ids go beyond the model's table.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Tokenizer::from_folder(&self.folder)
+    }
+
+    /// The tokens that end what this model writes.
+    ///
+    /// # Errors
+    /// As [`end_tokens`].
+    pub fn end_tokens(&self) -> Result<Vec<u32>> {
+        end_tokens(&self.folder, self.model.info())
     }
 
     /// The logits of a batch, each sequence under `adapter`: `[sequences, num_labels]`, or `[tokens, num_labels]` of a

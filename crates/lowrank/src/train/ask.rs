@@ -140,6 +140,12 @@ impl Ask {
         };
         let task = tasks::open(options.task, &task_options)?;
         let info = task.info();
+        if info.head.is_language_model() {
+            if options.labels.is_empty() {
+                return Ok(task);
+            }
+            return Err(Error::setting("labels", format!("{} has no labels", options.task)));
+        }
         if info.num_labels != width {
             let reason = match &info.labels[..] {
                 [] => format!("its head has {width} outputs, and {} is of one number", options.task),

@@ -20,7 +20,9 @@ mod session;
 mod settings;
 pub mod snapshot;
 mod subject;
+mod text_generator;
 mod trainer;
+mod writing;
 
 pub use adapted_model::{AdaptedModel, Attached, LoadOptions, default_compute, loss};
 pub use ask::{Ask, AskOptions};
@@ -38,4 +40,5 @@ pub use run::{RunOptions, run};
 pub use run_file::{DataSection, EvalEvery, KeepBest, Method, RunFile, RunFileBuilder, TrainSection, Warmup};
 pub use schedule::{Schedule, ScheduleKind};
 pub use subject::{Subject, save_model, write_random_weights};
+pub use text_generator::{Generated, Show, TextGenerator};
 pub use trainer::{Step, Trainer};

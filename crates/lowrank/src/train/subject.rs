@@ -159,6 +159,10 @@ fn write_config(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Resul
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
     config.insert("architectures".into(), json!([adapted.model().info().architecture]));
+    if adapted.model().info().kind.is_language_model() {
+        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
+        return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
+    }
     config.remove("num_labels");
     if !task.head.is_new() {
         let text = serde_json::to_string_pretty(&config).unwrap_or_default();

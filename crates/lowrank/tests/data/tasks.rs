@@ -220,7 +220,12 @@ fn classification(path: &std::path::Path, columns: Columns) -> Result<TabularTas
 }
 
 fn columns(text: &str, pair: Option<&str>, label: &str) -> Columns {
-    Columns { text: Some(text.into()), text_pair: pair.map(Into::into), label: Some(label.into()) }
+    Columns {
+        text: Some(text.into()),
+        text_pair: pair.map(Into::into),
+        label: Some(label.into()),
+        ..Columns::default()
+    }
 }
 
 #[test]

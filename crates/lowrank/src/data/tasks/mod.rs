@@ -1,6 +1,7 @@
 //! Tasks: how a file becomes examples, and what is measured on them.
 
 mod classification;
+mod columns;
 mod files;
 mod glue;
 mod images;
@@ -13,6 +14,7 @@ mod tagging;
 
 use std::path::{Path, PathBuf};
 
+pub use columns::Columns;
 pub use files::DataFiles;
 pub(crate) use files::is_hub_id;
 pub use images::ImageTask;
@@ -35,7 +37,7 @@ pub struct TaskInfo {
     pub head: Head,
     /// The names of its labels in the order of their ids; empty in regression.
     pub labels: Vec<String>,
-    /// The width of the model's output: the number of labels, 1 in regression.
+    /// The width of the model's output: the number of labels, 1 in regression; 0 where it is the vocabulary's.
     pub num_labels: usize,
     /// The class that F1 is of, where the task has that metric.
     pub positive: u32,
@@ -150,18 +152,6 @@ pub struct PreviewedImage {
     pub height: usize,
 }
 
-/// The names of the columns to read; where one is absent the task's usual names are tried.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Columns {
-    /// The text, or the first of a pair.
-    pub text: Option<String>,
-    /// The second text of a pair; an empty name says that there is none.
-    pub text_pair: Option<String>,
-    /// The label.
-    pub label: Option<String>,
-}
-
 /// What a task needs to know beyond its name.
 #[derive(Debug, Clone, Default)]
 pub struct TaskOptions<'a> {
@@ -184,7 +174,7 @@ pub struct TaskOptions<'a> {
 }
 
 /// The tasks that there are.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 21] = [
     "sst2",
     "cola",
     "rte",
@@ -200,6 +190,12 @@ pub const NAMES: [&str; 15] = [
     tagging::NAME,
     squad::V1,
     squad::V2,
+    language::NAMES[0],
+    language::NAMES[1],
+    language::NAMES[2],
+    language::NAMES[3],
+    language::NAMES[4],
+    language::NAMES[5],
 ];
 
 /// Whether a task has labels of its own, not those of its data.
@@ -228,6 +224,9 @@ pub fn usual_length(name: &str) -> (usize, usize) {
 /// # Errors
 /// [`Error::UnknownName`] for a name that no task has.
 pub fn head(name: &str) -> Result<Head> {
+    if let Some(head) = language::head(name) {
+        return Ok(head);
+    }
     match name {
         images::CIFAR10 | images::MNIST | images::FOLDER => Ok(Head::ImageClassification),
         squad::V1 | squad::V2 => Ok(Head::QuestionAnswering),
@@ -250,6 +249,9 @@ pub fn head(name: &str) -> Result<Head> {
 /// # Ok::<(), lowrank::Error>(())
 /// ```
 pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
+    if let Some(task) = language::open(name, options) {
+        return Ok(Box::new(task));
+    }
     Ok(match name {
         squad::V1 | squad::V2 => Box::new(squad::SquadTask::new(name, options)),
         tagging::NAME => Box::new(tagging::open(options)?),

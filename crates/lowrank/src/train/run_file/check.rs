@@ -5,10 +5,6 @@ use crate::data::tasks;
 use crate::models::{Head, HeadStyle};
 use crate::{Error, Result};
 
-/// Tasks that run files know and this program does not do yet.
-const LATER_TASKS: [&str; 6] =
-    ["text2text", "summarization", "translation", "text", "prompt-completion", "messages"];
-
 /// The names of the metrics.
 const METRICS: [&str; 12] = [
     "accuracy",
@@ -70,10 +66,6 @@ impl RunFile {
         let task = self.task.as_str();
         if tasks::NAMES.contains(&task) {
             return Ok(());
-        }
-        if LATER_TASKS.contains(&task) {
-            let names = tasks::NAMES.join(", ");
-            return Err(Error::setting("task", format!("{task:?} is not supported yet; {names} are")));
         }
         Err(Error::unknown("task", task, tasks::NAMES))
     }

@@ -105,14 +105,8 @@ impl RunFile {
 
     fn write_data(&self, table: &mut Table) {
         let data = &self.data;
-        let mut columns = Table::new();
-        for (name, column) in [
-            ("text", &data.columns.text),
-            ("text_pair", &data.columns.text_pair),
-            ("label", &data.columns.label),
-        ] {
-            columns.extend(column.as_ref().map(|column| (name.to_owned(), text(column))));
-        }
+        let columns: Table =
+            data.columns.iter().map(|(role, column)| (role.to_owned(), text(column))).collect();
         table.remove("columns");
         let mut rows = Table::new();
         rows.insert("train".to_owned(), path(&data.train));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lowrank_kernels::Compute;
 use toml::Value;
 
-use super::values::{COLUMNS, Values, describe, wrong};
+use super::values::{Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
 use crate::data::tasks::{self, is_hub_id};
@@ -83,17 +83,13 @@ fn columns(values: &Values) -> Result<Columns> {
     };
     for (name, value) in table {
         let full = format!("{key}.{name}");
-        let column = match name.as_str() {
-            "text" => &mut columns.text,
-            "text_pair" => &mut columns.text_pair,
-            "label" => &mut columns.label,
-            _ => {
-                let near = nearest(name, COLUMNS).iter().map(|column| format!("{key}.{column}")).collect();
-                return Err(Error::UnknownName { what: "key", name: full, nearest: near });
-            }
-        };
+        if !Columns::ROLES.contains(&name.as_str()) {
+            let near = nearest(name, Columns::ROLES.iter().copied());
+            let near = near.iter().map(|column| format!("{key}.{column}")).collect();
+            return Err(Error::UnknownName { what: "key", name: full, nearest: near });
+        }
         match value {
-            Value::String(text) => *column = Some(text.clone()),
+            Value::String(text) => columns.set(name, text)?,
             other => return Err(wrong(&full, other, "the name of a column")),
         }
     }
