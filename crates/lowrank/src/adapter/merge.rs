@@ -123,7 +123,7 @@ impl Merged {
     pub fn unmerge(mut self, model: &mut dyn Module) -> Result<()> {
         let mut shapes = BTreeMap::new();
         for_each_parameter(&*model, |path, parameter| {
-            drop(shapes.insert(path.to_owned(), parameter.shape()))
+            shapes.insert(path.to_owned(), parameter.shape());
         });
         let before = self.before.iter().filter_map(|(path, leaf)| Some((path, leaf.as_ref()?)));
         for (path, leaf) in before.chain(&self.replacements) {

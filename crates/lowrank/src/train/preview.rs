@@ -209,14 +209,18 @@ impl fmt::Display for Statistics {
 
 #[cfg(test)]
 mod tests {
-    use super::{BRACKETS, marked, quantile};
+    use super::{BRACKETS, PreviewedExample, marked, quantile};
 
     #[test]
     fn each_stretch_of_trained_tokens_stands_between_marks() {
-        let tokens = ["a", "b", "c", "d"].map(str::to_owned);
-        assert_eq!(marked(&tokens, &[false, true, true, false], BRACKETS), "a [[b c]] d");
-        assert_eq!(marked(&tokens, &[true, false, false, true], BRACKETS), "[[a]] b c [[d]]");
-        assert_eq!(marked(&tokens, &[], BRACKETS), "a b c d");
+        let shown = |trained: &[bool]| {
+            let tokens = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+            let example = PreviewedExample { tokens, trained: trained.to_vec(), ..Default::default() };
+            marked(&example, BRACKETS)
+        };
+        assert_eq!(shown(&[false, true, true, false]), "a [[b c]] d");
+        assert_eq!(shown(&[true, false, false, true]), "[[a]] b c [[d]]");
+        assert_eq!(shown(&[]), "a b c d");
     }
 
     #[test]
