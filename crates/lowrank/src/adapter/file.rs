@@ -1,14 +1,16 @@
 //! Adapter folders: `adapter_config.json` and `adapter_model.safetensors` under PEFT's keys.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
-use super::config::LoraConfig;
+use super::config::{LoraConfig, Targets};
 use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
+use super::targets::target_modules;
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
-use crate::models::{Head, ModelInfo};
+use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
     Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut,
 };
@@ -69,7 +71,36 @@ pub fn save(
         task_type: info.kind.peft_task_type(),
         fan_in_fan_out: transposed,
     };
-    peft_config::write(folder, &peft_config::to_json(config, &meaning))
+    let config = in_names_of_now(&*model, info, plan, config);
+    peft_config::write(folder, &peft_config::to_json(&config, &meaning))
+}
+
+/// The configuration in the names that the modules have in the newest Transformers, which alone PEFT finds there: as it
+/// is if these say the same, else with the layers that it came to mean.
+fn in_names_of_now<'c>(
+    model: &dyn Module,
+    info: &ModelInfo,
+    plan: &Plan,
+    config: &'c LoraConfig,
+) -> Cow<'c, LoraConfig> {
+    let now = ModelInfo { older_name: None, ..info.clone() };
+    let means_the_plan = |config: &LoraConfig| {
+        target_modules(model, &now, config).is_ok_and(|found| found.linears == plan.linears)
+    };
+    if info.older_name.is_none() || means_the_plan(config) {
+        return Cow::Borrowed(config);
+    }
+    let named = |names: Vec<String>| LoraConfig {
+        target_modules: Some(Targets::Names(names)),
+        exclude_modules: None,
+        ..config.clone()
+    };
+    let mut last: Vec<String> =
+        plan.linears.iter().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned()).collect();
+    last.sort_unstable();
+    last.dedup();
+    let short = named(last);
+    Cow::Owned(if means_the_plan(&short) { short } else { named(plan.linears.clone()) })
 }
 
 /// PEFT wraps every module whose name ends with an entry, even one inside another that it wrapped, and then cannot
@@ -135,6 +166,13 @@ impl AdapterFile {
             .iter()
             .find_map(|name| self.checkpoint.get(&format!("{PREFIX}{name}")))
             .and_then(|view| view.shape.first().copied())
+    }
+
+    /// The layers of the head that the adapter brings along, where they are not Transformers' own: their names tell. How
+    /// much it drops out in training nobody notes.
+    pub fn head_style(&self) -> Option<HeadStyle> {
+        let has = |name: &str| self.checkpoint.get(&format!("{PREFIX}classifier.{name}.weight")).is_some();
+        (has("norm") && has("linear")).then_some(HeadStyle::NormDropoutLinear { dropout: 0.0 })
     }
 
     /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or

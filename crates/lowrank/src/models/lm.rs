@@ -49,10 +49,7 @@ impl DecoderHead {
         info: &ModelInfo,
     ) -> Result<Var> {
         if info.kind == Head::CausalLm {
-            let hidden = match inputs.rows {
-                Some(_) => wanted_rows(tape, hidden, inputs.rows)?,
-                None => hidden.clone(),
-            };
+            let hidden = wanted_rows(tape, hidden, inputs.rows)?;
             return lm_logits(tape, &hidden, &self.linear, self.tied.then_some(table));
         }
         let rows = last_tokens(inputs.text()?, info.pad_token_id)?;

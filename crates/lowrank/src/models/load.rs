@@ -21,7 +21,7 @@ pub struct LoadReport {
 }
 
 /// Modules of other tasks' heads, as Transformers names them.
-const OTHER_HEADS: [&str; 8] = [
+const OTHER_HEADS: [&str; 11] = [
     "cls",
     "lm_head",
     "classifier",
@@ -30,6 +30,9 @@ const OTHER_HEADS: [&str; 8] = [
     "pre_classifier",
     "pooler",
     "discriminator_predictions",
+    "vocab_layer_norm",
+    "vocab_projector",
+    "vocab_transform",
 ];
 
 /// Loads every parameter of `model` from `checkpoint`, in place from the mapped file.
@@ -115,13 +118,15 @@ fn spellings(key: &str, info: &ModelInfo) -> Vec<String> {
 }
 
 /// Buffers of any module, and modules of other tasks.
-const BUFFERS: [&str; 6] = [
+const BUFFERS: [&str; 7] = [
     "embeddings.position_ids",
     "embeddings.token_type_ids",
     "rotary_emb.inv_freq",
     "attn.bias",
     "attn.masked_bias",
     "embeddings.mask_token",
+    // T5's first checkpoints have a table that nothing reads.
+    "EncDecAttention.relative_attention_bias.weight",
 ];
 
 fn is_skippable(key: &str, info: &ModelInfo) -> bool {

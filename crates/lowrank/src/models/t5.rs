@@ -42,6 +42,7 @@ impl T5ForConditionalGeneration {
             num_labels: vocab_size,
             vocab_size,
             max_length: lowrank_kernels::attention::MOST_TOKENS,
+            has_position_table: false,
             pad_token_id: Some(config.pad_token_id),
             eos_token_ids: config.eos_token_ids.clone(),
             decoder_start_token_id: Some(config.decoder_start_token_id),
@@ -86,10 +87,7 @@ impl Model for T5ForConditionalGeneration {
             ));
         };
         let hidden = self.decoder.forward(tape, &self.shared, target, Some(&encoded), inputs.cache)?;
-        let hidden = match inputs.rows {
-            Some(_) => wanted_rows(tape, &hidden, inputs.rows)?,
-            None => hidden,
-        };
+        let hidden = wanted_rows(tape, &hidden, inputs.rows)?;
         let hidden =
             if self.output_scale == 1.0 { hidden } else { ops::scale(tape, &hidden, self.output_scale)? };
         lm_logits(tape, &hidden, &self.lm_head, self.tied.then_some(&self.shared))
