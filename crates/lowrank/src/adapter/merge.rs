@@ -122,9 +122,7 @@ impl Merged {
     /// If it is not the model that the adapter was merged into.
     pub fn unmerge(mut self, model: &mut dyn Module) -> Result<()> {
         let mut shapes = BTreeMap::new();
-        for_each_parameter(&*model, |path, parameter| {
-            shapes.insert(path.to_owned(), parameter.shape());
-        });
+        for_each_parameter(&*model, |path, parameter| shapes.extend([(path.to_owned(), parameter.shape())]));
         let before = self.before.iter().filter_map(|(path, leaf)| Some((path, leaf.as_ref()?)));
         for (path, leaf) in before.chain(&self.replacements) {
             if shapes.get(path) != Some(&leaf.value().shape()) {

@@ -12,10 +12,11 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 17] = [
+const UNSUPPORTED: [&str; 18] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "arrow_config",
+    "ensure_weight_tying",
     "kasa_config",
     "layer_replication",
     "layers_pattern",
