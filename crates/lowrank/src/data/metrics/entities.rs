@@ -86,10 +86,8 @@ mod tests {
 
     fn f1(predicted: &str, expected: &str) -> f64 {
         let mut entities = Entities::default();
-        let words = |text: &'static str| text.split(' ').collect::<Vec<_>>();
-        let (predicted, expected): (&'static str, &'static str) =
-            (predicted.to_owned().leak(), expected.to_owned().leak());
-        entities.add(&words(predicted), &words(expected));
+        let [predicted, expected] = [predicted, expected].map(|text| text.split(' ').collect::<Vec<_>>());
+        entities.add(&predicted, &expected);
         entities.f1()
     }
 
@@ -105,6 +103,9 @@ mod tests {
             ("B-PER I-LOC O O", "B-PER I-PER O O", 0.0),
             ("O O O O", "B-PER I-PER O O", 0.0),
             ("O O", "O O", 0.0),
+            ("S-A E-A B-A O", "S-A I-A E-A O", 0.4),
+            ("X Y-Z O .", "X X-Z O NOUN", 0.8),
+            ("B I B-A", "B I I-A", 1.0),
         ];
         for (predicted, expected, score) in all {
             assert!((f1(predicted, expected) - score).abs() < 1e-12, "{predicted} for {expected}");
