@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lowrank::data::Columns;
+use lowrank::data::{Columns, tasks};
 use lowrank::models::HeadStyle;
 use lowrank::nearest::nearest;
 use lowrank::train::AskOptions;
@@ -104,17 +104,24 @@ pub struct ModelArguments {
 #[derive(Clone, Debug, Args)]
 pub struct TaskArguments {
     /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli, text-classification,
-    /// cifar10, mnist or image-folder
+    /// token-classification, squad, squad_v2, cifar10, mnist or image-folder
     #[arg(long, value_name = "T")]
     pub task: String,
     /// The examples: the task's published files, jsonl, csv, tsv with a header,
     /// parquet, a folder of images, or the id of a data set of the Hub
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    /// Longest example in tokens; what is beyond is cut off
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub max_length: usize,
-    /// Read the first N rows only; 0: all
+    /// Longest example in tokens; what is beyond is cut off, or becomes another
+    /// window [default: 128; squad: 384]
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+    /// Tokens that the windows of a context share [default: 128]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// squad_v2: by how much "no answer" must be the better one to be said
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub null_threshold: f64,
+    /// Read the first N rows or questions only; 0: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub limit: usize,
     /// Names of the labels in the order of the head's outputs
@@ -144,6 +151,7 @@ pub fn ask_options<'a>(
     task: &'a TaskArguments,
     global: Global,
 ) -> Result<AskOptions<'a>> {
+    let (max_length, stride) = tasks::usual_length(&task.task);
     Ok(AskOptions {
         model: &model.model,
         adapter: model.adapter.as_deref(),
@@ -151,7 +159,9 @@ pub fn ask_options<'a>(
         data: &task.data,
         columns: columns(&task.columns)?,
         labels: task.labels.clone(),
-        max_length: task.max_length,
+        max_length: task.max_length.unwrap_or(max_length),
+        stride: task.stride.unwrap_or(stride),
+        null_threshold: task.null_threshold,
         limit: task.limit,
         compute: global.compute(),
         style: HeadStyle::Default,

@@ -51,7 +51,8 @@ fn main() -> Result<()> {
     fs::write(random.join("config.json"), CONFIG)?;
     write_random_weights(&random, HeadSpec::new(Head::ImageClassification, SEEN), 42)?;
 
-    let seen = run(&out, "seen", &random, "seen", &["method=full", "train.epochs=12", "train.learning_rate=1e-3"])?;
+    let seen =
+        run(&out, "seen", &random, "seen", &["method=full", "train.epochs=12", "train.learning_rate=1e-3"])?;
     let base = out.join("seen-run");
     let new = |name: &str, model: &Path, settings: &[&str]| run(&out, name, model, "new", settings);
     let full = ["method=full", "train.epochs=6", "train.learning_rate=5e-4"];
@@ -67,7 +68,9 @@ fn main() -> Result<()> {
     for (what, (summary, bytes)) in rows {
         let accuracy = summary.eval.get("accuracy").copied().unwrap_or(f64::NAN);
         let Summary { examples, trainable_parameters, train_seconds, .. } = summary;
-        println!("| {what} | {examples} | {trainable_parameters} | {bytes} | {accuracy:.4} | {train_seconds:.0} |");
+        println!(
+            "| {what} | {examples} | {trainable_parameters} | {bytes} | {accuracy:.4} | {train_seconds:.0} |"
+        );
     }
     Ok(())
 }
@@ -108,7 +111,8 @@ fn write_classes(mnist: &Path, out: &Path) -> Result<()> {
 }
 
 fn write_png(path: &Path, picture: &Picture) -> Result<()> {
-    let mut encoder = png::Encoder::new(fs::File::create(path)?, picture.width() as u32, picture.height() as u32);
+    let mut encoder =
+        png::Encoder::new(fs::File::create(path)?, picture.width() as u32, picture.height() as u32);
     encoder.set_color(png::ColorType::Grayscale);
     let grey: Vec<u8> = picture.pixels().iter().step_by(Picture::CHANNELS).copied().collect();
     encoder.write_header()?.write_image_data(&grey)?;

@@ -12,5 +12,8 @@ mod refuse;
 #[allow(dead_code)]
 #[path = "../../../lowrank/tests/hub/server.rs"]
 mod server;
+mod spans;
+mod tags;
 mod train;
 mod workshop;
+mod write_up;

@@ -10,7 +10,7 @@ use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
 use super::targets::{Targeted, target_modules};
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
-use crate::models::{Head, ModelInfo};
+use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
     Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut,
 };
@@ -167,6 +167,13 @@ impl AdapterFile {
             .iter()
             .find_map(|name| self.checkpoint.get(&format!("{PREFIX}{name}")))
             .and_then(|view| view.shape.first().copied())
+    }
+
+    /// The layers of the head that the adapter brings along, where they are not Transformers' own: their names tell. How
+    /// much it drops out in training nobody notes.
+    pub fn head_style(&self) -> Option<HeadStyle> {
+        let has = |name: &str| self.checkpoint.get(&format!("{PREFIX}classifier.{name}.weight")).is_some();
+        (has("norm") && has("linear")).then_some(HeadStyle::NormDropoutLinear { dropout: 0.0 })
     }
 
     /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or

@@ -67,7 +67,11 @@ impl AdaptedModel {
         let num_labels = options.num_labels.or(from_adapter).unwrap_or(config.labels.len());
         let of_adapter = adapter.as_ref().and_then(|(_, file)| file.head());
         let kind = options.head.or(of_adapter).or(config.head).unwrap_or(config.usual_head());
-        let head = HeadSpec { style: options.style, ..HeadSpec::new(kind, num_labels) };
+        let style = match adapter.as_ref().and_then(|(_, file)| file.head_style()) {
+            Some(style) if options.style == HeadStyle::Default => style,
+            _ => options.style,
+        };
+        let head = HeadSpec { style, ..HeadSpec::new(kind, num_labels) };
         if let Some(labels) = from_adapter.filter(|labels| *labels != num_labels) {
             let reason = format!("its head has {labels} outputs where {num_labels} are wanted");
             return Err(Error::file(
@@ -288,7 +292,7 @@ pub fn loss(tape: &mut Tape, logits: &Var, labels: &Labels, denominator: f32) ->
         Labels::Scores(scores) => ops::squared_error(tape, logits, scores, denominator),
         Labels::Spans { starts, ends } => {
             // Starts and ends that do not count are not divided by; in training data there are none.
-            let share = |count: usize| denominator * count as f32 / starts.len().max(1) as f32;
+            let share = |count: usize| denominator * count as f32 / labels.len().max(1) as f32;
             let [starting, ending] = ops::span_targets(logits.layout(), starts, ends).map(share);
             let denominators = ops::SpanDenominators { starts: starting, ends: ending };
             ops::span_loss(tape, logits, starts, ends, denominators)

@@ -31,6 +31,10 @@ pub struct AskOptions<'a> {
     pub labels: Vec<String>,
     /// The longest example in tokens.
     pub max_length: usize,
+    /// By how many tokens the windows of a longer text overlap, where the task cuts windows.
+    pub stride: usize,
+    /// By how much "no answer" must be the better one to be said, where it may be.
+    pub null_threshold: f64,
     /// The number of rows to read; 0: all.
     pub limit: usize,
     /// The type that is computed in; absent: the machine's own.
@@ -92,7 +96,7 @@ impl Ask {
         };
         let adapter = self.adapted.first_adapter();
         let scores = evaluate(&self.adapted, adapter, &*dataset, task.info(), &mut progress)?;
-        Ok((scores, dataset.len()))
+        Ok((scores, dataset.questions()))
     }
 
     /// The answers to examples, in the order of their file, whose labels are not looked at. The names of the labels come
@@ -131,6 +135,8 @@ impl Ask {
             strict: false,
             training_file: files.first().map(PathBuf::as_path),
             further_files: files.get(1..).unwrap_or_default(),
+            model_labels: Vec::new(),
+            null_threshold: options.null_threshold,
         };
         let task = tasks::open(options.task, &task_options)?;
         let info = task.info();
@@ -191,7 +197,8 @@ impl Ask {
     ) -> Result<Box<dyn Dataset>> {
         let info = self.adapted.model().info();
         note_length(options.max_length, info, observer);
-        let reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        let mut reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        reader.stride = options.stride;
         let dataset = task.dataset_of(files, options.limit, labelled, &reader)?;
         note_left_out(&*dataset, "", observer);
         if dataset.truncated() > 0 {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -64,12 +63,12 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let task = data.task.info().clone();
     let model = models::from_config(&config, HeadSpec::new(task.head, task.num_labels))?;
     let reader = reader(run, &folder, model.info(), observer);
-    let statistics = |files: &[PathBuf], limit: usize| {
-        let dataset = data.task.dataset_of(files, limit, true, &reader)?;
-        Ok::<_, crate::Error>(Statistics::of(&*dataset, &task))
+    let train = data.task.training_set(&data.files.train, run.data.limit, &reader)?;
+    let train = Statistics::of(&*train, &task);
+    let validation = match &data.files.validation {
+        Some(files) => Some(Statistics::of(&*data.task.dataset_of(files, 0, true, &reader)?, &task)),
+        None => None,
     };
-    let train = statistics(&data.files.train, run.data.limit)?;
-    let validation = data.files.validation.as_ref().map(|files| statistics(files, 0)).transpose()?;
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };
     let examples = match data.files.train.first() {
         Some(file) if first > 0 => data.task.preview(file, first, &reader)?,
@@ -111,12 +110,22 @@ impl fmt::Display for Preview {
                 continue;
             }
             let cut = if example.truncated { format!(", cut to {}", self.max_length) } else { String::new() };
-            writeln!(f, "line {}: {} tokens{cut}, label {}", example.line, example.ids.len(), example.label)?;
+            match &example.id {
+                Some(id) => write!(f, "question {id}")?,
+                None => write!(f, "line {}", example.line)?,
+            }
+            write!(f, ": {} tokens{cut}", example.ids.len())?;
+            match (example.label.as_str(), &example.answer) {
+                ("", _) => writeln!(f)?,
+                (label, None) if example.id.is_some() => writeln!(f, ", not here: {label}")?,
+                (label, Some(_)) => writeln!(f, ", answer «{label}»")?,
+                (label, None) => writeln!(f, ", label {label}")?,
+            }
             writeln!(f, "  text    {}", example.text)?;
             if let Some(pair) = &example.text_pair {
                 writeln!(f, "  pair    {pair}")?;
             }
-            writeln!(f, "  tokens  {}", example.tokens.join(" "))?;
+            writeln!(f, "  tokens  {}", marked(example).join(" "))?;
             let ids: Vec<String> = example.ids.iter().map(u32::to_string).collect();
             writeln!(f, "  ids     {}\n", ids.join(" "))?;
         }
@@ -126,6 +135,17 @@ impl fmt::Display for Preview {
             None => Ok(()),
         }
     }
+}
+
+/// The tokens with what is to be learnt of them: a label after its token, an answer in angle quotes.
+fn marked(example: &PreviewedExample) -> Vec<String> {
+    let mark = |(place, token): (usize, &String)| {
+        let tag = example.tags.get(place).filter(|tag| !tag.is_empty());
+        let tag = tag.map(|tag| format!("/{tag}")).unwrap_or_default();
+        let at = |end: usize| example.answer.is_some_and(|answer| answer[end] == place);
+        format!("{}{token}{}{tag}", if at(0) { "«" } else { "" }, if at(1) { "»" } else { "" })
+    };
+    example.tokens.iter().enumerate().map(mark).collect()
 }
 
 impl fmt::Display for Statistics {

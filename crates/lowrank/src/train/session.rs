@@ -70,7 +70,7 @@ impl<'a> Session<'a> {
 
         let reader = reader(run, &base, adapted.model().info(), observer);
         let train: Arc<dyn Dataset> =
-            data.task.dataset_of(&data.files.train, run.data.limit, true, &reader)?.into();
+            data.task.training_set(&data.files.train, run.data.limit, &reader)?.into();
         let validation = data.files.validation.as_ref();
         let validation = validation.map(|files| data.task.dataset_of(files, 0, true, &reader)).transpose()?;
         note_left_out(&*train, "training", observer);

@@ -160,7 +160,12 @@ fn write_config(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Resul
         serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
     config.insert("architectures".into(), json!([adapted.model().info().architecture]));
     config.remove("num_labels");
-    let labels = if task.regression { vec!["LABEL_0".to_owned()] } else { task.labels.clone() };
+    if !task.head.is_new() {
+        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
+        return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
+    }
+    let mut labels = task.labels.clone();
+    labels.extend((labels.len()..task.num_labels).map(|id| format!("LABEL_{id}")));
     let ids: Map<String, Value> =
         labels.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let names: Map<String, Value> =

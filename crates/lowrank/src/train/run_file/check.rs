@@ -6,17 +6,8 @@ use crate::models::{Head, HeadStyle};
 use crate::{Error, Result};
 
 /// Tasks that run files know and this program does not do yet.
-const LATER_TASKS: [&str; 9] = [
-    "token-classification",
-    "squad",
-    "squad_v2",
-    "text2text",
-    "summarization",
-    "translation",
-    "text",
-    "prompt-completion",
-    "messages",
-];
+const LATER_TASKS: [&str; 6] =
+    ["text2text", "summarization", "translation", "text", "prompt-completion", "messages"];
 
 /// The names of the metrics.
 const METRICS: [&str; 12] = [

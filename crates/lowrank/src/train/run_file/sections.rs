@@ -8,7 +8,7 @@ use toml::Value;
 use super::values::{COLUMNS, Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
-use crate::data::tasks::is_hub_id;
+use crate::data::tasks::{self, is_hub_id};
 use crate::models::HeadStyle;
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
@@ -33,6 +33,7 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
 }
 
 fn data(values: &Values, folder: &Path) -> Result<DataSection> {
+    let (length, stride) = tasks::usual_length(values.text("task")?);
     Ok(DataSection {
         train: path(values.required("data.train")?, folder),
         validation: match values.text("data.validation")? {
@@ -40,25 +41,13 @@ fn data(values: &Values, folder: &Path) -> Result<DataSection> {
             text => Some(path(text, folder)),
         },
         columns: columns(values)?,
-        max_length: match usual_length(values)? {
-            Some((length, _)) if !values.gives("data.max_length") => length,
-            _ => values.count("data.max_length")?,
-        },
-        stride: match usual_length(values)? {
-            Some((_, stride)) if !values.gives("data.stride") => stride,
-            _ if !values.gives("data.stride") => 0,
-            _ => values.count("data.stride")?,
-        },
+        max_length: if values.gives("data.max_length") { values.count("data.max_length")? } else { length },
+        stride: if values.gives("data.stride") { values.count("data.stride")? } else { stride },
         limit: values.count("data.limit")?,
         strict: values.flag("data.strict")?,
         random_crop: values.count("data.random_crop")?,
         random_flip: values.flag("data.random_flip")?,
     })
-}
-
-/// The length and stride of a task whose texts are long.
-fn usual_length(values: &Values) -> Result<Option<(usize, usize)>> {
-    Ok(matches!(values.text("task")?, "squad" | "squad_v2").then_some((384, 128)))
 }
 
 fn head(values: &Values) -> Result<HeadStyle> {
