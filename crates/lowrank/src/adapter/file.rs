@@ -8,7 +8,7 @@ use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
 use super::config::{LoraConfig, Targets};
 use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
-use super::targets::target_modules;
+use super::targets::{Targeted, target_modules};
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
 use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
@@ -84,9 +84,9 @@ fn in_names_of_now<'c>(
     config: &'c LoraConfig,
 ) -> Cow<'c, LoraConfig> {
     let now = ModelInfo { older_name: None, ..info.clone() };
-    let means_the_plan = |config: &LoraConfig| {
-        target_modules(model, &now, config).is_ok_and(|found| found.linears == plan.linears)
-    };
+    let meant = Targeted { linears: plan.linears.clone(), embeddings: plan.embeddings.clone() };
+    let means_the_plan =
+        |config: &LoraConfig| target_modules(model, &now, config).is_ok_and(|found| found == meant);
     if info.older_name.is_none() || means_the_plan(config) {
         return Cow::Borrowed(config);
     }
@@ -95,12 +95,13 @@ fn in_names_of_now<'c>(
         exclude_modules: None,
         ..config.clone()
     };
+    let all = [&plan.linears[..], &plan.embeddings].concat();
     let mut last: Vec<String> =
-        plan.linears.iter().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned()).collect();
+        all.iter().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned()).collect();
     last.sort_unstable();
     last.dedup();
     let short = named(last);
-    Cow::Owned(if means_the_plan(&short) { short } else { named(plan.linears.clone()) })
+    Cow::Owned(if means_the_plan(&short) { short } else { named(all) })
 }
 
 /// PEFT wraps every module whose name ends with an entry, even one inside another that it wrapped, and then cannot
