@@ -7,6 +7,7 @@ pub mod eval;
 pub mod forward;
 pub mod params;
 pub mod predict;
+pub mod quantize;
 pub mod train;
 
 use lowrank::Tier;
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Predict(arguments) => predict::run(arguments, global),
         Command::Forward(arguments) => forward::run(arguments, global),
         Command::Params(arguments) => params::run(arguments, global),
+        Command::Quantize(arguments) => quantize::run(arguments, global),
         Command::Data(command) => data::run(command, global),
         Command::Bench(command) => bench::run(command, global),
         Command::Demo(arguments) => demo::run(arguments, global),

@@ -231,7 +231,6 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for assignment in [
         "task=squad",
-        "load_in=int8",
         "head=norm-dropout-linear",
         "head_dropout=0.1",
         "data.stride=128",
