@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lowrank::Compute;
 use lowrank::data::{Columns, tasks};
-use lowrank::models::HeadStyle;
+use lowrank::models::{HeadStyle, LoadIn};
 use lowrank::train::AskOptions;
 
 use crate::commands;
@@ -37,12 +37,24 @@ pub struct Global {
     /// Type that is computed in; auto: bf16 where the machine multiplies it faster
     #[arg(long, global = true, value_enum, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
+    /// What frozen weights are loaded as; auto: the model's type if that fits in
+    /// memory, else 8 bits, else in its file
+    #[arg(long, global = true, value_enum, value_name = "TYPE")]
+    pub load_in: Option<LoadInWord>,
     /// Print the result as one line of JSON, the last on standard output
     #[arg(long, global = true)]
     pub json: bool,
 }
 
 impl Global {
+    /// What weights are loaded as.
+    pub fn load_in(self) -> LoadIn {
+        match self.load_in {
+            None | Some(LoadInWord::Auto) => LoadIn::Auto,
+            Some(LoadInWord::Int8) => LoadIn::Int8,
+        }
+    }
+
     /// The compute type that was asked for; none for the machine's own.
     pub fn compute(self) -> Option<Compute> {
         match self.dtype {
@@ -51,6 +63,13 @@ impl Global {
             Some(Dtype::Bf16) => Some(Compute::Bf16),
         }
     }
+}
+
+/// What weights can be loaded as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadInWord {
+    Auto,
+    Int8,
 }
 
 /// A type that can be computed in.
@@ -82,6 +101,7 @@ pub enum Command {
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
     Compare(commands::compare::Arguments),
+    Quantize(commands::quantize::Arguments),
     #[command(subcommand)]
     Data(commands::data::Command),
     #[command(subcommand)]
@@ -165,6 +185,7 @@ pub fn ask_options<'a>(
         limit: task.limit,
         compute: global.compute(),
         style: HeadStyle::Default,
+        load_in: global.load_in(),
     })
 }
 

@@ -208,6 +208,9 @@ fn run_file(arguments: &Arguments, global: Global) -> Result<RunFile> {
     if let Some(dtype) = global.dtype {
         builder.set_text("train.dtype", dtype.word())?;
     }
+    if global.load_in.is_some() {
+        builder.set_text("load_in", global.load_in().name())?;
+    }
     for assignment in &arguments.set {
         builder.set(assignment)?;
     }

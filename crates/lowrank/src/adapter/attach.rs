@@ -116,7 +116,7 @@ pub fn attach(
         if result.is_ok() && plan.replaced.iter().any(|name| name == path) {
             let value = match tied.iter().find(|(name, _)| name == path) {
                 Some((_, value)) => Ok(value.clone()),
-                None => parameter.active(None).map(|leaf| leaf.value().clone()),
+                None => parameter.active(None).map(Leaf::float),
             };
             result = value.and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
         }
@@ -139,7 +139,7 @@ fn tied_values(model: &dyn Module, plan: &Plan) -> Vec<(String, Tensor)> {
     for_each_parameter(model, |path, parameter| {
         if let Some(leaf) = parameter.base() {
             let same = wanted.iter().filter(|(_, name)| *name == path);
-            values.extend(same.map(|(name, _)| (name.clone(), leaf.value().clone())));
+            values.extend(same.map(|(name, _)| (name.clone(), leaf.float())));
         }
     });
     values

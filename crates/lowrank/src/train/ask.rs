@@ -11,7 +11,7 @@ use super::events::Observer;
 use crate::adapter::AdapterFile;
 use crate::data::{Columns, Dataset, Prediction, Reader, Scores, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind};
-use crate::models::HeadStyle;
+use crate::models::{HeadStyle, LoadIn};
 use crate::{Error, Result};
 
 /// What to ask, and whom.
@@ -41,6 +41,8 @@ pub struct AskOptions<'a> {
     pub compute: Option<Compute>,
     /// The layers of the head.
     pub style: HeadStyle,
+    /// What the weights are loaded as.
+    pub load_in: LoadIn,
 }
 
 /// The names of the outputs of a head.
@@ -67,6 +69,7 @@ impl Ask {
             num_labels: None,
             head: Some(tasks::head(options.task)?),
             style: options.style,
+            load_in: options.load_in,
         };
         let adapted = AdaptedModel::load(options.model, options.adapter, load)?;
         check_head(options, &adapted)?;
@@ -203,6 +206,7 @@ impl Ask {
     ) -> Result<Box<dyn Dataset>> {
         let info = self.adapted.model().info();
         note_length(options.max_length, info, observer);
+        self.adapted.placement_note().into_iter().for_each(|note| observer.note(note));
         let mut reader = Reader::new(self.adapted.folder(), info, options.max_length);
         reader.stride = options.stride;
         let dataset = task.dataset_of(files, options.limit, labelled, &reader)?;

@@ -2,7 +2,7 @@
 
 use super::{KeepBest, Method, RunFile, Warmup};
 use crate::data::tasks;
-use crate::models::{Head, HeadStyle};
+use crate::models::{Head, HeadStyle, LoadIn};
 use crate::{Error, Result};
 
 /// The names of the metrics.
@@ -58,6 +58,10 @@ impl RunFile {
         if self.method == Method::Full && self.init_adapter.is_some() {
             let reason = "training the whole model starts from no adapter; merge it first, or leave it out";
             return Err(Error::setting("init_adapter", reason));
+        }
+        if self.method == Method::Full && self.load_in == LoadIn::Int8 {
+            let reason = "weights in 8 bits cannot be trained; method = \"full\" needs load_in = \"auto\"";
+            return Err(Error::setting("load_in", reason));
         }
         Ok(())
     }

@@ -37,6 +37,7 @@ impl RunFile {
         );
         let method = super::Method::NAMES.iter().find(|(_, method)| *method == self.method);
         set("method", text(method.map_or("lora", |(name, _)| name)));
+        set("load_in", text(self.load_in.name()));
         if let HeadStyle::NormDropoutLinear { dropout } = self.head {
             set("head", text("norm-dropout-linear"));
             set("head_dropout", Value::Float(shortest(dropout)));

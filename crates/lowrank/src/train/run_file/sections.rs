@@ -9,7 +9,7 @@ use super::values::{Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
 use crate::data::tasks::{self, is_hub_id};
-use crate::models::HeadStyle;
+use crate::models::{HeadStyle, LoadIn};
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
@@ -23,6 +23,7 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
         output: source.folder.join(values.required("output")?),
         init_adapter: (!init_adapter.is_empty()).then(|| init_adapter.to_owned()),
         method: values.choice("method", &Method::NAMES)?,
+        load_in: values.choice("load_in", &LoadIn::NAMES)?,
         head: head(values)?,
         data: data(values, &source.folder)?,
         lora: lora::read(values)?,
@@ -164,15 +165,6 @@ fn only_supported(values: &Values) -> Result<()> {
     let later = |key: &str, what: String, right: &str| {
         Err(Error::setting(key, format!("{what} is not supported yet; {right}")))
     };
-    for (key, known, only) in [("load_in", "int8", "auto")] {
-        match values.text(key)? {
-            word if word == only => {}
-            word if word == known => {
-                return later(key, format!("{word:?}"), &format!("leave it at {only:?}"));
-            }
-            word => return Err(Error::setting(key, format!("{word:?} is not {only:?}"))),
-        }
-    }
     let ratio = values.number("train.loraplus_lr_ratio")?;
     if ratio != 1.0 {
         return later("train.loraplus_lr_ratio", format!("{ratio}"), "leave it at 1.0");

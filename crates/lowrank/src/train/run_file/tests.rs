@@ -232,7 +232,6 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
 #[test]
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for assignment in [
-        "load_in=int8",
         "lora.init_lora_weights=pissa",
         "lora.init_lora_weights=false",
         "train.compute=int8",
