@@ -8,11 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use lowrank::data::Scores;
 use lowrank::data::image::{ImageExamples, Part, Picture};
 use lowrank::models::{Head, HeadSpec};
-use lowrank::train::{
-    Observer, RunFileBuilder, RunOptions, Scores, Summary, run as train, write_random_weights,
-};
+use lowrank::train::{Observer, RunFileBuilder, RunOptions, Summary, run as train, write_random_weights};
 use lowrank_kernels::parallel;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
