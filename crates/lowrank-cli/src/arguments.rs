@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lowrank::Compute;
-use lowrank::data::Columns;
-use lowrank::models::HeadStyle;
+use lowrank::data::{Columns, tasks};
+use lowrank::models::{HeadStyle, LoadIn};
 use lowrank::train::AskOptions;
 
 use crate::commands;
@@ -37,12 +37,24 @@ pub struct Global {
     /// Type that is computed in; auto: bf16 where the machine multiplies it faster
     #[arg(long, global = true, value_enum, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
+    /// What frozen weights are loaded as; auto: the model's type if that fits in
+    /// memory, else 8 bits, else in its file
+    #[arg(long, global = true, value_enum, value_name = "TYPE")]
+    pub load_in: Option<LoadInWord>,
     /// Print the result as one line of JSON, the last on standard output
     #[arg(long, global = true)]
     pub json: bool,
 }
 
 impl Global {
+    /// What weights are loaded as.
+    pub fn load_in(self) -> LoadIn {
+        match self.load_in {
+            None | Some(LoadInWord::Auto) => LoadIn::Auto,
+            Some(LoadInWord::Int8) => LoadIn::Int8,
+        }
+    }
+
     /// The compute type that was asked for; none for the machine's own.
     pub fn compute(self) -> Option<Compute> {
         match self.dtype {
@@ -51,6 +63,13 @@ impl Global {
             Some(Dtype::Bf16) => Some(Compute::Bf16),
         }
     }
+}
+
+/// What weights can be loaded as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadInWord {
+    Auto,
+    Int8,
 }
 
 /// A type that can be computed in.
@@ -82,6 +101,7 @@ pub enum Command {
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
     Compare(commands::compare::Arguments),
+    Quantize(commands::quantize::Arguments),
     #[command(subcommand)]
     Data(commands::data::Command),
     #[command(subcommand)]
@@ -111,11 +131,17 @@ pub struct TaskArguments {
     /// parquet, a text, a folder of images, or the id of a data set of the Hub
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    /// Longest example in tokens; what is beyond is cut off. Where the model
-    /// writes: the longest answer
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub max_length: usize,
-    /// Read the first N rows only; 0: all
+    /// Longest example in tokens; what is beyond is cut off, or becomes another
+    /// window. Where the model writes: the longest answer [default: 128; squad: 384]
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+    /// Tokens that the windows of a context share [default: 128]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// squad_v2: by how much "no answer" must be the better one to be said
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub null_threshold: f64,
+    /// Read the first N rows or questions only; 0: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub limit: usize,
     /// Names of the labels in the order of the head's outputs
@@ -145,6 +171,7 @@ pub fn ask_options<'a>(
     task: &'a TaskArguments,
     global: Global,
 ) -> Result<AskOptions<'a>> {
+    let (max_length, stride) = tasks::usual_length(&task.task);
     Ok(AskOptions {
         model: &model.model,
         adapter: model.adapter.as_deref(),
@@ -152,10 +179,13 @@ pub fn ask_options<'a>(
         data: &task.data,
         columns: columns(&task.columns)?,
         labels: task.labels.clone(),
-        max_length: task.max_length,
+        max_length: task.max_length.unwrap_or(max_length),
+        stride: task.stride.unwrap_or(stride),
+        null_threshold: task.null_threshold,
         limit: task.limit,
         compute: global.compute(),
         style: HeadStyle::Default,
+        load_in: global.load_in(),
     })
 }
 

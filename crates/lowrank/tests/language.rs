@@ -51,7 +51,9 @@ impl Room {
             self.task
         );
         let mut builder = RunFileBuilder::from_toml(&text, self.folder.path()).unwrap();
-        settings.iter().for_each(|setting| builder.set(setting).unwrap());
+        settings.iter().for_each(|setting| {
+            builder.set(setting).unwrap();
+        });
         builder.build().unwrap()
     }
 

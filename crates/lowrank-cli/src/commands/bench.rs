@@ -67,6 +67,7 @@ pub fn run(command: Command, global: Global) -> Result {
         lengths,
         target: arguments.target_seq,
         steps: arguments.steps,
+        load_in: global.load_in(),
         compute: global.compute(),
     })?;
     Output::new(global.json).result(&report, &report)

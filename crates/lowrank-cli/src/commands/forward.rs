@@ -6,7 +6,7 @@ use clap::Args;
 use lowrank::Compute;
 use lowrank::adapter::AdapterFile;
 use lowrank::hub::{self, RepositoryKind, write_tensors};
-use lowrank::train::{self, AdaptedModel, LoadOptions};
+use lowrank::train::{self, AdaptedModel, LoadOptions, Observer};
 use serde_json::json;
 
 use crate::arguments::{Global, ModelArguments};
@@ -14,6 +14,7 @@ use crate::downloads::Downloads;
 use crate::failure::Result;
 use crate::output::Output;
 use crate::place;
+use crate::progress::Progress;
 
 const EXAMPLES: &str = "\
 Example:
@@ -47,8 +48,10 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     place::check("--outputs", &arguments.outputs, &arguments.inputs)?;
     let compute = if global.dtype.is_none() { Some(Compute::F32) } else { global.compute() };
     let _downloads = Downloads::show(None);
-    let mut adapted =
-        AdaptedModel::load(model, adapter.as_deref(), LoadOptions { compute, ..LoadOptions::default() })?;
+    let output = Output::new(global.json);
+    let options = LoadOptions { compute, load_in: global.load_in(), ..LoadOptions::default() };
+    let mut adapted = AdaptedModel::load(model, adapter.as_deref(), options)?;
+    adapted.placement_note().into_iter().for_each(|note| Progress::new(output).note(note));
     let file = match adapter {
         Some(name) if arguments.gradients => {
             Some(AdapterFile::open(&hub::resolve(name, RepositoryKind::Adapter)?.path)?)
@@ -59,6 +62,5 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let tensors = train::forward(&mut adapted, &arguments.inputs, adapter, file.as_ref())?;
     write_tensors(&arguments.outputs, &tensors)?;
     let (count, place) = (tensors.len(), arguments.outputs.display().to_string());
-    Output::new(global.json)
-        .result(format_args!("{count} tensors in {place}"), &json!({ "tensors": count, "outputs": place }))
+    output.result(format_args!("{count} tensors in {place}"), &json!({ "tensors": count, "outputs": place }))
 }

@@ -9,6 +9,7 @@ pub mod forward;
 pub mod generate;
 pub mod params;
 pub mod predict;
+pub mod quantize;
 pub mod train;
 
 use lowrank::Tier;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Forward(arguments) => forward::run(arguments, global),
         Command::Params(arguments) => params::run(arguments, global),
         Command::Compare(arguments) => compare::run(arguments, global),
+        Command::Quantize(arguments) => quantize::run(arguments, global),
         Command::Data(command) => data::run(command, global),
         Command::Bench(command) => bench::run(command, global),
         Command::Demo(arguments) => demo::run(arguments, global),

@@ -52,7 +52,8 @@ struct Places {
     /// Base model: a folder in Hugging Face layout, or a Hub id
     #[arg(long, value_name = "M")]
     model: Option<String>,
-    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli or text-classification
+    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli, text-classification,
+    /// token-classification, squad or squad_v2
     #[arg(long, value_name = "T")]
     task: Option<String>,
     /// Training data
@@ -206,6 +207,9 @@ fn run_file(arguments: &Arguments, global: Global) -> Result<RunFile> {
     }
     if let Some(dtype) = global.dtype {
         builder.set_text("train.dtype", dtype.word())?;
+    }
+    if global.load_in.is_some() {
+        builder.set_text("load_in", global.load_in().name())?;
     }
     for assignment in &arguments.set {
         builder.set(assignment)?;

@@ -6,13 +6,18 @@ mod ask;
 mod compare;
 mod download;
 mod generate;
+mod hub_data;
+mod images;
 mod language;
 mod measure;
 mod refuse;
 #[allow(dead_code)]
 #[path = "../../../lowrank/tests/hub/server.rs"]
 mod server;
+mod spans;
+mod tags;
 mod train;
 #[path = "../../../lowrank/tests/common/words.rs"]
 mod words;
 mod workshop;
+mod write_up;

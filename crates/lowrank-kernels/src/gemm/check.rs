@@ -1,10 +1,14 @@
 //! Runs a micro-kernel through the driver against a plain f64 reference.
 
+use super::decode::Decoded;
 use super::driver::multiply;
+use super::int8::{Int8, quantize};
 use super::panels::Panels;
+use super::streamed::{Stored, Streamed};
 use super::tile::Tile;
-use crate::element::{Compute, Element};
+use crate::element::{Compute, Element, Source};
 use crate::rows::{Rows, RowsMut};
+use crate::tier::Tier;
 
 /// (rows, depth, width): around the tiles of every kernel, and past the block of the sum.
 fn shapes<K: Tile>() -> Vec<(usize, usize, usize)> {
@@ -75,6 +79,43 @@ pub(super) fn check_kernel<K: Tile, T: Element>(kernel: K) {
             for fewer in [1, rows / 2, rows.saturating_sub(1)].into_iter().filter(|&fewer| fewer < rows) {
                 let len = fewer * out_stride;
                 assert!(run(fewer)[..len] == out[..len], "{fewer} rows of {rows}x{depth}x{width} differ");
+            }
+        }
+    }
+}
+
+/// Panels that are made while the product goes on give the bits of panels that were there before it.
+pub(super) fn check_streamed<K: Tile, T: Element>(kernel: K) {
+    for (rows, inputs, outputs) in shapes::<K>() {
+        let mut source = values::<f32>(outputs * inputs, 5);
+        // Two outlier columns, if the weight is wide enough for them.
+        for k in [inputs / 2, inputs - 1] {
+            (0..outputs).for_each(|n| source[n * inputs + k] = 20.0 + (n % 5) as f32);
+        }
+        let (mut bytes, mut scales) = (vec![0; source.len()], vec![0.0; outputs]);
+        let made = quantize(Source::F32(&source), outputs, inputs, &mut bytes, &mut scales);
+        let (columns, outliers) = made.expect("finite values");
+        let int8 = Int8 { values: &bytes, scales: &scales, columns: &columns, outliers: &outliers };
+        for stored in [Stored::Int8(int8), Stored::Float(Source::F32(&source))] {
+            let weight = Streamed::with_tier(Tier::Plain, T::COMPUTE, stored, outputs, inputs);
+            for forward in [true, false] {
+                let decoded = Decoded { weight: &weight, forward };
+                let (depth, width) = if forward { (inputs, outputs) } else { (outputs, inputs) };
+                let panels = Panels::new(K::LAYOUT, depth, width, |w, d, into: &mut [K::Panel]| {
+                    for (d, into) in (d..).zip(into) {
+                        let mut value = [0.0];
+                        let (n, k) = if forward { (w, d) } else { (d, w) };
+                        weight.read(n, k, &mut value);
+                        *into = K::Panel::round(value[0]);
+                    }
+                });
+                let left = values::<T>(rows * depth, 6);
+                let left = Rows::dense(&left, rows, depth);
+                let (mut expected, mut actual) =
+                    (vec![T::round(0.0); rows * width], vec![T::round(f32::NAN); rows * width]);
+                multiply(kernel, left, &panels, None, false, RowsMut::dense(&mut expected, rows, width));
+                multiply(kernel, left, &decoded, None, false, RowsMut::dense(&mut actual, rows, width));
+                assert!(expected == actual, "{rows} rows, {outputs} x {inputs}, forward {forward}");
             }
         }
     }

@@ -7,13 +7,18 @@ use std::any::TypeId;
 
 use rayon::prelude::*;
 
-use super::panels::Panels;
+use super::panels::Supply;
 use super::staging::stage;
 use super::tile::{Block, Finish, Step, TILE_FLOATS, Tile};
 use crate::element::Element;
 use crate::parallel::flush_denormals;
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
+
+/// Rows that cost about as much as making the panels that they meet.
+const MADE_COST: usize = 16;
+/// Rows that panels are made for at a time: more would not stay in the second-level cache.
+const MADE_ROWS: usize = 128;
 
 /// Sums of a tile, aligned to a cache line.
 #[repr(align(64))]
@@ -23,10 +28,10 @@ struct TileSums([f32; TILE_FLOATS]);
 ///
 /// # Shapes
 /// `left [M, depth]`, `bias [width]`, `out [M, width]`.
-pub(super) fn multiply<K: Tile, T: Element>(
+pub(super) fn multiply<K: Tile, T: Element, S: Supply<K::Panel>>(
     kernel: K,
     left: Rows<'_, T>,
-    panels: &Panels<K::Panel>,
+    panels: &S,
     bias: Option<&[f32]>,
     accumulate: bool,
     mut out: RowsMut<'_, T>,
@@ -38,8 +43,10 @@ pub(super) fn multiply<K: Tile, T: Element>(
         return;
     }
     let (row_tiles, col_tiles) = (rows.div_ceil(K::ROWS), width.div_ceil(K::COLS));
-    let parallel = super::flops(rows, depth, width) >= K::PARALLEL_FLOPS;
-    let chunks = rows.div_ceil(K::task_rows(depth));
+    // Making a panel costs as much as some rows.
+    let (worth, together) = if S::MADE { (rows.max(MADE_COST), MADE_ROWS) } else { (rows, 0) };
+    let parallel = super::flops(worth, depth, width) >= K::PARALLEL_FLOPS;
+    let chunks = rows.div_ceil(K::task_rows(depth).max(together));
     let mut groups = width.div_ceil(K::task_cols(depth));
     if parallel {
         // Enough tasks that no thread waits long for the last one.
@@ -63,10 +70,10 @@ pub(super) fn multiply<K: Tile, T: Element>(
 }
 
 /// A product to compute; `left`, `bias` and the result fit the panels.
-struct Product<'a, K: Tile, T> {
+struct Product<'a, K: Tile, T, S> {
     kernel: K,
     left: Rows<'a, T>,
-    panels: &'a Panels<K::Panel>,
+    panels: &'a S,
     bias: Option<&'a [f32]>,
     accumulate: bool,
     out: *mut T,
@@ -74,9 +81,9 @@ struct Product<'a, K: Tile, T> {
 }
 
 // SAFETY: tasks share the operands for reading, and write through `out` to rows and columns of their own.
-unsafe impl<K: Tile, T: Element> Sync for Product<'_, K, T> {}
+unsafe impl<K: Tile, T: Element, S: Supply<K::Panel>> Sync for Product<'_, K, T, S> {}
 
-impl<K: Tile, T: Element> Product<'_, K, T> {
+impl<K: Tile, T: Element, S: Supply<K::Panel>> Product<'_, K, T, S> {
     /// Computes the rows `rows.0..rows.1` and the columns `cols.0..cols.1`, of which the first starts a tile.
     fn task(&self, rows: (usize, usize), cols: (usize, usize)) {
         flush_denormals();
@@ -89,62 +96,70 @@ impl<K: Tile, T: Element> Product<'_, K, T> {
         let held_len = if holds { count.next_multiple_of(K::ROW_MULTIPLE) * held_stride } else { 0 };
         let mut session = self.kernel.enter();
         let mut tile_sums = TileSums([0.0; TILE_FLOATS]);
-        scratch::with(held_len, |held| {
-            for start in (0..depth.max(1)).step_by(K::DEPTH) {
-                let end = depth.min(start + K::DEPTH);
-                let (first, last) = (start == 0, end == depth);
-                stage::<K, T, _>(left, start, end, |staged| {
-                    for col in (cols.0..cols.1).step_by(K::COLS) {
-                        let panel_len = self.panels.panel_len();
-                        let at = col / K::LAYOUT.cols * panel_len + start * K::LAYOUT.cols;
-                        let panel = self.panels.values()[at..].as_ptr();
-                        let width = K::COLS.min(cols.1 - col);
-                        for row in (0..count).step_by(K::ROWS) {
-                            let height = K::ROWS.min(count - row);
-                            let (left, left_stride) = staged.row(row);
-                            // SAFETY: the tile lies inside this task, whose part of the result is its own.
-                            let mut out = unsafe { self.block(rows.0 + row, col, height, width) };
-                            let bias = self.bias.map(|bias| &bias[col..col + width]);
-                            let depth = end - start;
-                            let step = |sums: *mut f32, sums_stride, add| Step {
-                                rows: height,
-                                depth,
-                                left,
-                                left_stride,
-                                panel,
-                                panel_len,
-                                sums,
-                                sums_stride,
-                                add,
-                            };
-                            if in_f32 && width == K::COLS && K::ROW_MULTIPLE == 1 {
-                                if let (Some(bias), true) = (bias, first) {
-                                    out.fill(bias);
+        let made = if S::MADE {
+            let steps = depth.min(K::DEPTH).next_multiple_of(K::LAYOUT.depth_multiple);
+            (steps * K::COLS * size_of::<K::Panel>()).div_ceil(size_of::<f32>())
+        } else {
+            0
+        };
+        scratch::with(made, |room| {
+            let room: &mut [K::Panel] = bytemuck::cast_slice_mut(room);
+            scratch::with(held_len, |held| {
+                for start in (0..depth.max(1)).step_by(K::DEPTH) {
+                    let end = depth.min(start + K::DEPTH);
+                    let (first, last) = (start == 0, end == depth);
+                    stage::<K, T, _>(left, start, end, |staged| {
+                        for col in (cols.0..cols.1).step_by(K::COLS) {
+                            let (panel, panel_len) = self.panels.tile(K::LAYOUT, col, start..end, room);
+                            let panel = panel.as_ptr();
+                            let width = K::COLS.min(cols.1 - col);
+                            for row in (0..count).step_by(K::ROWS) {
+                                let height = K::ROWS.min(count - row);
+                                let (left, left_stride) = staged.row(row);
+                                // SAFETY: the tile lies inside this task, whose part of the result is its own.
+                                let mut out = unsafe { self.block(rows.0 + row, col, height, width) };
+                                let bias = self.bias.map(|bias| &bias[col..col + width]);
+                                let depth = end - start;
+                                let step = |sums: *mut f32, sums_stride, add| Step {
+                                    rows: height,
+                                    depth,
+                                    left,
+                                    left_stride,
+                                    panel,
+                                    panel_len,
+                                    sums,
+                                    sums_stride,
+                                    add,
+                                };
+                                if in_f32 && width == K::COLS && K::ROW_MULTIPLE == 1 {
+                                    if let (Some(bias), true) = (bias, first) {
+                                        out.fill(bias);
+                                    }
+                                    let add = !first || self.accumulate || bias.is_some();
+                                    let step = step(out.data().cast(), self.out_stride, add);
+                                    // SAFETY: `stage` laid out the rows, `tile` gave panels of these steps, and the
+                                    // sums are the tile of the result, whose elements are f32.
+                                    unsafe { K::run(&mut session, step) };
+                                    continue;
                                 }
-                                let add = !first || self.accumulate || bias.is_some();
-                                let step = step(out.data().cast(), self.out_stride, add);
-                                // SAFETY: `stage` laid out the rows, the panel holds the whole depth, and the
-                                // sums are the tile of the result, whose elements are f32.
+                                let (sums, sums_stride): (&mut [f32], usize) = if holds {
+                                    (&mut held[row * held_stride + col - cols.0..], held_stride)
+                                } else {
+                                    (&mut tile_sums.0, K::COLS)
+                                };
+                                let step = step(sums.as_mut_ptr(), sums_stride, holds && !first);
+                                // SAFETY: as above; the sums have room for a whole tile.
                                 unsafe { K::run(&mut session, step) };
-                                continue;
-                            }
-                            let (sums, sums_stride): (&mut [f32], usize) = if holds {
-                                (&mut held[row * held_stride + col - cols.0..], held_stride)
-                            } else {
-                                (&mut tile_sums.0, K::COLS)
-                            };
-                            let step = step(sums.as_mut_ptr(), sums_stride, holds && !first);
-                            // SAFETY: as above; the sums have room for a whole tile.
-                            unsafe { K::run(&mut session, step) };
-                            if in_f32 || last {
-                                let bias = bias.filter(|_| first || holds);
-                                let add = self.accumulate || (in_f32 && !first);
-                                self.kernel.finish(Finish { sums, sums_stride, bias, add, out });
+                                if in_f32 || last {
+                                    let bias = bias.filter(|_| first || holds);
+                                    let add = self.accumulate || (in_f32 && !first);
+                                    self.kernel.finish(Finish { sums, sums_stride, bias, add, out });
+                                }
                             }
                         }
-                    }
-                });
-            }
+                    });
+                }
+            });
         });
     }
 

@@ -1,4 +1,4 @@
-//! Matrix products: by a frozen weight that is prepared once ([`Weight`]), between any two f32 matrices
+//! Matrix products: by a frozen weight that is prepared once ([`Weight`]) or decoded in each ([`Streamed`]), between any two f32 matrices
 //! ([`matmul`](matmul::matmul)), and the gradient of a weight that is trained ([`weight_gradient`]).
 
 pub mod amx;
@@ -9,8 +9,11 @@ mod avx512;
 #[cfg(test)]
 mod check;
 #[cfg(any(test, target_arch = "x86_64"))]
+mod decode;
+#[cfg(any(test, target_arch = "x86_64"))]
 mod driver;
 pub mod gradient;
+pub mod int8;
 mod kernel;
 pub mod matmul;
 #[cfg(target_arch = "x86_64")]
@@ -21,12 +24,15 @@ mod portable;
 mod rows;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod staging;
+pub mod streamed;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod tile;
 pub mod weight;
 
 pub use gradient::weight_gradient;
+pub use int8::{Int8, quantize};
 pub use matmul::{Matrix, MatrixMut, matmul};
+pub use streamed::{Stored, Streamed};
 pub use weight::Weight;
 
 /// Below this many floating-point operations a product stays on the calling thread: waking another takes a few

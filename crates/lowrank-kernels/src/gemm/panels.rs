@@ -1,6 +1,7 @@
 //! The form in which the micro-kernels read a frozen weight: panels of a few columns, each contiguous.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
@@ -26,6 +27,51 @@ pub(super) const PACK_DEPTH: usize = 96;
 
 /// Panels start on a cache line.
 const LINE: usize = 64;
+
+/// The panels of a product's right factor `[depth, width]`: there before it, or made while it goes on.
+pub(super) trait Supply<V>: Sync {
+    /// Whether panels are made: each costs something, and serves all the rows that it can.
+    const MADE: bool;
+
+    /// Length of the sum.
+    fn depth(&self) -> usize;
+
+    /// Columns.
+    fn width(&self) -> usize;
+
+    /// The panels of a tile of `layout`, its columns from `col` on and its steps `start..end` of the sum, and how far
+    /// apart they are. `room` has place for them, the steps rounded up to `layout.depth_multiple`.
+    fn tile<'a>(
+        &'a self,
+        layout: Layout,
+        col: usize,
+        steps: Range<usize>,
+        room: &'a mut [V],
+    ) -> (&'a [V], usize);
+}
+
+impl<V: Element> Supply<V> for Panels<V> {
+    const MADE: bool = false;
+
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn tile<'a>(
+        &'a self,
+        layout: Layout,
+        col: usize,
+        steps: Range<usize>,
+        _: &'a mut [V],
+    ) -> (&'a [V], usize) {
+        let len = self.panel_len();
+        (&self.values()[col / layout.cols * len + steps.start * layout.cols..], len)
+    }
+}
 
 /// A matrix `[depth, width]` cut into panels of `layout.cols` columns, padded with zeros.
 #[derive(Debug)]
@@ -58,20 +104,7 @@ impl<V: Element> Panels<V> {
             bytemuck::cast_slice_mut(&mut packed.bytes[start..][..panels * len * size_of::<V>()]);
         values.par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(panel, values)| {
             let columns = (panel * layout.cols).min(width)..((panel + 1) * layout.cols).min(width);
-            let mut block = vec![V::round(0.0); layout.cols * PACK_DEPTH];
-            let rows = values.chunks_mut(PACK_DEPTH * layout.cols);
-            for (d, rows) in (0..depth).step_by(PACK_DEPTH).zip(rows) {
-                let count = PACK_DEPTH.min(depth - d);
-                block.fill(V::round(0.0));
-                for (w, column) in columns.clone().zip(block.chunks_exact_mut(PACK_DEPTH)) {
-                    read(w, d, &mut column[..count]);
-                }
-                if layout.group == 1 {
-                    interleave::<V, 1>(&block, layout.cols, rows);
-                } else {
-                    interleave::<V, 2>(&block, layout.cols, rows);
-                }
-            }
+            fill(layout, depth, columns, &read, values);
         });
         packed
     }
@@ -90,16 +123,6 @@ impl<V: Element> Panels<V> {
         })
     }
 
-    /// Length of the sum.
-    pub fn depth(&self) -> usize {
-        self.depth
-    }
-
-    /// Columns.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
     /// Elements of one panel; a step of the sum is `layout.cols` of them.
     pub fn panel_len(&self) -> usize {
         self.depth.next_multiple_of(self.layout.depth_multiple) * self.layout.cols
@@ -112,6 +135,30 @@ impl<V: Element> Panels<V> {
 
     fn bytes(&self) -> usize {
         self.bytes.len() - LINE
+    }
+}
+
+/// Writes one panel of some columns, its padding included; `read` as in [`Panels::new`].
+pub(super) fn fill<V: Element>(
+    layout: Layout,
+    depth: usize,
+    columns: Range<usize>,
+    read: impl Fn(usize, usize, &mut [V]),
+    values: &mut [V],
+) {
+    let mut block = vec![V::round(0.0); layout.cols * PACK_DEPTH];
+    let rows = values.chunks_mut(PACK_DEPTH * layout.cols);
+    for (d, rows) in (0..depth).step_by(PACK_DEPTH).zip(rows) {
+        let count = PACK_DEPTH.min(depth - d);
+        block.fill(V::round(0.0));
+        for (w, column) in columns.clone().zip(block.chunks_exact_mut(PACK_DEPTH)) {
+            read(w, d, &mut column[..count]);
+        }
+        if layout.group == 1 {
+            interleave::<V, 1>(&block, layout.cols, rows);
+        } else {
+            interleave::<V, 2>(&block, layout.cols, rows);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut, matmul};
 use super::rows::{cast_mut, widened};
+use super::streamed::Streamed;
 use crate::element::Element;
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
@@ -80,6 +81,65 @@ fn multiply<T: Element>(
             });
         });
     }
+}
+
+/// Values of a stored weight that are decoded together.
+const STREAM_BLOCK: usize = 1 << 20;
+
+/// `out = [out +] left·Wᵀ [+ bias]`, or with W in the place of Wᵀ unless `forward`: block by block of W's rows.
+pub(super) fn multiply_streamed<T: Element>(
+    weight: &Streamed<'_>,
+    forward: bool,
+    left: Rows<'_, T>,
+    bias: Option<&[f32]>,
+    accumulate: bool,
+    mut out: RowsMut<'_, T>,
+) {
+    let (outputs, inputs) = (weight.outputs(), weight.inputs());
+    let (count, width) = (out.rows(), out.cols());
+    let block = (STREAM_BLOCK / inputs.max(1)).max(1);
+    // Columns of `sums` are written block by block going forward; going back each block adds to all of them.
+    scratch::with(count * width, |sums| {
+        for (i, sums) in sums.chunks_exact_mut(width.max(1)).enumerate() {
+            match bias {
+                Some(bias) => sums.copy_from_slice(bias),
+                None if accumulate => {
+                    sums.iter_mut().zip(out.row(i)).for_each(|(sum, y)| *sum = y.widen());
+                }
+                None => sums.fill(0.0),
+            }
+        }
+        for start in (0..outputs).step_by(block) {
+            let rows = block.min(outputs - start);
+            scratch::with(rows * inputs, |values| {
+                if inputs > 0 {
+                    let each = |(i, row): (usize, &mut [f32])| weight.read(start + i, 0, row);
+                    values.par_chunks_exact_mut(inputs).enumerate().for_each(each);
+                }
+                let values = Matrix::dense(values, rows, inputs);
+                if forward {
+                    widened(left, |left| {
+                        let place = sums.get_mut(start..).unwrap_or_default();
+                        matmul(
+                            1.0,
+                            left,
+                            values.transposed(),
+                            1.0,
+                            MatrixMut::new(place, count, rows, width, 1),
+                            true,
+                        );
+                    });
+                } else {
+                    widened(left.narrow(start, rows), |part| {
+                        matmul(1.0, part, values, 1.0, MatrixMut::dense(sums, count, width), true);
+                    });
+                }
+            });
+        }
+        for (i, sums) in sums.chunks_exact(width.max(1)).enumerate() {
+            out.row(i).iter_mut().zip(sums).for_each(|(y, &sum)| *y = T::round(sum));
+        }
+    });
 }
 
 /// Lays the bias into `out` as what the product is added to.

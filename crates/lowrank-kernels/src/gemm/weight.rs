@@ -49,6 +49,12 @@ impl Weight {
         Self { outputs, inputs, compute, kernel }
     }
 
+    /// Bytes that the packed form of one value takes, in each direction that is used.
+    pub fn value_bytes(compute: Compute) -> usize {
+        let halves = compute == Compute::Bf16 && Tier::active() >= Tier::Avx512;
+        if halves { size_of::<half::bf16>() } else { size_of::<f32>() }
+    }
+
     /// N: the width of `y`.
     pub fn outputs(&self) -> usize {
         self.outputs

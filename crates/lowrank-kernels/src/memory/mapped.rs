@@ -55,6 +55,22 @@ impl MappedFile {
         #[cfg(not(unix))]
         let _ = range;
     }
+
+    /// Asks the system to read the pages of `range` ahead (`MADV_WILLNEED`), while something else is computed. Does
+    /// nothing where the system has no such call.
+    pub fn will_need(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            const PAGE: usize = 4096;
+            let (start, end) = (range.start / PAGE * PAGE, range.end.min(map.len()));
+            if start < end {
+                // Only advice, as above.
+                let _ = map.advise_range(memmap2::Advice::WillNeed, start, end - start);
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
 }
 
 impl Deref for MappedFile {

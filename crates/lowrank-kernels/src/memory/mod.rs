@@ -1,8 +1,10 @@
 //! Where bytes come from: the buffer pool and mapped files.
 
+mod available;
 mod mapped;
 pub mod pool;
 
+pub use available::available_bytes;
 pub use mapped::MappedFile;
 pub use pool::Buffer;
 

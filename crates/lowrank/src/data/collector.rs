@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::batch::Batch;
 use super::metrics::{Metrics, argmax};
+use super::squad::Candidate;
 use super::tasks::TaskInfo;
 use crate::Result;
 
@@ -88,6 +89,27 @@ pub enum Prediction {
         score: f32,
         /// The model's outputs.
         logits: Vec<f32>,
+    },
+    /// A part of a text.
+    Answer {
+        /// The question's id in its file.
+        id: String,
+        /// The answer; empty: there is none.
+        answer: String,
+        /// Its probability among the best answers.
+        probability: f64,
+        /// The score of "no answer" less the best answer's; only where there may be none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        null_odds: Option<f64>,
+        /// The best answers, the best first; an empty text is "no answer".
+        n_best: Vec<Candidate>,
+    },
+    /// A class for each word.
+    Tags {
+        /// The example's line in its file, from 1.
+        line: usize,
+        /// The class of each word; none for one that the model did not see, being cut off or without a token.
+        tags: Vec<Option<String>>,
     },
     /// What the model wrote.
     Text {

@@ -48,6 +48,11 @@ pub trait Dataset: Send + Sync {
         BTreeMap::new()
     }
 
+    /// How many questions are asked: as many as there are examples, unless one is cut into several.
+    fn questions(&self) -> usize {
+        self.len()
+    }
+
     /// How many examples were longer than the longest allowed and lost their ends.
     fn truncated(&self) -> usize {
         0

@@ -41,7 +41,7 @@ pub(super) fn write_model(folder: &Path) -> Result<()> {
     models::initialise(&mut *model, SEED, DType::F32)?;
     let mut tensors = Tensors::new();
     for_each_parameter(&*model, |path, parameter| {
-        tensors.extend(parameter.base().map(|leaf| (path.to_owned(), leaf.value().clone())));
+        tensors.extend(parameter.base().map(|leaf| (path.to_owned(), leaf.float())));
     });
     write_tensors(&folder.join(MODEL_FILE), &tensors)
 }

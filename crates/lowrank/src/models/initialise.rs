@@ -1,16 +1,25 @@
 //! Fresh values for models and heads.
 
+use std::collections::HashSet;
+
 use lowrank_kernels::random::Philox;
+use rayon::prelude::*;
 
 use super::Model;
+use super::placement::{quantizable, stream};
 use crate::Result;
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
 use crate::tape::{Leaf, Parameter};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Quantized, Tensor};
 
 /// Streams of one seed must not meet: each use has its own.
 const MODEL_STREAM: u64 = 1;
 const HEAD_STREAM: u64 = 2;
+
+/// Words of the generator that a normal number takes, so that threads can draw parts of one sequence.
+const NORMAL_WORDS: u64 = 2;
+/// Numbers that a thread draws at a time.
+const DRAWN_TOGETHER: usize = 1 << 14;
 
 /// Draws every parameter of a model as Transformers does: weights normal with the configuration's deviation, biases
 /// zero, norms one. `dtype` is the type that tables and matrices are kept in.
@@ -18,7 +27,19 @@ const HEAD_STREAM: u64 = 2;
 /// # Errors
 /// None that a correctly declared model can cause.
 pub fn initialise(model: &mut dyn Model, seed: u64, dtype: DType) -> Result<()> {
-    draw(model, seed, MODEL_STREAM, dtype, |_| true)
+    draw(model, seed, MODEL_STREAM, dtype, &HashSet::new(), |_| true)
+}
+
+/// As [`initialise`], with the weights that can be in 8 bits brought into these one after the other, and the others read
+/// where they are: the model is never held in a wider type, and nothing is packed.
+///
+/// # Errors
+/// As [`initialise`].
+pub fn initialise_int8(model: &mut dyn Model, seed: u64, dtype: DType) -> Result<()> {
+    let eight = quantizable(&*model);
+    draw(model, seed, MODEL_STREAM, dtype, &eight, |_| true)?;
+    stream(model);
+    Ok(())
 }
 
 /// Draws the parameters of the head that have no value yet, and tells whether there were any.
@@ -33,7 +54,9 @@ pub fn initialise_head(model: &mut dyn Model, seed: u64) -> Result<bool> {
             missing.push(path.to_owned());
         }
     });
-    draw(model, seed, HEAD_STREAM, DType::F32, |path| missing.iter().any(|name| name == path))?;
+    draw(model, seed, HEAD_STREAM, DType::F32, &HashSet::new(), |path| {
+        missing.iter().any(|name| name == path)
+    })?;
     Ok(!missing.is_empty())
 }
 
@@ -47,6 +70,7 @@ fn draw(
     seed: u64,
     stream: u64,
     dtype: DType,
+    eight: &HashSet<String>,
     mut wanted: impl FnMut(&str) -> bool,
 ) -> Result<()> {
     let deviation = model.info().initializer_range;
@@ -54,8 +78,11 @@ fn draw(
     let mut result = Ok(());
     for_each_parameter_mut(model, |path, parameter| {
         if wanted(path) && parameter.tie().is_none() && result.is_ok() {
+            let in_eight_bits = eight.contains(path);
+            let dtype = if in_eight_bits { DType::F32 } else { dtype };
             let value = draw_one(path, parameter, deviation, dtype, &mut generator);
-            result = parameter.set_base(Leaf::frozen(value));
+            let quantized = in_eight_bits.then(|| Quantized::from_float(&value)).flatten();
+            result = parameter.set_base(quantized.map_or_else(|| Leaf::frozen(value), Leaf::quantized));
         }
     });
     result
@@ -72,7 +99,13 @@ fn draw_one(
     let mut value = Tensor::zeros(shape, DType::F32);
     let values = value.make_mut::<f32>();
     if shape.rank() > 1 {
-        values.fill_with(|| deviation * generator.normal_f32());
+        let start = generator.position();
+        values.par_chunks_mut(DRAWN_TOGETHER).enumerate().for_each(|(chunk, values)| {
+            let mut generator = generator.clone();
+            generator.set_position(start + NORMAL_WORDS * (chunk * DRAWN_TOGETHER) as u64);
+            values.fill_with(|| deviation * generator.normal_f32());
+        });
+        generator.set_position(start + NORMAL_WORDS * shape.elements() as u64);
         value.to_dtype(dtype)
     } else {
         // The only vectors that are weights are those of norms.

@@ -3,7 +3,7 @@
 use super::encoder::wanted_rows;
 use super::{Head, HeadSpec, Inputs, ModelInfo, Tokens};
 use crate::nn::{Embedding, Linear};
-use crate::tape::{AdapterId, Tape, Var, ops};
+use crate::tape::{Tape, Var, ops};
 use crate::{Error, Result};
 
 /// The head of a decoder.
@@ -58,14 +58,12 @@ impl DecoderHead {
     }
 }
 
-/// `x·Wᵀ` with the head's own weight, or the word table's where it is tied and no adapter brought one along.
+/// `x·Wᵀ` with the head's own weight, or the word table's in the base model where it is tied and no adapter brought one
+/// along.
 pub(super) fn lm_logits(tape: &mut Tape, x: &Var, head: &Linear, table: Option<&Embedding>) -> Result<Var> {
-    let own = |adapter: Option<AdapterId>| head.weight.active(adapter).is_ok();
     match table {
-        Some(table) if !x.layout().segments().iter().any(|(_, adapter)| own(*adapter)) => {
-            ops::linear(tape, x, &[head.branch_with(&table.weight)])
-        }
-        _ => head.forward(tape, x),
+        Some(table) => head.forward_tied(tape, x, &table.weight),
+        None => head.forward(tape, x),
     }
 }
 

@@ -1,13 +1,15 @@
 //! Weights from a checkpoint into a model.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::initialise::is_inside;
-use super::{Model, ModelInfo};
-use crate::hub::{Checkpoint, TensorView, to_tensor};
-use crate::nn::for_each_parameter_mut;
+use super::keys::Keys;
+use super::placement::{Placement, quantizable, stream};
+use super::{Model, ModelInfo, eight_bits};
+use crate::hub::{Checkpoint, StoredDtype, TensorView, to_tensor};
+use crate::nn::{for_each_linear, for_each_parameter, for_each_parameter_mut};
 use crate::tape::{Leaf, Parameter};
-use crate::tensor::DType;
+use crate::tensor::{DType, Quantized};
 use crate::{Error, Result};
 
 /// What loading left out.
@@ -44,17 +46,24 @@ const OTHER_HEADS: [&str; 11] = [
 /// # Errors
 /// Names the first tensor that is missing, has another shape or type, or that nothing accounts for.
 pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport> {
-    let prefix = format!("{}.", model.info().base_prefix);
-    let bare = prefix.len() > 1 && !checkpoint.names().any(|key| key.starts_with(&prefix));
-    if let Some(pooler) = model.info().pooler {
-        let key = if bare { pooler.strip_prefix(&prefix).unwrap_or(pooler) } else { pooler };
-        let head = &mut model.info_mut().head;
-        head.retain(|module| *module != pooler);
-        if !checkpoint.names().any(|name| is_inside(name, key)) {
-            head.push(pooler);
-        }
-    }
+    load_as(model, checkpoint, Placement::Packed)
+}
+
+/// As [`load`], with the weights of linear layers kept as `placement` says. What is brought into 8 bits is so one tensor
+/// after the other, and the pages of the file are given back after each: the result is the most that is held. Weights
+/// that the checkpoint has in 8 bits stay so, in its mapped file, under any placement.
+///
+/// # Errors
+/// As [`load`]; if a weight that is to be brought into 8 bits holds a value that is not finite.
+pub fn load_as(model: &mut dyn Model, checkpoint: &Checkpoint, placement: Placement) -> Result<LoadReport> {
+    let keys = Keys::new(model.info(), checkpoint);
+    settle_pooler(model, checkpoint, &keys);
     let info = model.info().clone();
+    let mut linears = HashSet::new();
+    for_each_linear(&*model, |path, _| {
+        linears.insert(format!("{path}.weight"));
+    });
+    let eight = if placement == Placement::Int8 { quantizable(&*model) } else { HashSet::new() };
     let mut report = LoadReport::default();
     let mut used: HashSet<String> = HashSet::new();
     let mut result = Ok(());
@@ -62,30 +71,38 @@ pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport
         if result.is_err() {
             return;
         }
-        let key = if bare { path.strip_prefix(&prefix).unwrap_or(path) } else { path };
         if parameter.tie().is_some() {
             // Some checkpoints have a copy of the value under each of its names.
-            used.extend(spellings(key, &info).into_iter().filter(|key| checkpoint.get(key).is_some()));
+            used.extend(keys.spellings(path).into_iter().filter(|key| checkpoint.get(key).is_some()));
             return;
         }
         let in_head = info.head.iter().any(|module| is_inside(path, module));
-        let found =
-            spellings(key, &info).into_iter().find_map(|key| checkpoint.get(&key).map(|view| (key, view)));
-        match found {
+        match keys.find(path) {
+            Some((key, view)) if view.dtype == StoredDtype::I8 && linears.contains(path) => {
+                result =
+                    eight_bits::read(parameter, checkpoint, &key, &view).and_then(|(value, companions)| {
+                        used.extend(companions);
+                        parameter.set_base(Leaf::quantized(value))
+                    });
+                used.insert(key);
+            }
             Some((key, view)) if in_head && view.shape != parameter.file_shape().dims() => {
                 report.skipped.push(key.clone());
                 report.missing_head.push(path.to_owned());
                 used.insert(key);
             }
             Some((key, view)) => {
-                result = set(parameter, &key, &view);
+                result = set(parameter, &key, &view, eight.contains(path));
                 used.insert(key);
             }
             None if in_head => report.missing_head.push(path.to_owned()),
-            None => result = Err(missing(checkpoint, key)),
+            None => result = Err(missing(checkpoint, keys.key(path))),
         }
     });
     result?;
+    if placement != Placement::Packed {
+        stream(model);
+    }
     // A head of which one layer fits and another does not is some other head.
     if !report.missing_head.is_empty() {
         for_each_parameter_mut(model, |path, parameter| {
@@ -107,14 +124,32 @@ pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport
     Ok(report)
 }
 
-/// The key, the one before Transformers 5 renamed it, and what TensorFlow's checkpoints called a norm's parameters.
-fn spellings(key: &str, info: &ModelInfo) -> Vec<String> {
-    let mut spellings = vec![key.to_owned()];
-    spellings.extend(info.older_name.map(|older| older(key)));
-    for (new, old) in [("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")] {
-        spellings.extend(key.strip_suffix(new).map(|stem| format!("{stem}{old}")));
+/// A pooler that the checkpoint has not is a part of the head.
+fn settle_pooler(model: &mut dyn Model, checkpoint: &Checkpoint, keys: &Keys<'_>) {
+    if let Some(pooler) = model.info().pooler {
+        let head = &mut model.info_mut().head;
+        head.retain(|module| *module != pooler);
+        if !checkpoint.names().any(|name| is_inside(name, keys.key(pooler))) {
+            head.push(pooler);
+        }
     }
-    spellings
+}
+
+/// The keys of the checkpoint's tensors that can be brought into 8 bits, each with whether its rows and columns are
+/// exchanged there.
+pub(crate) fn quantizable_keys(model: &mut dyn Model, checkpoint: &Checkpoint) -> BTreeMap<String, bool> {
+    let keys = Keys::new(model.info(), checkpoint);
+    settle_pooler(model, checkpoint, &keys);
+    let names = quantizable(&*model);
+    let mut found = BTreeMap::new();
+    for_each_parameter(&*model, |path, parameter| {
+        if let Some((key, view)) = keys.find(path).filter(|_| names.contains(path))
+            && view.dtype.is_float()
+        {
+            found.insert(key, parameter.is_transposed());
+        }
+    });
+    found
 }
 
 /// Buffers of any module, and modules of other tasks.
@@ -143,13 +178,24 @@ fn missing(checkpoint: &Checkpoint, key: &str) -> Error {
     Error::tensor(checkpoint.path(), key, format!("it is missing{hint}"))
 }
 
-fn set(parameter: &mut Parameter, key: &str, view: &TensorView<'_>) -> Result<()> {
+fn set(parameter: &mut Parameter, key: &str, view: &TensorView<'_>, in_eight_bits: bool) -> Result<()> {
     if view.shape != parameter.file_shape().dims() {
         let reason = format!("its shape is {:?} where the model has {}", view.shape, parameter.file_shape());
         return Err(Error::tensor(view.file, key, reason));
     }
-    let value = parameter.from_file(to_tensor(key, view)?);
+    let stored = to_tensor(key, view)?;
+    let value = parameter.from_file(stored.clone());
+    if in_eight_bits {
+        let quantized = Quantized::from_float(&value).ok_or_else(|| not_finite(view, key))?;
+        stored.release_pages();
+        return parameter.set_base(Leaf::quantized(quantized));
+    }
     // Vectors are small and are read as f32 in every pass.
     let value = if parameter.shape().rank() == 1 { value.to_dtype(DType::F32) } else { value };
     parameter.set_base(Leaf::frozen(value))
+}
+
+/// The error of a weight that cannot be brought into 8 bits.
+pub(crate) fn not_finite(view: &TensorView<'_>, key: &str) -> Error {
+    Error::tensor(view.file, key, "it holds a value that is not finite, and cannot be brought into 8 bits")
 }

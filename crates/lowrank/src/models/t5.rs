@@ -37,7 +37,7 @@ impl T5ForConditionalGeneration {
             kind: Head::Seq2SeqLm,
             output: Some("lm_head"),
             default_targets: &["q", "v"],
-            embeddings: &["shared"],
+            embeddings: &["embed_tokens"],
             layer_norms: &["layer_norm", "final_layer_norm"],
             num_labels: vocab_size,
             vocab_size,
@@ -135,7 +135,8 @@ impl T5Stack {
         encoded: Option<&Var>,
         cache: Option<&Cache>,
     ) -> Result<Var> {
-        let hidden = ops::embedding(tape, &[shared.lookup(text.ids)], &text.layout)?;
+        let hidden =
+            ops::embedding(tape, &[self.embed_tokens.lookup_tied(text.ids, &shared.weight)], &text.layout)?;
         let mut hidden = ops::dropout(tape, &hidden, self.dropout)?;
         // The first block's table serves all.
         let table = self
@@ -236,7 +237,7 @@ impl T5AttentionLayer {
     fn new(config: &T5Config, mask: ops::AttentionMask, relative: bool) -> Self {
         let (width, heads, dim) = (config.d_model, config.num_heads, config.d_kv);
         let inward = || Linear::new(width, heads * dim, false);
-        let table = || Embedding::new(config.relative_attention_num_buckets, heads);
+        let table = || Embedding::new(config.relative_attention_num_buckets, heads).not_looked_up();
         Self {
             attention: T5Attention {
                 q: inward(),

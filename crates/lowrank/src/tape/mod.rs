@@ -7,6 +7,7 @@
 mod gradients;
 mod key_values;
 mod layout;
+mod operand;
 pub mod ops;
 mod parameter;
 
@@ -20,6 +21,7 @@ use gradients::Activations;
 pub use gradients::Gradients;
 pub use key_values::KeyValues;
 pub use layout::{AdapterId, Layout};
+pub(crate) use operand::{Operand, Queue};
 pub use parameter::{Form, Leaf, LeafId, Lora, Parameter};
 
 use crate::tensor::{DType, Tensor};

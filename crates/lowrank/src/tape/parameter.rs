@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lowrank_kernels::Compute;
-use lowrank_kernels::gemm::Weight;
+use lowrank_kernels::gemm::{Stored, Streamed, Weight};
 
 use super::layout::AdapterId;
-use crate::tensor::{DType, Shape, Tensor};
+use super::operand::{Operand, Queue};
+use crate::tensor::{DType, Quantized, Shape, Tensor};
 use crate::{Error, Result};
 
 /// The identity of a leaf's storage; equal for tied parameters.
@@ -21,6 +22,10 @@ pub struct Leaf {
     value: Tensor,
     trainable: bool,
     prepared: Arc<Mutex<Option<Prepared>>>,
+    /// The scales and outliers of a value in 8 bits.
+    quantized: Option<Arc<Quantized>>,
+    /// Its place among the weights of which no packed form is kept.
+    queue: Option<Queue>,
 }
 
 #[derive(Debug)]
@@ -38,7 +43,12 @@ impl Leaf {
     pub fn frozen(value: Tensor) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = LeafId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { id, value, trainable: false, prepared: Arc::default() }
+        Self { id, value, trainable: false, prepared: Arc::default(), quantized: None, queue: None }
+    }
+
+    /// A frozen leaf in 8 bits. Products decode it as they go; it is never packed.
+    pub fn quantized(value: Quantized) -> Self {
+        Self { quantized: Some(Arc::new(value.clone())), ..Self::frozen(value.values().clone()) }
     }
 
     /// A leaf that is trained; its value is kept as f32.
@@ -54,6 +64,25 @@ impl Leaf {
     /// The value.
     pub fn value(&self) -> &Tensor {
         &self.value
+    }
+
+    /// The parts of a value in 8 bits.
+    pub fn as_quantized(&self) -> Option<&Quantized> {
+        self.quantized.as_deref()
+    }
+
+    /// The value in a floating type: decoded where it is in 8 bits.
+    pub fn float(&self) -> Tensor {
+        self.quantized.as_ref().map_or_else(|| self.value.clone(), |quantized| quantized.to_f32())
+    }
+
+    /// Keeps no packed form of a frozen value: products read it where it is, and have the next weights of the queue
+    /// read ahead from their file.
+    pub(crate) fn stream(&mut self, queue: Queue) {
+        if !self.trainable {
+            self.prepared = Arc::default();
+            self.queue = Some(queue);
+        }
     }
 
     /// The value of a leaf that is or was trained, for writing. Anything prepared from the old value is dropped.
@@ -74,7 +103,8 @@ impl Leaf {
     /// prepared from them.
     pub fn set_trainable(&mut self, trainable: bool) {
         if trainable {
-            self.value = self.value.to_dtype(DType::F32);
+            self.value = self.float().to_dtype(DType::F32);
+            (self.quantized, self.queue) = (None, None);
         }
         self.trainable = trainable;
     }
@@ -95,6 +125,30 @@ impl Leaf {
         }
         *kept = Some(Prepared(compute, Arc::clone(&weight)));
         weight
+    }
+
+    /// The value as the operand of matrix products.
+    pub(crate) fn operand(&self, compute: Compute) -> Operand {
+        if self.quantized.is_some() || self.queue.is_some() {
+            Operand::Streamed(self.clone(), compute)
+        } else {
+            Operand::Prepared(self.weight(compute))
+        }
+    }
+
+    /// The value as it is stored, for products that decode it.
+    pub(super) fn streamed(&self, compute: Compute) -> Streamed<'_> {
+        let (outputs, inputs) = self.value.rows_and_width();
+        let stored = match &self.quantized {
+            Some(quantized) => Stored::Int8(quantized.view()),
+            None => Stored::Float(self.value.source()),
+        };
+        Streamed::new(compute, stored, outputs, inputs)
+    }
+
+    /// Where it stands among the streamed weights.
+    pub(super) fn queue(&self) -> Option<&Queue> {
+        self.queue.as_ref()
     }
 
     fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
@@ -189,6 +243,11 @@ impl Parameter {
             Form::Transposed => value.transposed(),
             Form::Reshaped(_) => value.reshape(self.shape),
         }
+    }
+
+    /// Whether it is a matrix in a checkpoint, too.
+    pub fn is_matrix(&self) -> bool {
+        self.file_shape().rank() == 2 && self.shape.rank() == 2
     }
 
     /// A value in the form of a checkpoint.
@@ -294,6 +353,25 @@ impl Parameter {
         })
     }
 
+    /// As [`Parameter::active`], where another parameter's value in the base model stands in for one that this has not:
+    /// the one that it is another name of. What an adapter put in that one's place is not this one's.
+    ///
+    /// # Errors
+    /// As [`Parameter::active`].
+    ///
+    /// # Source
+    /// PEFT copies a tied module that it trains whole, and the modules that it was tied to keep the base model's value.
+    pub fn active_or_tied<'a>(
+        &'a self,
+        adapter: Option<AdapterId>,
+        tied: Option<&'a Self>,
+    ) -> Result<&'a Leaf> {
+        match (self.active(adapter), tied.and_then(Self::base)) {
+            (Err(_), Some(leaf)) => Ok(leaf),
+            (own, _) => own,
+        }
+    }
+
     fn check(&self, leaf: &Leaf) -> Result<()> {
         if leaf.value.shape() == self.shape {
             return Ok(());
@@ -303,7 +381,7 @@ impl Parameter {
     }
 }
 
-/// The low-rank pair that an adapter adds to a linear layer.
+/// The low-rank pair that an adapter adds to a linear layer, or to an embedding, whose inputs are its entries.
 ///
 /// # Source
 /// Hu et al., LoRA (arXiv 2106.09685), section 4.1; names and shapes as in PEFT.
@@ -313,11 +391,11 @@ pub struct Lora {
     pub adapter: AdapterId,
     /// `A`: `[r, inputs]`.
     pub a: Leaf,
-    /// `B`: `[outputs, r]`, zero before training.
+    /// `B`: `[outputs, r]`. Of a linear layer, it is zero before training; of an embedding, `A` is.
     pub b: Leaf,
     /// What multiplies `B·A·x`: `alpha/r`, or `alpha/√r`.
     pub scaling: f32,
-    /// The probability with which an element of this branch's input is dropped in training.
+    /// The probability with which an element of this branch's input is dropped in training; an embedding's ids are not.
     pub dropout: f32,
 }
 

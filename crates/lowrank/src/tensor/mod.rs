@@ -1,6 +1,7 @@
 //! Tensors: contiguous, row-major, cheap to clone.
 
 mod dtype;
+mod quantized;
 mod shape;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use lowrank_kernels::memory::{Buffer, MappedFile};
 use lowrank_kernels::{Compute, Source};
 
 pub use dtype::{DType, Stored};
+pub use quantized::Quantized;
 pub use shape::Shape;
 
 /// A contiguous row-major array. Clones share their storage.
@@ -223,6 +225,13 @@ impl Tensor {
     pub fn release_pages(&self) {
         if let Storage::Mapped { file, bytes } = &*self.storage {
             file.release(bytes.clone());
+        }
+    }
+
+    /// Asks the system to read the pages of a mapped tensor ahead.
+    pub fn will_need(&self) {
+        if let Storage::Mapped { file, bytes } = &*self.storage {
+            file.will_need(bytes.clone());
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
 use crate::generate::end_tokens;
 use crate::hub::{self, Checkpoint, RepositoryKind};
 use crate::models::{
-    self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadReport, Model, ModelConfig, Source, Tokens,
+    self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadIn, LoadReport, Model, ModelConfig, Needs,
+    Placement, Source, Tokens,
 };
 use crate::tape::{AdapterId, Layout, Tape, Var, ops};
 use crate::tensor::DType;
@@ -27,6 +28,19 @@ pub struct LoadOptions {
     pub head: Option<Head>,
     /// The layers of the head.
     pub style: HeadStyle,
+    /// What the weights are loaded as.
+    pub load_in: LoadIn,
+}
+
+/// What a model is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Answers.
+    Asking,
+    /// An adapter's training.
+    Training,
+    /// The training of every weight.
+    FullTraining,
 }
 
 /// The type that `auto` means: bf16 where the machine multiplies it faster.
@@ -41,6 +55,8 @@ pub struct AdaptedModel {
     folder: PathBuf,
     compute: Compute,
     report: LoadReport,
+    placement: Placement,
+    placement_note: Option<String>,
     adapters: Vec<Attached>,
 }
 
@@ -68,7 +84,11 @@ impl AdaptedModel {
         let num_labels = options.num_labels.or(from_adapter).unwrap_or(config.labels.len());
         let of_adapter = adapter.as_ref().and_then(|(_, file)| file.head());
         let kind = options.head.or(of_adapter).or(config.head).unwrap_or(config.usual_head());
-        let head = HeadSpec { style: options.style, ..HeadSpec::new(kind, num_labels) };
+        let style = match adapter.as_ref().and_then(|(_, file)| file.head_style()) {
+            Some(style) if options.style == HeadStyle::Default => style,
+            _ => options.style,
+        };
+        let head = HeadSpec { style, ..HeadSpec::new(kind, num_labels) };
         if let Some(labels) = from_adapter.filter(|labels| *labels != num_labels) {
             let reason = format!("its head has {labels} outputs where {num_labels} are wanted");
             return Err(Error::file(
@@ -76,7 +96,8 @@ impl AdaptedModel {
                 reason,
             ));
         }
-        let mut adapted = Self::load_base(&folder, config, head, options.compute)?;
+        let mut adapted =
+            Self::load_base(&folder, config, head, options.compute, options.load_in, Use::Asking)?;
         if let Some((name, file)) = adapter {
             adapted.attach_file(name, &file)?;
         }
@@ -89,18 +110,29 @@ impl AdaptedModel {
         config: ModelConfig,
         head: HeadSpec,
         compute: Option<Compute>,
+        load_in: LoadIn,
+        purpose: Use,
     ) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let mut model = models::from_config(&config, head)?;
-        let report = models::load(&mut *model, &checkpoint)?;
         let compute = compute.unwrap_or_else(default_compute);
-        Ok(Self { model, config, folder: folder.to_path_buf(), compute, report, adapters: Vec::new() })
+        let (placement, placement_note) = match (load_in, purpose) {
+            (LoadIn::Int8, _) => (Placement::Int8, None),
+            // What is trained is in memory in any case.
+            (LoadIn::Auto, Use::FullTraining) => (Placement::Packed, None),
+            (LoadIn::Auto, _) => Needs::of(&*model, &checkpoint, compute, purpose == Use::Training)
+                .choose(models::planned_memory()?),
+        };
+        let report = models::load_as(&mut *model, &checkpoint, placement)?;
+        let folder = folder.to_path_buf();
+        Ok(Self { model, config, folder, compute, report, placement, placement_note, adapters: Vec::new() })
     }
 
     /// A classifier around a model that is there already.
     pub fn from_model(model: Box<dyn Model>, config: ModelConfig, compute: Compute) -> Self {
         let report = LoadReport::default();
-        Self { model, config, folder: PathBuf::new(), compute, report, adapters: Vec::new() }
+        let (folder, placement) = (PathBuf::new(), Placement::Packed);
+        Self { model, config, folder, compute, report, placement, placement_note: None, adapters: Vec::new() }
     }
 
     /// Puts one more adapter on the loaded model, from a folder or the Hub.
@@ -179,6 +211,16 @@ impl AdaptedModel {
     /// What loading left out.
     pub fn report(&self) -> &LoadReport {
         &self.report
+    }
+
+    /// Where the weights are kept.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// What was chosen for [`LoadIn::Auto`] and why, where it is not the usual.
+    pub fn placement_note(&self) -> Option<&str> {
+        self.placement_note.as_deref()
     }
 
     /// The model's tokeniser.
@@ -297,7 +339,7 @@ pub fn loss(tape: &mut Tape, logits: &Var, labels: &Labels, denominator: f32) ->
         Labels::Scores(scores) => ops::squared_error(tape, logits, scores, denominator),
         Labels::Spans { starts, ends } => {
             // Starts and ends that do not count are not divided by; in training data there are none.
-            let share = |count: usize| denominator * count as f32 / starts.len().max(1) as f32;
+            let share = |count: usize| denominator * count as f32 / labels.len().max(1) as f32;
             let [starting, ending] = ops::span_targets(logits.layout(), starts, ends).map(share);
             let denominators = ops::SpanDenominators { starts: starting, ends: ending };
             ops::span_loss(tape, logits, starts, ends, denominators)

@@ -11,7 +11,7 @@ use super::events::Observer;
 use crate::adapter::AdapterFile;
 use crate::data::{Columns, Dataset, Prediction, Reader, Scores, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind};
-use crate::models::HeadStyle;
+use crate::models::{HeadStyle, LoadIn};
 use crate::{Error, Result};
 
 /// What to ask, and whom.
@@ -31,12 +31,18 @@ pub struct AskOptions<'a> {
     pub labels: Vec<String>,
     /// The longest example in tokens.
     pub max_length: usize,
+    /// By how many tokens the windows of a longer text overlap, where the task cuts windows.
+    pub stride: usize,
+    /// By how much "no answer" must be the better one to be said, where it may be.
+    pub null_threshold: f64,
     /// The number of rows to read; 0: all.
     pub limit: usize,
     /// The type that is computed in; absent: the machine's own.
     pub compute: Option<Compute>,
     /// The layers of the head.
     pub style: HeadStyle,
+    /// What the weights are loaded as.
+    pub load_in: LoadIn,
 }
 
 /// The names of the outputs of a head.
@@ -63,6 +69,7 @@ impl Ask {
             num_labels: None,
             head: Some(tasks::head(options.task)?),
             style: options.style,
+            load_in: options.load_in,
         };
         let adapted = AdaptedModel::load(options.model, options.adapter, load)?;
         check_head(options, &adapted)?;
@@ -92,7 +99,7 @@ impl Ask {
         };
         let adapter = self.adapted.first_adapter();
         let scores = evaluate(&self.adapted, adapter, &*dataset, task.info(), &mut progress)?;
-        Ok((scores, dataset.len()))
+        Ok((scores, dataset.questions()))
     }
 
     /// The answers to examples, in the order of their file, whose labels are not looked at. The names of the labels come
@@ -131,6 +138,8 @@ impl Ask {
             strict: false,
             training_file: files.first().map(PathBuf::as_path),
             further_files: files.get(1..).unwrap_or_default(),
+            model_labels: Vec::new(),
+            null_threshold: options.null_threshold,
         };
         let task = tasks::open(options.task, &task_options)?;
         let info = task.info();
@@ -197,7 +206,9 @@ impl Ask {
     ) -> Result<Box<dyn Dataset>> {
         let info = self.adapted.model().info();
         note_length(options.max_length, info, observer);
-        let reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        self.adapted.placement_note().into_iter().for_each(|note| observer.note(note));
+        let mut reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        reader.stride = options.stride;
         let dataset = task.dataset_of(files, options.limit, labelled, &reader)?;
         note_left_out(&*dataset, "", observer);
         if dataset.truncated() > 0 {

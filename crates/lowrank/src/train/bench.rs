@@ -13,7 +13,7 @@ use super::schedule::{Schedule, ScheduleKind};
 use super::trainer::Trainer;
 use crate::adapter::{self, LoraConfig, ParameterCount};
 use crate::data::{Batch, IGNORED, Labels, Pixels, TokenRows};
-use crate::models::{self, Head, HeadSpec, ModelConfig, ModelInfo};
+use crate::models::{self, Head, HeadSpec, LoadIn, ModelConfig, ModelInfo};
 use crate::tape::AdapterId;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -36,6 +36,8 @@ pub struct BenchOptions {
     pub lengths: Vec<usize>,
     /// The tokens that an encoder-decoder writes for each sequence.
     pub target: usize,
+    /// What the weights are kept as; automatically: packed.
+    pub load_in: LoadIn,
     /// Steps to measure.
     pub steps: usize,
     /// The type that is computed in; absent: the machine's own.
@@ -70,7 +72,11 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let info = model.info().clone();
     check(options, &info)?;
     let dtype = if compute == Compute::Bf16 { DType::Bf16 } else { DType::F32 };
-    models::initialise(&mut *model, SEED, dtype)?;
+    match options.load_in {
+        LoadIn::Auto => models::initialise(&mut *model, SEED, dtype)?,
+        // Tables and what is not in 8 bits are in bf16, whatever is computed in.
+        LoadIn::Int8 => models::initialise_int8(&mut *model, SEED, DType::Bf16)?,
+    }
     let mut adapted = AdaptedModel::from_model(model, options.config.clone(), compute);
     let plan = adapter::attach(adapted.model_mut(), &info, &options.lora, ADAPTER, SEED)?;
     let count = ParameterCount::with_adapter(adapted.model(), &options.lora, &plan);
@@ -126,7 +132,7 @@ fn check(options: &BenchOptions, info: &ModelInfo) -> Result<()> {
     }
 }
 
-fn random_batch(
+pub(super) fn random_batch(
     lengths: &[usize],
     target: usize,
     info: &ModelInfo,
@@ -215,6 +221,7 @@ mod tests {
             batch_size: 3,
             lengths: vec![4, 7],
             target: 1,
+            load_in: LoadIn::Auto,
             steps: 2,
             compute: Some(Compute::F32),
         }

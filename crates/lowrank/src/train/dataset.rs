@@ -36,6 +36,8 @@ impl RunData {
             strict: run.data.strict,
             training_file: files.train.first().map(PathBuf::as_path),
             further_files: files.train.get(1..).unwrap_or_default(),
+            model_labels: config.labels.clone(),
+            null_threshold: 0.0,
         };
         let task = tasks::open(&run.task, &options)?;
         Ok(Self { files, task })

@@ -29,7 +29,8 @@ pub fn collect(
     collector: &mut dyn Collector,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<f64> {
-    let batches = Batches::new(dataset, BatchPlan::in_order(batch_size(adapted, dataset)), Position::default())?;
+    let batches =
+        Batches::new(dataset, BatchPlan::in_order(batch_size(adapted, dataset)), Position::default())?;
     let count = batches.steps_per_epoch();
     batches.ahead(count, |steps| collect_steps(adapted, adapter, steps, count, collector, progress))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -64,12 +63,12 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let task = data.task.info().clone();
     let model = models::from_config(&config, HeadSpec::new(task.head, task.num_labels))?;
     let reader = reader(run, &folder, model.info(), observer);
-    let statistics = |files: &[PathBuf], limit: usize| {
-        let dataset = data.task.dataset_of(files, limit, true, &reader)?;
-        Ok::<_, crate::Error>(Statistics::of(&*dataset, &task))
+    let train = data.task.training_set(&data.files.train, run.data.limit, &reader)?;
+    let train = Statistics::of(&*train, &task);
+    let validation = match &data.files.validation {
+        Some(files) => Some(Statistics::of(&*data.task.dataset_of(files, 0, true, &reader)?, &task)),
+        None => None,
     };
-    let train = statistics(&data.files.train, run.data.limit)?;
-    let validation = data.files.validation.as_ref().map(|files| statistics(files, 0)).transpose()?;
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };
     let examples = match data.files.train.first() {
         Some(file) if first > 0 => data.task.preview(file, first, &reader)?,
@@ -127,16 +126,24 @@ impl Preview {
                 continue;
             }
             let cut = if example.truncated { format!(", cut to {}", self.max_length) } else { String::new() };
+            match &example.id {
+                Some(id) => write!(f, "question {id}")?,
+                None => write!(f, "line {}", example.line)?,
+            }
             let trained = example.trained.iter().filter(|trained| **trained).count();
             let of = if trained > 0 { format!(", {trained} trained") } else { String::new() };
-            let label =
-                if example.label.is_empty() { String::new() } else { format!(", label {}", example.label) };
-            writeln!(f, "line {}: {} tokens{of}{cut}{label}", example.line, example.ids.len())?;
+            write!(f, ": {} tokens{of}{cut}", example.ids.len())?;
+            match (example.label.as_str(), &example.answer) {
+                ("", _) => writeln!(f)?,
+                (label, None) if example.id.is_some() => writeln!(f, ", not here: {label}")?,
+                (label, Some(_)) => writeln!(f, ", answer «{label}»")?,
+                (label, None) => writeln!(f, ", label {label}")?,
+            }
             writeln!(f, "  text    {}", example.text)?;
             if let Some(pair) = &example.text_pair {
                 writeln!(f, "  {}  {pair}", if trained > 0 { "target" } else { "pair  " })?;
             }
-            writeln!(f, "  tokens  {}", marked(&example.tokens, &example.trained, marks))?;
+            writeln!(f, "  tokens  {}", marked(example, marks))?;
             let ids: Vec<String> = example.ids.iter().map(u32::to_string).collect();
             writeln!(f, "  ids     {}\n", ids.join(" "))?;
         }
@@ -154,15 +161,24 @@ impl fmt::Display for Preview {
     }
 }
 
-/// The tokens side by side, marks around each stretch of those that are trained.
-fn marked(tokens: &[String], trained: &[bool], (open, close): (&str, &str)) -> String {
-    let flag = |place: usize| trained.get(place).copied().unwrap_or(false);
-    let written = tokens.iter().enumerate().map(|(place, token)| {
-        let begins = flag(place) && (place == 0 || !flag(place - 1));
-        let ends = flag(place) && (place + 1 == tokens.len() || !flag(place + 1));
-        format!("{}{token}{}", if begins { open } else { "" }, if ends { close } else { "" })
-    });
-    written.collect::<Vec<_>>().join(" ")
+/// The tokens with what is to be learnt of them: a label after its token, an answer in angle quotes, marks around each
+/// stretch of those that are trained.
+fn marked(example: &PreviewedExample, (open, close): (&str, &str)) -> String {
+    let trained = |place: usize| example.trained.get(place).copied().unwrap_or(false);
+    let mark = |(place, token): (usize, &String)| {
+        let begins = trained(place) && (place == 0 || !trained(place - 1));
+        let ends = trained(place) && !trained(place + 1);
+        let tag = example.tags.get(place).filter(|tag| !tag.is_empty());
+        let tag = tag.map(|tag| format!("/{tag}")).unwrap_or_default();
+        let at = |end: usize| example.answer.is_some_and(|answer| answer[end] == place);
+        let before = [(begins, open), (at(0), "«")];
+        let after = [(at(1), "»"), (ends, close)];
+        let shown = |marks: [(bool, &str); 2]| -> String {
+            marks.into_iter().filter(|(shown, _)| *shown).map(|(_, mark)| mark).collect()
+        };
+        format!("{}{token}{}{tag}", shown(before), shown(after))
+    };
+    example.tokens.iter().enumerate().map(mark).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Statistics {
@@ -193,14 +209,18 @@ impl fmt::Display for Statistics {
 
 #[cfg(test)]
 mod tests {
-    use super::{BRACKETS, marked, quantile};
+    use super::{BRACKETS, PreviewedExample, marked, quantile};
 
     #[test]
     fn each_stretch_of_trained_tokens_stands_between_marks() {
-        let tokens = ["a", "b", "c", "d"].map(str::to_owned);
-        assert_eq!(marked(&tokens, &[false, true, true, false], BRACKETS), "a [[b c]] d");
-        assert_eq!(marked(&tokens, &[true, false, false, true], BRACKETS), "[[a]] b c [[d]]");
-        assert_eq!(marked(&tokens, &[], BRACKETS), "a b c d");
+        let shown = |trained: &[bool]| {
+            let tokens = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+            let example = PreviewedExample { tokens, trained: trained.to_vec(), ..Default::default() };
+            marked(&example, BRACKETS)
+        };
+        assert_eq!(shown(&[false, true, true, false]), "a [[b c]] d");
+        assert_eq!(shown(&[true, false, false, true]), "[[a]] b c [[d]]");
+        assert_eq!(shown(&[]), "a b c d");
     }
 
     #[test]

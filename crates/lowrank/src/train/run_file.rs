@@ -19,7 +19,7 @@ use super::schedule::{Schedule, ScheduleKind};
 use crate::Result;
 use crate::adapter::LoraConfig;
 use crate::data::Columns;
-use crate::models::HeadStyle;
+use crate::models::{HeadStyle, LoadIn};
 
 /// A run: the keys of a run file, checked, with the defaults where the file has none.
 ///
@@ -42,6 +42,8 @@ pub struct RunFile {
     pub init_adapter: Option<String>,
     /// What is trained.
     pub method: Method,
+    /// What the frozen weights are loaded as.
+    pub load_in: LoadIn,
     /// The layers of the head.
     pub head: HeadStyle,
     /// `[data]`.

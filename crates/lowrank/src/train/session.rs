@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lowrank_kernels::{Tier, memory, parallel};
 
-use super::adapted_model::AdaptedModel;
+use super::adapted_model::{AdaptedModel, Use};
 use super::checkpoint::{Checkpoint, State};
 use super::dataset::{RunData, note_left_out, reader};
 use super::evaluate::evaluate;
@@ -14,7 +14,7 @@ use super::events::{Observer, Start, StepReport, Summary};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::output::{self, MetricsLog, RUN_FILE};
 use super::run::RunOptions;
-use super::run_file::{EvalEvery, RunFile};
+use super::run_file::{EvalEvery, Method, RunFile};
 use super::settings::{Selection, check_settings, name_of, settings};
 use super::snapshot::{self, Snapshot};
 use super::subject::Subject;
@@ -62,15 +62,17 @@ impl<'a> Session<'a> {
         let task = data.task.info().clone();
         let selection = Selection::of(run, &task, data.files.validation.is_some())?;
         let compute = run.compute();
+        let purpose = if run.method == Method::Full { Use::FullTraining } else { Use::Training };
         let head = HeadSpec { style: run.head, ..HeadSpec::new(task.head, task.num_labels) };
-        let mut adapted = AdaptedModel::load_base(&base, config, head, Some(compute))?;
+        let mut adapted = AdaptedModel::load_base(&base, config, head, Some(compute), run.load_in, purpose)?;
+        adapted.placement_note().into_iter().for_each(|note| observer.note(note));
         let subject = Subject::prepare(run, &mut adapted)?;
         note_skipped(&adapted, observer);
         check_stop(stop, 0)?;
 
         let reader = reader(run, &base, adapted.model().info(), observer);
         let train: Arc<dyn Dataset> =
-            data.task.dataset_of(&data.files.train, run.data.limit, true, &reader)?.into();
+            data.task.training_set(&data.files.train, run.data.limit, &reader)?.into();
         let validation = data.files.validation.as_ref();
         let validation = validation.map(|files| data.task.dataset_of(files, 0, true, &reader)).transpose()?;
         note_left_out(&*train, "training", observer);
@@ -89,7 +91,7 @@ impl<'a> Session<'a> {
         };
         let trainer = Trainer::new(AdamW::new(optimizer), run.schedule(total_steps), run.train.seed);
         let sets = [Some(&*train), validation.as_deref()];
-        let settings = settings(run, compute, &selection, sets, adapted.model_mut());
+        let settings = settings(run, compute, &selection, sets, &mut adapted);
         if options.overwrite {
             output::clear(&run.output)?;
         }

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use lowrank_kernels::{Compute, Tier};
 
+use super::adapted_model::AdaptedModel;
 use super::run_file::{KeepBest, RunFile};
 use crate::data::{Dataset, Scores, TaskInfo};
 use crate::fnv::Fnv;
-use crate::models::Model;
+use crate::models::{Model, Placement};
 use crate::nn::{for_each_parameter, for_each_trained_mut};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -60,14 +61,21 @@ pub(super) fn settings(
     compute: Compute,
     selection: &Selection,
     data: [Option<&dyn Dataset>; 2],
-    start: &mut dyn Model,
+    adapted: &mut AdaptedModel,
 ) -> BTreeMap<String, String> {
     let mut settings = run.decisive_settings();
     let metric = selection.metric.as_deref().filter(|_| selection.keep);
     settings.insert("cpu".into(), Tier::active().kernels());
     settings.insert("train.dtype".into(), name_of(compute).into());
     settings.insert("train.keep_best".into(), metric.unwrap_or("last").into());
-    settings.insert("weights at the start".into(), format!("{:016x}", fingerprint(start)));
+    // What `auto` came to mean: another placement may have other bits.
+    let placement = match adapted.placement() {
+        Placement::Packed => "as stored",
+        Placement::Int8 => "int8",
+        Placement::Mapped => "as stored, from the file",
+    };
+    settings.insert("load_in".into(), placement.into());
+    settings.insert("weights at the start".into(), format!("{:016x}", fingerprint(adapted.model_mut())));
     for (what, data) in ["training data", "validation data"].into_iter().zip(data) {
         let value = data.map_or_else(|| "absent".to_owned(), |data| format!("{:016x}", data.fingerprint()));
         settings.insert(what.into(), value);

@@ -44,6 +44,7 @@ impl Subject {
         let (seed, info) = (run.train.seed, adapted.model().info().clone());
         models::initialise_head(adapted.model_mut(), seed)?;
         if run.method == Method::Full {
+            refuse_int8(adapted)?;
             for_each_parameter_mut(adapted.model_mut(), |_, parameter| {
                 parameter.leaves_mut().for_each(|leaf| leaf.set_trainable(true));
             });
@@ -106,6 +107,22 @@ impl Subject {
     }
 }
 
+/// Weights in 8 bits cannot be trained.
+fn refuse_int8(adapted: &AdaptedModel) -> Result<()> {
+    let mut found = None;
+    for_each_parameter(adapted.model(), |path, parameter| {
+        if found.is_none() && parameter.base().is_some_and(|leaf| leaf.as_quantized().is_some()) {
+            found = Some(path.to_owned());
+        }
+    });
+    let Some(path) = found else { return Ok(()) };
+    let reason = format!(
+        "\"full\" trains every weight, and {path} is in 8 bits, which cannot be trained; load the model as it was \
+         before it was quantized, or leave method at \"lora\""
+    );
+    Err(Error::setting("method", reason))
+}
+
 /// Writes a model folder in Hugging Face's layout: weights as f32, the configuration with the task's labels, and the
 /// files of the tokeniser and of the image processor as they were.
 ///
@@ -147,7 +164,7 @@ fn write_weights(model: &dyn Model, folder: &Path) -> Result<()> {
     for_each_parameter(model, |path, parameter| {
         if let Some(leaf) = parameter.base() {
             let key = older_name.map_or_else(|| path.to_owned(), |older| older(path));
-            tensors.insert(key, parameter.to_file(&leaf.value().to_dtype(DType::F32)));
+            tensors.insert(key, parameter.to_file(&leaf.float().to_dtype(DType::F32)));
         }
     });
     write_tensors(&folder.join(MODEL_FILE), &tensors)
@@ -164,7 +181,12 @@ fn write_config(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Resul
         return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
     }
     config.remove("num_labels");
-    let labels = if task.regression { vec!["LABEL_0".to_owned()] } else { task.labels.clone() };
+    if !task.head.is_new() {
+        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
+        return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
+    }
+    let mut labels = task.labels.clone();
+    labels.extend((labels.len()..task.num_labels).map(|id| format!("LABEL_{id}")));
     let ids: Map<String, Value> =
         labels.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let names: Map<String, Value> =

@@ -275,7 +275,10 @@ fn lines_of_a_text_file_are_prompts_with_completions_or_sources_with_targets() {
     let folder = Folder::new();
     let path = folder.write("e2e.txt", "name : Alimentum || It is there. \nname : Cotto||\n");
     let pairs = source_targets(&path, &plain(), 0).unwrap().rows;
-    assert_eq!((pairs[0].source.as_str(), pairs[0].target.as_deref()), ("name : Alimentum", Some("It is there.")));
+    assert_eq!(
+        (pairs[0].source.as_str(), pairs[0].target.as_deref()),
+        ("name : Alimentum", Some("It is there."))
+    );
     assert_eq!((pairs[1].target.as_deref(), pairs[1].line), (Some(""), 2));
     let text = refused(source_targets(&folder.write("a.txt", "a||b\nc\n"), &plain(), 0));
     assert!(text.contains("a.txt:2: ") && text.contains("has no ||"), "{text}");

@@ -29,19 +29,23 @@ pub fn is_available() -> bool {
 mod tests {
     use half::bf16;
 
-    use super::super::check::check_kernel;
+    use super::super::check::{check_kernel, check_streamed};
     use super::kernel::Tiles;
 
     #[test]
     fn the_kernel_agrees_with_the_reference_on_an_emulated_unit() {
         check_kernel::<_, bf16>(Tiles::<super::emulated::Emulated>::new());
+        check_streamed::<_, bf16>(Tiles::<super::emulated::Emulated>::new());
     }
 
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn the_kernel_agrees_with_the_reference_on_the_processor() {
         match super::Amx::detect() {
-            Some(kernel) => check_kernel::<_, bf16>(kernel),
+            Some(kernel) => {
+                check_kernel::<_, bf16>(kernel);
+                check_streamed::<_, bf16>(kernel);
+            }
             None => println!("skipped: this machine does not have AMX"),
         }
     }

@@ -52,21 +52,28 @@ use with_rows;
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::check_kernel;
+    use super::super::check::{check_kernel, check_streamed};
     use super::*;
     use half::bf16;
 
     #[test]
     fn every_kernel_agrees_with_the_reference() {
         match Wide::<f32>::detect() {
-            Some(kernel) => check_kernel::<_, f32>(kernel),
+            Some(kernel) => {
+                check_kernel::<_, f32>(kernel);
+                check_streamed::<_, f32>(kernel);
+            }
             None => println!("skipped: this machine does not have AVX-512"),
         }
         if let Some(kernel) = Wide::<bf16>::detect() {
             check_kernel::<_, bf16>(kernel);
+            check_streamed::<_, bf16>(kernel);
         }
         match Pairs::detect() {
-            Some(kernel) => check_kernel::<_, bf16>(kernel),
+            Some(kernel) => {
+                check_kernel::<_, bf16>(kernel);
+                check_streamed::<_, bf16>(kernel);
+            }
             None => println!("skipped: this machine does not have AVX-512 BF16"),
         }
     }

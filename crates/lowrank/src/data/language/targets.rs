@@ -90,7 +90,7 @@ mod tests {
         let batch = data.gather(&[0, 1], 4, None).unwrap();
         let ignored = IGNORED;
         assert_eq!(batch.labels, Labels::Tokens(vec![ignored, 7, 8, ignored, 4, ignored]));
-        assert_eq!((batch.labels.len(), batch.examples, batch.tokens()), (3, vec![4, 5], 6));
+        assert_eq!((batch.labels.len(), batch.examples.clone(), batch.tokens()), (3, vec![4, 5], 6));
         assert!(data.gather(&[2], 0, None).is_err());
     }
 

@@ -10,7 +10,7 @@ pub(super) const TRAIN: &[&str] = &["train", "msr_paraphrase_train"];
 pub(super) const VALIDATION: &[&str] =
     &["valid", "validation", "val", "dev", "dev_matched", "validation_matched"];
 pub(super) const TEST: &[&str] = &["test", "test_matched", "msr_paraphrase_test"];
-const EXTENSIONS: &[&str] = &["tsv", "jsonl", "csv", "json", "ndjson", "txt", "parquet"];
+const EXTENSIONS: &[&str] = &["tsv", "jsonl", "csv", "json", "ndjson", "txt", "conll", "parquet"];
 
 /// The files of a data set, of each part in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

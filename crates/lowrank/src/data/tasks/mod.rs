@@ -7,8 +7,10 @@ mod glue;
 mod images;
 mod labels;
 pub mod language;
+mod squad;
 mod table;
 mod tabular;
+mod tagging;
 
 use std::path::{Path, PathBuf};
 
@@ -72,14 +74,16 @@ pub trait Task: Send + Sync {
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
-        match files {
-            [file] => self.dataset(file, limit, labelled, reader),
-            _ => {
-                let name = &self.info().name;
-                let reason = format!("{name} reads data of one file, and these are {}", files.len());
-                Err(Error::file(files.first().map_or(Path::new(""), PathBuf::as_path), reason))
-            }
-        }
+        self.dataset(only_file(self.info(), files)?, limit, labelled, reader)
+    }
+
+    /// As [`Task::dataset_of`] of labelled examples that a model is to learn from, where these differ from those that it
+    /// is measured on.
+    ///
+    /// # Errors
+    /// As [`Task::dataset_of`].
+    fn training_set(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<Box<dyn Dataset>> {
+        self.dataset_of(files, limit, true, reader)
     }
 
     /// The first `count` examples of a file as the model sees them.
@@ -107,6 +111,9 @@ impl TaskInfo {
 pub struct PreviewedExample {
     /// Its line in the file, from 1.
     pub line: usize,
+    /// Its name in the file, where it has one, and which of its windows this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Its text.
     pub text: String,
     /// Its second text.
@@ -121,6 +128,12 @@ pub struct PreviewedExample {
     /// For each token whether the loss is on it; empty where no token is trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trained: Vec<bool>,
+    /// The places of the first and last token of its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<[usize; 2]>,
+    /// For each token its label, empty where it has none; empty where tokens have no labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Whether it lost its end.
     pub truncated: bool,
     /// What it is of, if it is an image: then it has no text and no tokens.
@@ -154,10 +167,14 @@ pub struct TaskOptions<'a> {
     pub training_file: Option<&'a Path>,
     /// The files after it, where a data set has several.
     pub further_files: &'a [PathBuf],
+    /// The labels of the model's configuration, whose order a task takes that finds the same ones in its data.
+    pub model_labels: Vec<String>,
+    /// By how much "no answer" must be the better one to be said, where it may be.
+    pub null_threshold: f64,
 }
 
 /// The tasks that there are.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 21] = [
     "sst2",
     "cola",
     "rte",
@@ -170,6 +187,9 @@ pub const NAMES: [&str; 18] = [
     images::CIFAR10,
     images::MNIST,
     images::FOLDER,
+    tagging::NAME,
+    squad::V1,
+    squad::V2,
     language::NAMES[0],
     language::NAMES[1],
     language::NAMES[2],
@@ -180,7 +200,23 @@ pub const NAMES: [&str; 18] = [
 
 /// Whether a task has labels of its own, not those of its data.
 pub fn has_labels(name: &str) -> bool {
-    !matches!(name, classification::NAME | images::FOLDER)
+    !matches!(name, classification::NAME | tagging::NAME | images::FOLDER)
+}
+
+/// The file of a data set in one file.
+fn only_file<'a>(task: &TaskInfo, files: &'a [PathBuf]) -> Result<&'a Path> {
+    match files {
+        [file] => Ok(file),
+        _ => {
+            let reason = format!("{} reads data of one file, and these are {}", task.name, files.len());
+            Err(Error::file(files.first().map_or(Path::new(""), PathBuf::as_path), reason))
+        }
+    }
+}
+
+/// The longest example in tokens that a task has by itself, and by how many tokens the windows of a longer one overlap.
+pub fn usual_length(name: &str) -> (usize, usize) {
+    if [squad::V1, squad::V2].contains(&name) { (384, 128) } else { (128, 0) }
 }
 
 /// The head that a task needs.
@@ -193,6 +229,8 @@ pub fn head(name: &str) -> Result<Head> {
     }
     match name {
         images::CIFAR10 | images::MNIST | images::FOLDER => Ok(Head::ImageClassification),
+        squad::V1 | squad::V2 => Ok(Head::QuestionAnswering),
+        tagging::NAME => Ok(Head::TokenClassification),
         _ if NAMES.contains(&name) => Ok(Head::SequenceClassification),
         _ => Err(Error::unknown("task", name, NAMES)),
     }
@@ -214,9 +252,13 @@ pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
     if let Some(task) = language::open(name, options) {
         return Ok(Box::new(task));
     }
-    Ok(match ImageTask::open(name, options)? {
-        Some(task) => Box::new(task),
-        None => Box::new(open_tabular(name, options)?),
+    Ok(match name {
+        squad::V1 | squad::V2 => Box::new(squad::SquadTask::new(name, options)),
+        tagging::NAME => Box::new(tagging::open(options)?),
+        _ => match ImageTask::open(name, options)? {
+            Some(task) => Box::new(task),
+            None => Box::new(open_tabular(name, options)?),
+        },
     })
 }
 

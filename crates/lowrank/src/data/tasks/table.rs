@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub(super) use lines::Lines;
-pub(super) use records::{Record, records};
+pub(super) use records::{Record, records, records_while};
 
 use crate::nearest::nearest;
 use crate::{Error, Result};

@@ -105,8 +105,7 @@ impl Task for TabularTask {
                 truncated: encoding.truncated,
                 text: example.text,
                 text_pair: example.text_pair,
-                trained: Vec::new(),
-                image: None,
+                ..PreviewedExample::default()
             })
         });
         examples.collect()

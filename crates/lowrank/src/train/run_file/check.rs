@@ -2,11 +2,8 @@
 
 use super::{KeepBest, Method, RunFile, Warmup};
 use crate::data::tasks;
-use crate::models::{Head, HeadStyle};
+use crate::models::{Head, HeadStyle, LoadIn};
 use crate::{Error, Result};
-
-/// Tasks that run files know and this program does not do yet.
-const LATER_TASKS: [&str; 3] = ["token-classification", "squad", "squad_v2"];
 
 /// The names of the metrics.
 const METRICS: [&str; 12] = [
@@ -62,6 +59,10 @@ impl RunFile {
             let reason = "training the whole model starts from no adapter; merge it first, or leave it out";
             return Err(Error::setting("init_adapter", reason));
         }
+        if self.method == Method::Full && self.load_in == LoadIn::Int8 {
+            let reason = "weights in 8 bits cannot be trained; method = \"full\" needs load_in = \"auto\"";
+            return Err(Error::setting("load_in", reason));
+        }
         Ok(())
     }
 
@@ -69,10 +70,6 @@ impl RunFile {
         let task = self.task.as_str();
         if tasks::NAMES.contains(&task) {
             return Ok(());
-        }
-        if LATER_TASKS.contains(&task) {
-            let names = tasks::NAMES.join(", ");
-            return Err(Error::setting("task", format!("{task:?} is not supported yet; {names} are")));
         }
         Err(Error::unknown("task", task, tasks::NAMES))
     }

@@ -6,7 +6,7 @@ use std::path::{Path, absolute};
 use lowrank_kernels::Compute;
 use toml::{Table, Value};
 
-use crate::data::tasks::is_hub_id;
+use crate::data::tasks::{self, is_hub_id};
 use crate::models::HeadStyle;
 
 use super::{EvalEvery, KeepBest, RunFile, Warmup, lora, values};
@@ -37,6 +37,7 @@ impl RunFile {
         );
         let method = super::Method::NAMES.iter().find(|(_, method)| *method == self.method);
         set("method", text(method.map_or("lora", |(name, _)| name)));
+        set("load_in", text(self.load_in.name()));
         if let HeadStyle::NormDropoutLinear { dropout } = self.head {
             set("head", text("norm-dropout-linear"));
             set("head_dropout", Value::Float(shortest(dropout)));
@@ -112,7 +113,7 @@ impl RunFile {
         rows.insert("train".to_owned(), path(&data.train));
         rows.insert("validation".to_owned(), data.validation.as_deref().map_or_else(|| text(""), path));
         rows.insert("max_length".to_owned(), count(data.max_length));
-        if data.stride > 0 {
+        if data.stride != tasks::usual_length(&self.task).1 {
             rows.insert("stride".to_owned(), count(data.stride));
         }
         rows.insert("limit".to_owned(), count(data.limit));

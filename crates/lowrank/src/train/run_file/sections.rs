@@ -8,8 +8,8 @@ use toml::Value;
 use super::values::{Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
-use crate::data::tasks::is_hub_id;
-use crate::models::HeadStyle;
+use crate::data::tasks::{self, is_hub_id};
+use crate::models::{HeadStyle, LoadIn};
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
@@ -23,6 +23,7 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
         output: source.folder.join(values.required("output")?),
         init_adapter: (!init_adapter.is_empty()).then(|| init_adapter.to_owned()),
         method: values.choice("method", &Method::NAMES)?,
+        load_in: values.choice("load_in", &LoadIn::NAMES)?,
         head: head(values)?,
         data: data(values, &source.folder)?,
         lora: lora::read(values)?,
@@ -33,6 +34,7 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
 }
 
 fn data(values: &Values, folder: &Path) -> Result<DataSection> {
+    let (length, stride) = tasks::usual_length(values.text("task")?);
     Ok(DataSection {
         train: path(values.required("data.train")?, folder),
         validation: match values.text("data.validation")? {
@@ -40,25 +42,13 @@ fn data(values: &Values, folder: &Path) -> Result<DataSection> {
             text => Some(path(text, folder)),
         },
         columns: columns(values)?,
-        max_length: match usual_length(values)? {
-            Some((length, _)) if !values.gives("data.max_length") => length,
-            _ => values.count("data.max_length")?,
-        },
-        stride: match usual_length(values)? {
-            Some((_, stride)) if !values.gives("data.stride") => stride,
-            _ if !values.gives("data.stride") => 0,
-            _ => values.count("data.stride")?,
-        },
+        max_length: if values.gives("data.max_length") { values.count("data.max_length")? } else { length },
+        stride: if values.gives("data.stride") { values.count("data.stride")? } else { stride },
         limit: values.count("data.limit")?,
         strict: values.flag("data.strict")?,
         random_crop: values.count("data.random_crop")?,
         random_flip: values.flag("data.random_flip")?,
     })
-}
-
-/// The length and stride of a task whose texts are long.
-fn usual_length(values: &Values) -> Result<Option<(usize, usize)>> {
-    Ok(matches!(values.text("task")?, "squad" | "squad_v2").then_some((384, 128)))
 }
 
 fn head(values: &Values) -> Result<HeadStyle> {
@@ -175,15 +165,6 @@ fn only_supported(values: &Values) -> Result<()> {
     let later = |key: &str, what: String, right: &str| {
         Err(Error::setting(key, format!("{what} is not supported yet; {right}")))
     };
-    for (key, known, only) in [("load_in", "int8", "auto")] {
-        match values.text(key)? {
-            word if word == only => {}
-            word if word == known => {
-                return later(key, format!("{word:?}"), &format!("leave it at {only:?}"));
-            }
-            word => return Err(Error::setting(key, format!("{word:?} is not {only:?}"))),
-        }
-    }
     let ratio = values.number("train.loraplus_lr_ratio")?;
     if ratio != 1.0 {
         return later("train.loraplus_lr_ratio", format!("{ratio}"), "leave it at 1.0");

@@ -9,13 +9,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lowrank_kernels::Compute;
-use lowrank_kernels::gemm::{Weight, weight_gradient};
+use lowrank_kernels::gemm::weight_gradient;
 use lowrank_kernels::row_ops::column_sums;
 
 use self::stack::{Part, Stack, stack};
 use super::block::{block, block_mut};
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Parameter, Tape, Var, VarId};
+use crate::tape::{
+    Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Operand, Parameter, Tape, Var, VarId,
+};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -23,6 +25,8 @@ use crate::{Error, Result};
 pub struct Branch<'a> {
     /// `W`: `[outputs, inputs]`.
     pub weight: &'a Parameter,
+    /// The parameter that the weight is another name of.
+    pub tied: Option<&'a Parameter>,
     /// `b`: `[outputs]`.
     pub bias: Option<&'a Parameter>,
     /// The adapters attached to the layer, of which each sequence uses its own.
@@ -108,7 +112,7 @@ fn names(branches: &[Branch<'_>]) -> String {
 struct Base {
     rows: Range<usize>,
     columns: Range<usize>,
-    weight: Arc<Weight>,
+    weight: Operand,
     master: Leaf,
     bias: Option<Leaf>,
 }
@@ -127,7 +131,7 @@ fn resolve_bases(
 ) -> Result<Vec<Base>> {
     let mut bases: Vec<Base> = Vec::new();
     for (rows, adapter) in layout.segments() {
-        let master = branch.weight.active(adapter)?;
+        let master = branch.weight.active_or_tied(adapter, branch.tied)?;
         let bias = branch.bias.map(|bias| bias.active(adapter)).transpose()?;
         if let Some(last) = bases.last_mut()
             && last.master.id() == master.id()
@@ -136,7 +140,7 @@ fn resolve_bases(
             last.rows.end = rows.end;
             continue;
         }
-        let weight = master.weight(compute);
+        let weight = master.operand(compute);
         bases.push(Base {
             rows,
             columns: columns.clone(),

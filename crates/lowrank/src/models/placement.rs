@@ -1,0 +1,190 @@
+//! Where a model's weights are kept: packed, in 8 bits, or in their file.
+
+use std::collections::HashSet;
+
+use lowrank_kernels::gemm::Weight;
+use lowrank_kernels::{Compute, memory};
+
+use super::Model;
+use super::initialise::is_inside;
+use super::keys::Keys;
+use crate::hub::{Checkpoint, StoredDtype};
+use crate::nn::{for_each_linear, for_each_parameter, for_each_parameter_mut};
+use crate::tape::Queue;
+use crate::{Error, Result};
+
+/// The environment variable that says how much memory to plan with, in bytes.
+pub const MEMORY: &str = "LOWRANK_MEMORY";
+
+/// What a model's weights are loaded as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadIn {
+    /// The checkpoint's type where that fits in memory, else 8 bits, else the checkpoint's type in its file.
+    #[default]
+    Auto,
+    /// 8 bits.
+    Int8,
+}
+
+impl LoadIn {
+    /// Every way, under its name in a run file.
+    pub const NAMES: [(&'static str, Self); 2] = [("auto", Self::Auto), ("int8", Self::Int8)];
+
+    /// The name in a run file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// Where the weights of linear layers are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// In memory, packed for the kernels at their first use.
+    #[default]
+    Packed,
+    /// In memory in 8 bits, decoded in every product; those that [`quantizable`] leaves out as the checkpoint has them.
+    Int8,
+    /// In the checkpoint's mapped files, brought into the kernels' form in every product.
+    Mapped,
+}
+
+/// The shortest side of a weight that is brought into 8 bits: the side of the blocks that the kernels decode.
+const SHORTEST_SIDE: usize = 16;
+
+/// The weights that may be brought into 8 bits: those of linear layers that are stored as matrices with sides of 16 or
+/// more, outside of the head, the layer before a language model's logits, and what is another name of a table.
+pub fn quantizable(model: &dyn Model) -> HashSet<String> {
+    let info = model.info();
+    let mut names = HashSet::new();
+    for_each_linear(model, |path, linear| {
+        let weight = &linear.weight;
+        let sides = linear.inputs().min(linear.outputs());
+        let in_head = info.head.iter().chain(&info.output).any(|module| is_inside(weight.name(), module));
+        if weight.tie().is_none() && weight.is_matrix() && sides >= SHORTEST_SIDE && !in_head {
+            names.insert(format!("{path}.weight"));
+        }
+    });
+    names
+}
+
+/// The bytes that a model takes under each placement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Packed.
+    pub packed: u64,
+    /// In 8 bits.
+    pub int8: u64,
+}
+
+impl Needs {
+    /// Counts shapes and the checkpoint's bytes; nothing is read. In training, weights are packed for both directions.
+    pub fn of(model: &dyn Model, checkpoint: &Checkpoint, compute: Compute, training: bool) -> Self {
+        let keys = Keys::new(model.info(), checkpoint);
+        let eight = quantizable(model);
+        let multiplied = multiplied(model);
+        let operand = Weight::value_bytes(compute) * if training { 2 } else { 1 };
+        let mut needs = Self::default();
+        for_each_parameter(model, |path, parameter| {
+            if parameter.tie().is_some() {
+                return;
+            }
+            let elements = parameter.shape().elements() as u64;
+            let found = keys.find(path);
+            let stored = found.as_ref().map_or(4 * elements, |(_, view)| view.bytes.len() as u64);
+            let is_int8 = found.is_some_and(|(_, view)| view.dtype == StoredDtype::I8);
+            let packed = if multiplied.contains(path) { operand as u64 * elements } else { 0 };
+            // A table that is also a head is read in both forms.
+            let own = if packed == 0 || !eight.contains(path) { stored } else { 0 };
+            needs.packed += if is_int8 { stored } else { packed + own };
+            // One column in a hundred in bf16, and the scales.
+            let small = elements + elements / 50;
+            needs.int8 += if is_int8 || !eight.contains(path) { stored } else { small };
+        });
+        needs
+    }
+
+    /// The placement that fits, and the sentence that tells of it where it is not the usual one.
+    pub fn choose(self, available: Option<u64>) -> (Placement, Option<String>) {
+        let Some(available) = available else { return (Placement::Packed, None) };
+        let fits = |bytes: u64| bytes <= available / 5 * 4;
+        let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+        let (packed, int8) = (gb(self.packed), gb(self.int8));
+        let reason =
+            format!("the weights would take {packed} of memory, and {} are available", gb(available));
+        if fits(self.packed) {
+            (Placement::Packed, None)
+        } else if fits(self.int8) {
+            (Placement::Int8, Some(format!("{reason}: they are loaded in 8 bits, which take {int8}")))
+        } else {
+            let note = format!(
+                "{reason}, too few even for 8 bits ({int8}): they are read from their file in every pass"
+            );
+            (Placement::Mapped, Some(note))
+        }
+    }
+}
+
+/// How much memory to plan with: what `LOWRANK_MEMORY` says, or what the system and this process's control group leave.
+///
+/// # Errors
+/// If the variable holds something else than a number of bytes.
+pub fn planned_memory() -> Result<Option<u64>> {
+    match std::env::var(MEMORY) {
+        Ok(text) if !text.is_empty() => {
+            let reason = || format!("it is {text:?}; it must be a number of bytes");
+            text.parse().map(Some).map_err(|_| Error::setting(MEMORY, reason()))
+        }
+        _ => Ok(memory::available_bytes()),
+    }
+}
+
+/// The parameters that matrices are multiplied by: linear layers' own weights, and tables that are one's.
+fn multiplied(model: &dyn Model) -> HashSet<String> {
+    let mut names = HashSet::new();
+    for_each_linear(model, |path, linear| {
+        names.insert(linear.weight.tie().map_or_else(|| format!("{path}.weight"), str::to_owned));
+    });
+    names
+}
+
+/// Has every weight of a loaded model read where it is, in the order of the layers.
+pub(super) fn stream(model: &mut dyn Model) {
+    let names = multiplied(&*model);
+    let mut order = Vec::new();
+    for_each_parameter(&*model, |path, parameter| {
+        if let Some(leaf) = parameter.base().filter(|_| names.contains(path)) {
+            order.push(leaf.value().clone());
+        }
+    });
+    let mut places = Queue::places(order);
+    for_each_parameter_mut(model, |path, parameter| {
+        if let Some(leaf) = parameter.base_mut().filter(|_| names.contains(path))
+            && let Some(place) = places.next()
+        {
+            leaf.stream(place);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_is_chosen_and_a_fifth_is_left() {
+        let needs = Needs { packed: 4_000_000_000, int8: 1_000_000_000 };
+        let chosen = |available| needs.choose(Some(available)).0;
+        assert_eq!(needs.choose(None), (Placement::Packed, None));
+        assert_eq!(needs.choose(Some(5_000_000_000)), (Placement::Packed, None));
+        assert_eq!(chosen(4_900_000_000), Placement::Int8);
+        assert_eq!(chosen(1_250_000_000), Placement::Int8);
+        assert_eq!(chosen(1_200_000_000), Placement::Mapped);
+        let note = needs.choose(Some(2_000_000_000)).1;
+        let expected = "the weights would take 4.0 GB of memory, and 2.0 GB are available: they are loaded in 8 bits, \
+                        which take 1.0 GB";
+        assert_eq!(note.as_deref(), Some(expected));
+    }
+}

@@ -1,0 +1,70 @@
+//! Weights as the operands of matrix products.
+
+use std::sync::Arc;
+
+use lowrank_kernels::gemm::Weight;
+use lowrank_kernels::{Compute, Element, Rows, RowsMut};
+
+use super::parameter::Leaf;
+use crate::tensor::Tensor;
+
+/// Weights that are read ahead of their use.
+const AHEAD: usize = 4;
+
+/// Streamed weights in the order of their use, and the place of one.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    order: Arc<[Tensor]>,
+    place: usize,
+}
+
+impl Queue {
+    /// The places of all.
+    pub fn places(order: Vec<Tensor>) -> impl Iterator<Item = Self> {
+        let order: Arc<[Tensor]> = order.into();
+        (0..order.len()).map(move |place| Self { order: Arc::clone(&order), place })
+    }
+
+    /// Has the weights that come next read ahead.
+    fn read_ahead(&self, forward: bool) {
+        let near = if forward {
+            self.order.get(self.place + 1..).unwrap_or_default().iter().take(AHEAD)
+        } else {
+            let start = self.place.saturating_sub(AHEAD);
+            self.order.get(start..self.place).unwrap_or_default().iter().take(AHEAD)
+        };
+        near.for_each(Tensor::will_need);
+    }
+}
+
+/// A weight, packed once for the kernels, or decoded by them in every product.
+pub(crate) enum Operand {
+    /// Packed.
+    Prepared(Arc<Weight>),
+    /// Read where it is.
+    Streamed(Leaf, Compute),
+}
+
+impl Operand {
+    /// `y = x·Wᵀ + bias`.
+    pub fn forward<T: Element>(&self, x: Rows<'_, T>, bias: Option<&[f32]>, y: RowsMut<'_, T>) {
+        match self {
+            Self::Prepared(weight) => weight.forward(x, bias, y),
+            Self::Streamed(leaf, compute) => {
+                leaf.queue().into_iter().for_each(|queue| queue.read_ahead(true));
+                leaf.streamed(*compute).forward(x, bias, y);
+            }
+        }
+    }
+
+    /// `dx = dy·W`, or `dx += dy·W`.
+    pub fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
+        match self {
+            Self::Prepared(weight) => weight.backward(dy, dx, accumulate),
+            Self::Streamed(leaf, compute) => {
+                leaf.queue().into_iter().for_each(|queue| queue.read_ahead(false));
+                leaf.streamed(*compute).backward(dy, dx, accumulate);
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A model folder in 8 bits.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lowrank_kernels::Compute;
+use lowrank_kernels::random::Philox;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::adapted_model::{AdaptedModel, LoadOptions};
+use super::bench::random_batch;
+use crate::hub::{
+    self, Checkpoint, MODEL_CONFIG, MODEL_FILE, RepositoryKind, StoredDtype, TensorToWrite, to_tensor,
+    write_atomically, write_safetensors,
+};
+use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
+use crate::models::{self, HeadSpec, not_finite, quantizable_keys};
+use crate::tensor::{DType, Quantized, Tensor};
+use crate::{Error, Result};
+
+/// What `config.json` says of weights that this program quantized.
+const METHOD: &str = "lowrank-int8";
+const SEED: u64 = 42;
+/// The lengths of the sequences that are compared.
+const PROBES: [usize; 4] = [3, 8, 17, 32];
+const PROBE_ANSWER: usize = 6;
+
+/// What to bring into 8 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct QuantizeOptions<'a> {
+    /// The model: a folder or Hub id.
+    pub model: &'a str,
+    /// The folder to write; it is made, or is empty.
+    pub out: &'a Path,
+    /// Whether to compare the result with the model in bf16.
+    pub check: bool,
+}
+
+/// A weight in 8 bits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuantizedWeight {
+    /// Its key.
+    pub name: String,
+    /// Columns that are kept in bf16.
+    pub outlier_columns: usize,
+    /// `‖W₈ - W‖ / ‖W‖` with W in bf16; only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_error: Option<f64>,
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuantizeReport {
+    /// The folder.
+    pub out: PathBuf,
+    /// The bytes of the tensors before.
+    pub bytes_before: u64,
+    /// The bytes of the tensors now.
+    pub bytes_after: u64,
+    /// The weights in 8 bits.
+    pub weights: Vec<QuantizedWeight>,
+    /// The largest difference of a logit of random inputs to that of the model in bf16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub largest_logit_difference: Option<f32>,
+    /// The largest magnitude of these logits in bf16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub largest_logit: Option<f32>,
+}
+
+/// Writes a model folder whose weights of linear layers are in 8 bits; everything else is as it was. All that is held in
+/// memory is the result.
+///
+/// # Errors
+/// If the model cannot be read, holds nothing to bring into 8 bits or a value that is not finite, or the folder is not
+/// empty or cannot be written.
+pub fn quantize(options: &QuantizeOptions<'_>) -> Result<QuantizeReport> {
+    let folder = hub::resolve(options.model, RepositoryKind::Model)?.path;
+    fs::create_dir_all(options.out).map_err(Error::io(options.out))?;
+    if fs::read_dir(options.out).map_err(Error::io(options.out))?.next().is_some() {
+        return Err(Error::file(options.out, "this folder is not empty; name another"));
+    }
+    let config = models::read_config(&folder)?;
+    let checkpoint = Checkpoint::open(&folder)?;
+    let kind = config.head.unwrap_or(config.usual_head());
+    let mut model = models::from_config(&config, HeadSpec::new(kind, config.labels.len()))?;
+    let keys = quantizable_keys(&mut *model, &checkpoint);
+    drop(model);
+    if keys.is_empty() {
+        let reason = "none of its weights can be brought into 8 bits, or all are; use it as it is";
+        return Err(Error::file(&folder, reason));
+    }
+    let mut parts: Vec<(String, StoredDtype, Vec<usize>, Bytes<'_>)> = Vec::new();
+    let (mut weights, mut bytes_before) = (Vec::new(), 0);
+    for key in checkpoint.names() {
+        let Some(view) = checkpoint.get(key) else { continue };
+        bytes_before += view.bytes.len() as u64;
+        let Some(&transposed) = keys.get(key) else {
+            parts.push((key.to_owned(), view.dtype, view.shape.to_vec(), Bytes::Mapped(view.bytes)));
+            continue;
+        };
+        let stored = to_tensor(key, &view)?;
+        let value = if transposed { stored.transposed() } else { stored.clone() };
+        let made = Quantized::from_float(&value).ok_or_else(|| not_finite(&view, key))?;
+        weights.push(QuantizedWeight {
+            name: key.to_owned(),
+            outlier_columns: made.columns().len(),
+            relative_error: options.check.then(|| relative_error(&value, &made)),
+        });
+        stored.release_pages();
+        push(&mut parts, key, made);
+    }
+    let tensors: Vec<TensorToWrite<'_>> = parts
+        .iter()
+        .map(|(name, dtype, shape, bytes)| TensorToWrite { name, dtype: *dtype, shape, bytes: bytes.get() })
+        .collect();
+    let bytes_after = tensors.iter().map(|tensor| tensor.bytes.len() as u64).sum();
+    write_safetensors(options.out.join(MODEL_FILE), &tensors, &[("format", "pt")])?;
+    drop(parts);
+    copy_files(&folder, options.out)?;
+    write_config(&folder, options.out)?;
+    let mut report = QuantizeReport {
+        out: options.out.to_path_buf(),
+        bytes_before,
+        bytes_after,
+        weights,
+        largest_logit_difference: None,
+        largest_logit: None,
+    };
+    if options.check {
+        let (before, after) = (probe(options.model)?, probe(&options.out.to_string_lossy())?);
+        let largest = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).fold(0.0, f32::max);
+        let mut differences = before.iter().zip(&after).map(|(a, b)| a - b);
+        report.largest_logit_difference = Some(largest(&mut differences));
+        report.largest_logit = Some(largest(&mut before.iter().copied()));
+    }
+    Ok(report)
+}
+
+/// The bytes of a tensor to write.
+enum Bytes<'a> {
+    Mapped(&'a [u8]),
+    Tensor(Tensor),
+    Made(Vec<u8>),
+}
+
+impl Bytes<'_> {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Tensor(tensor) => tensor.bytes(),
+            Self::Made(bytes) => bytes,
+        }
+    }
+}
+
+/// The tensors of a weight in 8 bits.
+fn push(parts: &mut Vec<(String, StoredDtype, Vec<usize>, Bytes<'_>)>, key: &str, made: Quantized) {
+    let (rows, width) = made.values().rows_and_width();
+    let kept = made.columns().len();
+    let scales = made.scales().iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    let name = |companion: &str| format!("{key}.{companion}");
+    parts.push((key.to_owned(), StoredDtype::I8, vec![rows, width], Bytes::Tensor(made.values().clone())));
+    parts.push((name(SCALE), StoredDtype::F32, vec![rows], Bytes::Made(scales)));
+    if kept > 0 {
+        let columns = made.columns().iter().flat_map(|column| column.to_le_bytes()).collect();
+        let outliers = made.outliers().iter().flat_map(|value| value.to_le_bytes()).collect();
+        parts.push((name(OUTLIER_COLUMNS), StoredDtype::I32, vec![kept], Bytes::Made(columns)));
+        parts.push((name(OUTLIERS), StoredDtype::BF16, vec![rows, kept], Bytes::Made(outliers)));
+    }
+}
+
+/// How far a weight in 8 bits is from the weight in bf16.
+fn relative_error(value: &Tensor, made: &Quantized) -> f64 {
+    let before = value.to_dtype(DType::Bf16).to_f32_vec();
+    let (mut off, mut whole) = (0.0, 0.0);
+    for (a, b) in made.to_f32().as_slice::<f32>().iter().zip(before) {
+        off += f64::from(a - b).powi(2);
+        whole += f64::from(b).powi(2);
+    }
+    (off / f64::max(whole, f64::MIN_POSITIVE)).sqrt()
+}
+
+/// Everything of a model's folder but its weights and its configuration.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    const WEIGHTS: [&str; 9] =
+        [".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf"];
+    for entry in fs::read_dir(from).map_err(Error::io(from))? {
+        let path = entry.map_err(Error::io(from))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if path.is_file() && name != MODEL_CONFIG && !WEIGHTS.iter().any(|end| name.ends_with(end)) {
+            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+            write_atomically(to.join(name), |file| file.write_all(&bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_config(from: &Path, to: &Path) -> Result<()> {
+    let source = from.join(MODEL_CONFIG);
+    let text = fs::read_to_string(&source).map_err(Error::io(&source))?;
+    let mut config: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
+    config.insert("quantization_config".into(), json!({ "quant_method": METHOD, "bits": 8 }));
+    let text = serde_json::to_string_pretty(&config).unwrap_or_default();
+    write_atomically(to.join(MODEL_CONFIG), |file| writeln!(file, "{text}"))
+}
+
+/// The logits of random inputs, the same for every model of a configuration, computed in bf16.
+fn probe(model: &str) -> Result<Vec<f32>> {
+    let options = LoadOptions { compute: Some(Compute::Bf16), ..LoadOptions::default() };
+    let mut adapted = AdaptedModel::load(model, None, options)?;
+    models::initialise_head(adapted.model_mut(), SEED)?;
+    let info = adapted.model().info().clone();
+    let lengths = PROBES.map(|length| length.min(info.max_length.max(1)));
+    let regression = adapted.config().regression;
+    let batch = random_batch(&lengths, PROBE_ANSWER, &info, regression, &mut Philox::new(SEED, 0))?;
+    adapted.logits(&batch, None)
+}
+
+impl fmt::Display for QuantizeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.weights.iter().map(|weight| weight.name.len()).max().unwrap_or(0);
+        for QuantizedWeight { name, outlier_columns, relative_error } in &self.weights {
+            if let Some(error) = relative_error {
+                writeln!(f, "{name:width$}  off by {error:.5}, {outlier_columns} columns kept in bf16")?;
+            }
+        }
+        if let (Some(off), Some(largest)) = (self.largest_logit_difference, self.largest_logit) {
+            writeln!(f, "logits of random inputs: off by {off:.4} at most, the largest is {largest:.4}")?;
+        }
+        let (before, after) = (self.bytes_before as f64 / 1e6, self.bytes_after as f64 / 1e6);
+        let (count, out) = (self.weights.len(), self.out.display());
+        write!(f, "{count} weights in 8 bits, {after:.1} MB instead of {before:.1} MB, in {out}")
+    }
+}
