@@ -4,6 +4,7 @@
 
 mod ask;
 mod download;
+mod eight_bits;
 mod measure;
 mod refuse;
 #[allow(dead_code)]
