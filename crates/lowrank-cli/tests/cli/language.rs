@@ -57,7 +57,7 @@ fn every_task_trains_is_evaluated_and_answers() {
         assert_eq!(answers.len(), 5);
         for (number, answer) in answers.iter().enumerate() {
             assert_eq!(answer["line"], number + 1);
-            assert!(answer["text"].as_str().unwrap().split(' ').count() <= 6, "{task}: {answer}");
+            assert!(answer["text"].as_str().unwrap().split_whitespace().count() <= 6, "{task}: {answer}");
         }
     }
 }

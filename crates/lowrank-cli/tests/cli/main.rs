@@ -5,6 +5,7 @@
 mod ask;
 mod compare;
 mod download;
+mod eight_bits;
 mod generate;
 mod hub_data;
 mod images;

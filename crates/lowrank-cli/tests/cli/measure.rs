@@ -107,3 +107,37 @@ fn a_reader_that_goes_away_is_no_error() {
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
 }
+
+/// flan-T5-xxl's sizes.
+const FLAN_T5_XXL: &str = r#"{
+    "model_type": "t5", "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24,
+    "num_decoder_layers": 24, "num_heads": 64, "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1
+}"#;
+
+#[test]
+fn eleven_billion_parameters_are_counted_without_allocating_them() {
+    let workshop = Workshop::new();
+    workshop.write("config.json", FLAN_T5_XXL);
+    let arguments = ["params", "--config", "config.json", "--target-modules", "q,v", "--rank", "16"];
+    let line = "trainable params: 18,874,368 || all params: 11,154,206,720 || trainable%: 0.1692\n";
+    assert_eq!(workshop.succeed(&arguments).stdout, line);
+}
+
+#[test]
+fn bench_trains_with_frozen_weights_in_8_bits() {
+    let workshop = Workshop::new();
+    let small = FLAN_T5_XXL
+        .replace("4096", "64")
+        .replace("10240", "96")
+        .replace(": 24", ": 1")
+        .replace("64, \"relative", "2, \"relative");
+    workshop.write("config.json", &small.replace("\"num_heads\": 64", "\"num_heads\": 2"));
+    let arguments =
+        ["bench", "train", "--config", "config.json", "--load-in", "int8", "--steps", "1", "--batch", "1"];
+    let json =
+        workshop.succeed(&[&arguments[..], &["--seq", "9", "--target-seq", "3", "--json"]].concat()).json();
+    assert!(json["step_seconds_median"].as_f64().unwrap() > 0.0);
+    assert!(json["peak_rss_bytes"].as_u64().unwrap() > 0);
+}

@@ -37,7 +37,7 @@ fn the_write_ups_head_is_known_again_by_eval_predict_and_forward() {
         let inputs = golden("cases/bert_query_value/inputs.safetensors").to_string_lossy().into_owned();
         let forward = "forward --model model --adapter out --gradients --outputs o.safetensors --inputs";
         if model == "models/bert" {
-            workshop.succeed(&[&forward.split(' ').collect::<Vec<_>>()[..], &[&inputs]].concat());
+            workshop.succeed(&[&forward.split(' ').collect::<Vec<_>>()[..], &[inputs.as_str()]].concat());
             let outputs = tensors(&workshop.path("o.safetensors"));
             let gradient = &outputs["grad.base_model.model.classifier.norm.weight"];
             assert!(gradient.iter().any(|value| *value != 0.0));

@@ -10,7 +10,7 @@ use super::placement::{quantizable, stream};
 use crate::Result;
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
 use crate::tape::{Leaf, Parameter};
-use crate::tensor::{DType, Quantized, Tensor};
+use crate::tensor::{DType, Quantized, Shape, Tensor};
 
 /// Streams of one seed must not meet: each use has its own.
 const MODEL_STREAM: u64 = 1;
@@ -18,6 +18,8 @@ const HEAD_STREAM: u64 = 2;
 
 /// Words of the generator that a normal number takes, so that threads can draw parts of one sequence.
 const NORMAL_WORDS: u64 = 2;
+/// Normal numbers in the table that rows in 8 bits are cut from; prime, so that rows do not fall into step.
+const TABLE: usize = 1_048_573;
 /// Numbers that a thread draws at a time.
 const DRAWN_TOGETHER: usize = 1 << 14;
 
@@ -31,7 +33,8 @@ pub fn initialise(model: &mut dyn Model, seed: u64, dtype: DType) -> Result<()> 
 }
 
 /// As [`initialise`], with the weights that can be in 8 bits brought into these one after the other, and the others read
-/// where they are: the model is never held in a wider type, and nothing is packed.
+/// where they are: the model is never held in a wider type, and nothing is packed. Rows of what is in 8 bits are cut from
+/// a table of a million normal numbers at random places, for models whose every number would take minutes to draw.
 ///
 /// # Errors
 /// As [`initialise`].
@@ -75,17 +78,47 @@ fn draw(
 ) -> Result<()> {
     let deviation = model.info().initializer_range;
     let mut generator = Philox::new(seed, stream);
+    let mut table = None;
     let mut result = Ok(());
     for_each_parameter_mut(model, |path, parameter| {
         if wanted(path) && parameter.tie().is_none() && result.is_ok() {
-            let in_eight_bits = eight.contains(path);
-            let dtype = if in_eight_bits { DType::F32 } else { dtype };
+            if eight.contains(path) {
+                let table = table.get_or_insert_with(|| Table::new(deviation, &mut generator));
+                let quantized = Quantized::from_float(&table.draw(parameter.shape(), &mut generator));
+                result = quantized.map_or(Ok(()), |value| parameter.set_base(Leaf::quantized(value)));
+                return;
+            }
             let value = draw_one(path, parameter, deviation, dtype, &mut generator);
-            let quantized = in_eight_bits.then(|| Quantized::from_float(&value)).flatten();
-            result = parameter.set_base(quantized.map_or_else(|| Leaf::frozen(value), Leaf::quantized));
+            result = parameter.set_base(Leaf::frozen(value));
         }
     });
     result
+}
+
+/// Normal numbers that rows are cut from at random places.
+struct Table(Vec<f32>);
+
+impl Table {
+    fn new(deviation: f32, generator: &mut Philox) -> Self {
+        Self((0..TABLE).map(|_| deviation * generator.normal_f32()).collect())
+    }
+
+    fn draw(&self, shape: Shape, generator: &mut Philox) -> Tensor {
+        let (rows, width) = (shape.rows(), shape.width());
+        let mut value = Tensor::uninit(shape, DType::F32);
+        let values = value.make_mut::<f32>();
+        for row in values.chunks_exact_mut(width.max(1)).take(rows) {
+            let mut start = generator.below(TABLE as u64) as usize;
+            for part in row.chunks_mut(TABLE) {
+                // Past the end it goes on at the beginning.
+                let (head, tail) = part.split_at_mut(part.len().min(TABLE - start));
+                head.copy_from_slice(&self.0[start..start + head.len()]);
+                tail.copy_from_slice(&self.0[..tail.len()]);
+                start = (start + part.len()) % TABLE;
+            }
+        }
+        value
+    }
 }
 
 fn draw_one(
