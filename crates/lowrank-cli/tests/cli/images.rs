@@ -251,6 +251,11 @@ fn an_adapter_has_the_names_of_the_newest_transformers() {
     // `dense` is three layers of each block in one version, and of other names in the other.
     let dense = targets("target_modules=[\"dense\"]");
     assert_eq!(dense, serde_json::json!(["fc1", "fc2", "o_proj"]));
+    // The patches' projection is a convolution, which PEFT does not count among the linear layers.
+    let all = targets("target_modules=all-linear");
+    assert_eq!(all.as_array().unwrap().len(), 2 * 6, "{all}");
+    let ran = run(&workshop, "train pictures.toml --overwrite --set lora.target_modules=projection");
+    assert!(ran.code == 2 && ran.stderr.contains("a convolution"), "{}", ran.stderr);
     let first = targets("target_modules=[\"layer.0.attention.attention.query\"]");
     assert_eq!(first, serde_json::json!(["vit.layers.0.attention.q_proj"]));
     let adapter = lowrank::hub::Checkpoint::open_adapter(workshop.path("out")).unwrap();
