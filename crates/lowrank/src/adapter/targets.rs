@@ -106,7 +106,9 @@ pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
             match kind {
                 ModuleKind::Linear => kept.linears.push(path.clone()),
                 ModuleKind::Embedding => kept.embeddings.push(path.clone()),
-                ModuleKind::Table | ModuleKind::Other => other = other.or(Some(place)),
+                ModuleKind::Convolution | ModuleKind::Table | ModuleKind::Other => {
+                    other = other.or(Some(place));
+                }
             }
         }
     }
@@ -145,6 +147,9 @@ fn check_name(name: &str, places: &[Place]) -> Result<()> {
 fn not_adaptable(targets: &Targets, place: &Place, kept: &Targeted, places: &[Place]) -> Error {
     let Place { path, kind, .. } = place;
     let fault = match kind {
+        ModuleKind::Convolution => {
+            "no linear layer but a convolution: PEFT would adapt it, this program cannot"
+        }
         ModuleKind::Table => "no linear layer: PEFT would adapt this table, this program cannot",
         _ => "no linear layer and no embedding: PEFT could not load the adapter",
     };

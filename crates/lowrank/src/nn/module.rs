@@ -157,6 +157,8 @@ pub fn for_each_embedding_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut 
 pub enum ModuleKind {
     /// A linear layer.
     Linear,
+    /// A layer that is computed as a linear one over patches, and is a convolution to PEFT.
+    Convolution,
     /// An embedding.
     Embedding,
     /// An embedding whose rows something else than a lookup reads, so that it cannot be adapted.
@@ -176,8 +178,9 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
             (self.0)(path, ModuleKind::Other);
         }
 
-        fn linear(&mut self, path: &str, _: &'a Linear) {
-            (self.0)(path, ModuleKind::Linear);
+        fn linear(&mut self, path: &str, linear: &'a Linear) {
+            let convolution = linear.weight.file_shape().rank() > 2;
+            (self.0)(path, if convolution { ModuleKind::Convolution } else { ModuleKind::Linear });
         }
 
         fn layer_norm(&mut self, path: &str, _: &'a LayerNorm) {

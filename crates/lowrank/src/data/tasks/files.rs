@@ -40,7 +40,7 @@ impl DataFiles {
     pub fn locate(train: &Path, validation: Option<&Path>) -> Result<Self> {
         let mut files = match parts(train)? {
             None => Self { train: existing(train)?, ..Self::default() },
-            Some(parts) => parts.to_train_on(train)?,
+            Some(parts) => parts.training(train)?,
         };
         if let Some(path) = validation {
             files.validation = Some(Self::evaluation(path)?);
@@ -65,7 +65,7 @@ impl DataFiles {
 
 impl Parts {
     /// The files of a run whose `data.train` is `path`.
-    pub fn to_train_on(self, path: &Path) -> Result<DataFiles> {
+    pub fn training(self, path: &Path) -> Result<DataFiles> {
         let train = self.train.ok_or_else(|| lacks(path, TRAIN))?;
         Ok(DataFiles { train, validation: self.validation, test: self.test })
     }

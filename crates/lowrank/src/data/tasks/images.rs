@@ -95,7 +95,7 @@ pub(super) fn locate(task: &str, train: &Path, validation: Option<&Path>) -> Opt
 
 fn locate_in(form: Form, train: &Path, validation: Option<&Path>) -> Result<DataFiles> {
     let mut files = match parts(form, train) {
-        Some(parts) => parts.to_train_on(train)?,
+        Some(parts) => parts.training(train)?,
         None if train.is_dir() => itself(form, train)?,
         None => DataFiles::locate(train, None)?,
     };
