@@ -123,6 +123,9 @@ def forward(model, task, inputs, call=()):
         starts, ends = given.pop("start_positions"), given.pop("end_positions")
     elif task in ("token-classification", "causal-lm"):
         labels = given.pop("labels")
+    # PEFT's own forward for spans loses token_type_ids on its way; the model that it wraps reads them.
+    if task == "question-answering" and isinstance(model, PeftModel):
+        model = model.base_model
     output = model(**given, **dict(call))
     real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]) if "input_ids" in inputs else None)
     if task == "question-answering":

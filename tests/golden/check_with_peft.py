@@ -15,10 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 TOLERANCE = 1e-4
-MODEL_INPUTS = "input_ids", "attention_mask", "token_type_ids"
+MODEL_INPUTS = "input_ids", "attention_mask", "token_type_ids", "pixel_values"
 
 
 def main(model_dir, adapter_dir, inputs_file, outputs_file):
@@ -53,7 +53,9 @@ def load(model_dir, adapter_dir):
     heads = [t for key, t in tensors.items() if key.endswith((".classifier.weight", ".classifier.out_proj.weight"))]
     if len(heads) != 1:
         sys.exit(f"{len(heads)} classifier weights in the adapter file; expected one")
-    base = AutoModelForSequenceClassification.from_pretrained(
+    images = AutoConfig.from_pretrained(model_dir).model_type == "vit"
+    kind = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+    base = kind.from_pretrained(
         model_dir, num_labels=len(heads[0]), dtype=torch.float32, ignore_mismatched_sizes=True
     )
     model = PeftModel.from_pretrained(base, adapter_dir)

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lowrank::data::Columns;
+use lowrank::Compute;
+use lowrank::data::{Columns, tasks};
 use lowrank::models::{HeadStyle, LoadIn};
-use lowrank::nearest::nearest;
 use lowrank::train::AskOptions;
-use lowrank::{Compute, Error};
 
 use crate::commands;
 use crate::failure::{Failure, Result};
@@ -98,8 +97,10 @@ pub enum Command {
     Train(Box<commands::train::Arguments>),
     Eval(commands::eval::Arguments),
     Predict(commands::predict::Arguments),
+    Generate(Box<commands::generate::Arguments>),
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
+    Compare(commands::compare::Arguments),
     Quantize(commands::quantize::Arguments),
     #[command(subcommand)]
     Data(commands::data::Command),
@@ -122,16 +123,25 @@ pub struct ModelArguments {
 /// A task, and the file that its examples are in.
 #[derive(Clone, Debug, Args)]
 pub struct TaskArguments {
-    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli or text-classification
+    /// As in a run file: sst2, text-classification, image-folder, text,
+    /// prompt-completion, summarization, ...
     #[arg(long, value_name = "T")]
     pub task: String,
-    /// The examples: the task's published TSV, or jsonl, csv, tsv with a header
+    /// The examples: the task's published files, jsonl, csv, tsv with a header,
+    /// parquet, a text, a folder of images, or the id of a data set of the Hub
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    /// Longest example in tokens; what is beyond is cut off
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub max_length: usize,
-    /// Read the first N rows only; 0: all
+    /// Longest example in tokens; what is beyond is cut off, or becomes another
+    /// window. Where the model writes: the longest answer [default: 128; squad: 384]
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+    /// Tokens that the windows of a context share [default: 128]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// squad_v2: by how much "no answer" must be the better one to be said
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub null_threshold: f64,
+    /// Read the first N rows or questions only; 0: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub limit: usize,
     /// Names of the labels in the order of the head's outputs
@@ -161,6 +171,7 @@ pub fn ask_options<'a>(
     task: &'a TaskArguments,
     global: Global,
 ) -> Result<AskOptions<'a>> {
+    let (max_length, stride) = tasks::usual_length(&task.task);
     Ok(AskOptions {
         model: &model.model,
         adapter: model.adapter.as_deref(),
@@ -168,7 +179,9 @@ pub fn ask_options<'a>(
         data: &task.data,
         columns: columns(&task.columns)?,
         labels: task.labels.clone(),
-        max_length: task.max_length,
+        max_length: task.max_length.unwrap_or(max_length),
+        stride: task.stride.unwrap_or(stride),
+        null_threshold: task.null_threshold,
         limit: task.limit,
         compute: global.compute(),
         style: HeadStyle::Default,
@@ -183,17 +196,7 @@ fn columns(pairs: &[String]) -> Result<Columns> {
         let Some((role, name)) = pair.split_once('=') else {
             return Err(Failure::usage(format!("--columns: {pair:?} is not of the form text=review")));
         };
-        match role.trim() {
-            "text" => columns.text = Some(name.to_owned()),
-            "text_pair" => columns.text_pair = Some(name.to_owned()),
-            "label" => columns.label = Some(name.to_owned()),
-            other => {
-                let near = nearest(other, ["text", "text_pair", "label"]);
-                return Err(
-                    Error::UnknownName { what: "column", name: other.to_owned(), nearest: near }.into()
-                );
-            }
-        }
+        columns.set(role.trim(), name)?;
     }
     Ok(columns)
 }

@@ -200,7 +200,7 @@ fn attend<T: Element>(meter: &Meter) {
             meter.time(&format!("attention back {name}"), n, 8 * n * e, || {
                 let [q, k, v] = rows_mut(&mut dqkv, 3 * width).split_columns([width; 3]);
                 let gradients = AttentionGradients { q, k, v, bias: None };
-                attention::backward(&operands, rows(&out, width), &logsumexp, rows(&dout, width), gradients);
+                attention::backward(&operands, &logsumexp, rows(&dout, width), gradients);
             });
         }
     }

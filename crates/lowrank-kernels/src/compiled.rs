@@ -22,7 +22,7 @@ pub struct Compiled<T: Element> {
     pub(crate) gather_sum: fn(&[Lookup], RowsMut<T>),
     pub(crate) scatter_add: fn(&[u32], Rows<T>, &mut [f32]),
     pub(crate) attention_forward: fn(&Attention<T>, RowsMut<T>, &mut [f32]),
-    pub(crate) attention_backward: fn(&Attention<T>, Rows<T>, &[f32], Rows<T>, AttentionGradients<T>),
+    pub(crate) attention_backward: fn(&Attention<T>, &[f32], Rows<T>, AttentionGradients<T>),
     pub(crate) low_rank_down: fn(Rows<T>, &[f32], Option<&Dropout>, RowsMut<f32>),
     pub(crate) low_rank_up_backward: fn(Rows<T>, &[f32], f32, RowsMut<f32>),
     pub(crate) low_rank_up: fn(Rows<f32>, &[f32], f32, RowsMut<T>),

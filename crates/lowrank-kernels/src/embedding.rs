@@ -117,3 +117,43 @@ pub(crate) fn scatter_add_kernel<T: Element>(ids: &[u32], dy: Rows<T>, grad: &mu
         }
     });
 }
+
+/// `u[t] = a[:, ids[t]]`: the columns of a matrix that tokens take, each as a row.
+///
+/// # Shapes
+/// `a`: `[R, vocabulary]`; `ids`: `[tokens]`; `u`: `[tokens, R]`.
+///
+/// # Panics
+/// If an id is not a column of the matrix.
+pub fn gather_columns(ids: &[u32], a: &[f32], mut u: RowsMut<f32>) {
+    assert_eq!(ids.len(), u.rows());
+    let vocabulary = columns_of(ids, a, u.cols());
+    for (token, &id) in ids.iter().enumerate() {
+        let column = a.iter().skip(id as usize).step_by(vocabulary);
+        u.row(token).iter_mut().zip(column).for_each(|(u, a)| *u = *a);
+    }
+}
+
+/// `grad[:, ids[t]] += du[t]`, in the order of the tokens; tokens of the id `skipped` add nothing.
+///
+/// # Shapes
+/// `ids`: `[tokens]`; `du`: `[tokens, R]`; `grad`: `[R, vocabulary]`.
+///
+/// # Panics
+/// If an id is not a column of the matrix.
+pub fn scatter_add_columns(ids: &[u32], du: Rows<f32>, skipped: Option<u32>, grad: &mut [f32]) {
+    assert_eq!(ids.len(), du.rows());
+    let vocabulary = columns_of(ids, grad, du.cols());
+    // A rank is thin, and so is the work: one thread.
+    for (token, &id) in ids.iter().enumerate().filter(|(_, id)| Some(**id) != skipped) {
+        let column = grad.iter_mut().skip(id as usize).step_by(vocabulary);
+        column.zip(du.row(token)).for_each(|(grad, du)| *grad += du);
+    }
+}
+
+/// The columns of a matrix of `rows` rows, each id one of them.
+fn columns_of(ids: &[u32], matrix: &[f32], rows: usize) -> usize {
+    check_ids(ids, matrix.len(), rows);
+    // Without columns there are no ids, and nothing is stepped through.
+    matrix.len().checked_div(rows).unwrap_or(0).max(1)
+}

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use lowrank::train::{Observer, RunFile, RunOptions, Scores, StepReport, run};
+use lowrank::data::Scores;
+use lowrank::train::{Observer, RunFile, RunOptions, StepReport, run};
 
 struct Print;
 

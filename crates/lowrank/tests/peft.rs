@@ -27,7 +27,8 @@ fn save(adapted: &mut AdaptedModel, source: &str, folder: &Path) -> Plan {
     let file = AdapterFile::open(source.as_ref()).unwrap();
     let plan = adapted.adapters()[0].plan.clone();
     let config = file.config_for(adapted.model());
-    adapter::save(adapted.model_mut(), ADAPTER, &plan, &config, "someone/base", folder).unwrap();
+    let info = adapted.model().info().clone();
+    adapter::save(adapted.model_mut(), &info, ADAPTER, &plan, &config, "someone/base", folder).unwrap();
     plan
 }
 
@@ -101,7 +102,8 @@ fn check_modules_to_save(case: &Case, ours: &Value, theirs: &Value) {
 #[test]
 fn a_fresh_adapter_brings_the_pooler_that_the_checkpoint_lacks() {
     let model = Case::named("bert_mlm").model();
-    let options = || LoadOptions { compute: Some(Compute::F32), num_labels: Some(2) };
+    let options =
+        || LoadOptions { compute: Some(Compute::F32), num_labels: Some(2), ..LoadOptions::default() };
     let mut adapted = AdaptedModel::load(&model, None, options()).unwrap();
     models::initialise_head(adapted.model_mut(), 3).unwrap();
     for_each_parameter(adapted.model(), |path, parameter| {
@@ -120,7 +122,9 @@ fn a_fresh_adapter_brings_the_pooler_that_the_checkpoint_lacks() {
     assert_eq!(plan.modules_to_save, ["classifier", "bert.pooler"]);
     assert!(plan.linears.iter().all(|name| !name.contains("pooler")), "it is trained whole");
     let folder = tempfile::tempdir().unwrap();
-    adapter::save(adapted.model_mut(), ADAPTER, &plan, &config, "someone/base", folder.path()).unwrap();
+    let info = adapted.model().info().clone();
+    adapter::save(adapted.model_mut(), &info, ADAPTER, &plan, &config, "someone/base", folder.path())
+        .unwrap();
     let again = AdaptedModel::load(&model, folder.path().to_str(), options()).unwrap();
     let batch = random_batch(&[4, 9], 61, 2);
     let answers = |adapted: &AdaptedModel| adapted.logits(&batch, Some(ADAPTER)).unwrap();

@@ -7,7 +7,7 @@ use common::{Case, alone, attach_perturbed, bert_config, difference, load, rando
 use lowrank::adapter::{self, AdapterFile, Init, LoraConfig, Targets};
 use lowrank::data::Batch;
 use lowrank::nn::{for_each_parameter, for_each_trained_mut};
-use lowrank::tape::{AdapterId, Gradients, Layout, Tape, Var};
+use lowrank::tape::{AdapterId, Gradients, Tape, Var};
 use lowrank::train::{
     AdamW, AdamWConfig, AdaptedModel, LoadOptions, Schedule, ScheduleKind, Trainer, forward, loss, read_batch,
 };
@@ -78,7 +78,7 @@ fn a_batch_of_several_adapters_answers_as_each_alone() {
 #[test]
 fn an_adapter_that_the_classifier_does_not_know_is_left_alone() {
     let (case, other) = (Case::named("bert_query_value"), Case::named("bert_switch_b"));
-    let options = LoadOptions { compute: Some(Compute::F32), num_labels: None };
+    let options = LoadOptions { compute: Some(Compute::F32), ..LoadOptions::default() };
     let mut adapted = AdaptedModel::load(&case.model(), None, options).unwrap();
     let info = adapted.model().info().clone();
     let file = AdapterFile::open(case.adapter().unwrap().as_ref()).unwrap();
@@ -127,8 +127,7 @@ fn an_adapter_that_is_taken_off_leaves_the_base_as_it_was() {
     for name in ["bert_save_everything", "bert_all_linear", "roberta_bias_all"] {
         let (mut adapted, batch) = load(&Case::named(name), Compute::F32);
         let base = adapted.logits(&batch, None).unwrap();
-        let adapted = adapted.logits(&batch, Some(AdapterId(0))).unwrap();
-        assert_ne!(adapted, base);
+        assert_ne!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), base);
         adapter::detach(adapted.model_mut(), AdapterId(0));
         assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), base, "{name}");
     }

@@ -1,5 +1,6 @@
 //! `lowrank data`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -47,5 +48,8 @@ pub fn run(command: Command, global: Global) -> Result {
     }
     let _downloads = Downloads::show(None);
     let preview = train::preview(&builder.build()?, arguments.examples, &mut Progress::new(output))?;
+    if std::io::stdout().is_terminal() {
+        return output.result(preview.coloured(), &preview);
+    }
     output.result(&preview, &preview)
 }

@@ -1,10 +1,12 @@
 //! One file per command.
 
 pub mod bench;
+pub mod compare;
 pub mod data;
 pub mod demo;
 pub mod eval;
 pub mod forward;
+pub mod generate;
 pub mod params;
 pub mod predict;
 pub mod quantize;
@@ -23,8 +25,10 @@ pub fn run(cli: Cli) -> Result {
         Command::Train(arguments) => train::run(*arguments, global),
         Command::Eval(arguments) => eval::run(arguments, global),
         Command::Predict(arguments) => predict::run(arguments, global),
+        Command::Generate(arguments) => generate::run(*arguments, global),
         Command::Forward(arguments) => forward::run(arguments, global),
         Command::Params(arguments) => params::run(arguments, global),
+        Command::Compare(arguments) => compare::run(arguments, global),
         Command::Quantize(arguments) => quantize::run(arguments, global),
         Command::Data(command) => data::run(command, global),
         Command::Bench(command) => bench::run(command, global),

@@ -70,7 +70,8 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let num_labels = arguments.num_labels.map_or(own_labels, |labels| labels as usize);
     let of_adapter = file.as_ref().and_then(AdapterFile::head);
     let kind = of_adapter.or(config.head).unwrap_or(config.usual_head());
-    let model = models::from_config(&config, HeadSpec::new(kind, num_labels))?;
+    let style = file.as_ref().and_then(AdapterFile::head_style).unwrap_or_default();
+    let model = models::from_config(&config, HeadSpec { style, ..HeadSpec::new(kind, num_labels) })?;
     let (lora, plan) = match &file {
         Some(file) => (file.config_for(&*model), file.plan(&*model, model.info())?),
         None => {

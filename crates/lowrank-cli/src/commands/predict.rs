@@ -25,7 +25,9 @@ const STDOUT: &str = "-";
 
 /// Answer for every example of a file; labels are not needed
 ///
-/// Writes a line of JSON for each: the line in the file, the label and its probability (or the score), and the logits.
+/// Writes a line of JSON for each: the line in the file or the image, the label and its probability (or the score), and
+/// the logits; for a question its id, the answer, its probability and the best answers; for a text of words their tags;
+/// or the text that the model writes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 #[command(override_usage = "lowrank predict --model M --task T --data FILE --out FILE [OPTIONS]")]

@@ -52,7 +52,8 @@ struct Places {
     /// Base model: a folder in Hugging Face layout, or a Hub id
     #[arg(long, value_name = "M")]
     model: Option<String>,
-    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli or text-classification
+    /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli, text-classification,
+    /// token-classification, squad or squad_v2
     #[arg(long, value_name = "T")]
     task: Option<String>,
     /// Training data

@@ -3,12 +3,22 @@
 #![allow(missing_docs)]
 
 mod ask;
+mod compare;
 mod download;
 mod eight_bits;
+mod generate;
+mod hub_data;
+mod images;
+mod language;
 mod measure;
 mod refuse;
 #[allow(dead_code)]
 #[path = "../../../lowrank/tests/hub/server.rs"]
 mod server;
+mod spans;
+mod tags;
 mod train;
+#[path = "../../../lowrank/tests/common/words.rs"]
+mod words;
 mod workshop;
+mod write_up;

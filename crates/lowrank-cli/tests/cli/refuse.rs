@@ -25,7 +25,7 @@ fn what_is_asked_for_wrongly_is_bad_usage() {
         ("lora.r=0", "rank is at least 1"),
         ("lora.r=1000", "is beyond"),
         ("task=sst", "did you mean sst2"),
-        ("task=squad", "not supported yet"),
+        ("task=squad_v3", "did you mean squad_v2"),
         ("train.keep_best=bleu", "metric"),
     ] {
         refused(&workshop, &["train", "run.toml", "--set", setting], 2, expected);

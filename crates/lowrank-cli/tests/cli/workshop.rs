@@ -25,11 +25,16 @@ pub struct Ran {
 impl Workshop {
     /// A model `model/`, files `train.tsv` and `dev.tsv` for SST-2, and a run file `run.toml`.
     pub fn new() -> Self {
+        Self::of("models/bert")
+    }
+
+    /// The same with another of the golden models that read words.
+    pub fn of(source: &str) -> Self {
         let workshop = Self { folder: tempfile::tempdir().unwrap() };
         let model = workshop.path("model");
         fs::create_dir(&model).unwrap();
         for name in ["config.json", "model.safetensors"] {
-            fs::copy(golden("models/bert").join(name), model.join(name)).unwrap();
+            fs::copy(golden(source).join(name), model.join(name)).unwrap();
         }
         let config: Value =
             serde_json::from_str(&fs::read_to_string(model.join("config.json")).unwrap()).unwrap();

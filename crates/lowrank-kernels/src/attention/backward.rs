@@ -29,32 +29,39 @@ pub struct AttentionGradients<'a, T> {
 /// What forward left, and the gradient of its output.
 #[derive(Clone, Copy)]
 struct Output<'a, T> {
-    value: Rows<'a, T>,
     gradient: Rows<'a, T>,
     logsumexp: &'a [f32],
 }
 
 /// A row of scores and of gradients of its probabilities becomes the dropped probabilities and the gradients of the
 /// scores.
+///
+/// The mean of the gradients is summed here, not taken from the output that forward rounded: what it is off by stays in
+/// every score, and T5, which does not divide scores, multiplies it by whole keys.
 #[inline(always)]
-fn differentiate<V: Vector>(
-    p: &mut [f32],
-    dp: &mut [f32],
-    factors: Option<&[f32]>,
-    inner: V,
-    logsumexp: f32,
-) {
+fn differentiate<V: Vector>(p: &mut [f32], dp: &mut [f32], factors: Option<&[f32]>, logsumexp: f32) {
     let shift = V::splat(logsumexp);
+    let mut inner = V::splat(0.0);
     let mut at = 0;
     while at < p.len() {
         let probability = math::exp(V::load(&p[at..]).sub(shift));
-        let (mut dropped, mut gradient) = (probability, V::load(&dp[at..]));
+        let mut gradient = V::load(&dp[at..]);
         if let Some(factors) = factors {
-            let factor = V::load(&factors[at..]);
-            (dropped, gradient) = (probability.mul(factor), gradient.mul(factor));
+            gradient = gradient.mul(V::load(&factors[at..]));
+            gradient.store(&mut dp[at..]);
         }
-        dropped.store(&mut p[at..]);
-        probability.mul(gradient.sub(inner)).store(&mut dp[at..]);
+        inner = probability.madd(gradient, inner);
+        probability.store(&mut p[at..]);
+        at += V::LANES;
+    }
+    let inner = V::splat(inner.sum());
+    let mut at = 0;
+    while at < p.len() {
+        let probability = V::load(&p[at..]);
+        if let Some(factors) = factors {
+            probability.mul(V::load(&factors[at..])).store(&mut p[at..]);
+        }
+        probability.mul(V::load(&dp[at..]).sub(inner)).store(&mut dp[at..]);
         at += V::LANES;
     }
 }
@@ -119,14 +126,6 @@ multiversion! {
                     dropout.fill::<V>(head, [first, rows], [span.start, span.width], factors);
                 }
                 for i in 0..rows {
-                    let out = &output.value.row(start + i)[columns[0]..][..dim];
-                    let dout = &output.gradient.row(start + i)[columns[0]..][..dim];
-                    // Σ p·dp of the row, which holds with dropout as well.
-                    let mut inner = V::splat(0.0);
-                    each::<V>(dim, #[inline(always)] |at, n| {
-                        inner = V::load_some(out, at, n).madd(V::load_some(dout, at, n), inner);
-                    });
-                    let inner = V::splat(inner.sum());
                     let seen = a.mask.seen(first + i, len, keys);
                     let local = span.columns(&seen);
                     let at = i * span.width;
@@ -137,7 +136,7 @@ multiversion! {
                     p[..local.start].fill(f32::NEG_INFINITY);
                     p[local.end..].fill(f32::NEG_INFINITY);
                     let factors = if dropout.is_some() { Some(&factors[at..][..span.width]) } else { None };
-                    differentiate::<V>(p, dp, factors, inner, logsumexp[first + i]);
+                    differentiate::<V>(p, dp, factors, logsumexp[first + i]);
                     if !distances.is_empty() && !seen.is_empty() {
                         let head = &mut distances[place * pairs.len()..][..pairs.len()];
                         add::<V>(&mut head[pairs.row(first + i, &seen)], &dp[local]);
@@ -165,26 +164,24 @@ multiversion! {
     }
 }
 
-/// The backward of [`super::forward`]: `gradients` from the gradient `dout` of its output `out`.
+/// The backward of [`super::forward`]: `gradients` from the gradient `dout` of its output.
 ///
 /// # Shapes
-/// `out`, `dout`: `[targets, heads·head_dim]`; `logsumexp`: `[targets·heads]`, as forward left it.
+/// `dout`: `[targets, heads·head_dim]`; `logsumexp`: `[targets·heads]`, as forward left it.
 ///
 /// # Panics
 /// If sizes do not fit together, or sequences share keys, or their keys are not in the order of the sequences.
 pub fn backward<T: Element>(
     attention: &Attention<T>,
-    out: Rows<T>,
     logsumexp: &[f32],
     dout: Rows<T>,
     gradients: AttentionGradients<T>,
 ) {
-    (T::COMPILED.attention_backward)(attention, out, logsumexp, dout, gradients);
+    (T::COMPILED.attention_backward)(attention, logsumexp, dout, gradients);
 }
 
 pub(crate) fn backward_kernel<T: Element>(
     a: &Attention<T>,
-    out: Rows<T>,
     logsumexp: &[f32],
     dout: Rows<T>,
     gradients: AttentionGradients<T>,
@@ -192,7 +189,6 @@ pub(crate) fn backward_kernel<T: Element>(
     a.check();
     let AttentionGradients { q, k, v, bias } = gradients;
     let (targets, heads, sequences) = (a.q.rows(), a.shape.heads, a.keys.sequences());
-    assert_eq!((out.rows(), out.cols()), (targets, a.q.cols()));
     assert_eq!((dout.rows(), dout.cols()), (targets, a.q.cols()));
     assert_eq!((q.rows(), q.cols()), (targets, a.q.cols()));
     assert_eq!((k.rows(), k.cols()), (a.k.rows(), a.k.cols()));
@@ -205,7 +201,7 @@ pub(crate) fn backward_kernel<T: Element>(
         assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "keys of one sequence alone");
     }
     let hash = a.dropout.as_ref().map(|dropout| (dropout.hash(), dropout.examples));
-    let output = Output { value: out, gradient: dout, logsumexp };
+    let output = Output { gradient: dout, logsumexp };
 
     // Sums within a sequence, which are added in the order of the sequences.
     let distances = |sequence: usize| Distances {

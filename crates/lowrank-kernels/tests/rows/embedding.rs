@@ -1,5 +1,5 @@
 use half::{bf16, f16};
-use lowrank_kernels::embedding::{Lookup, gather_sum, scatter_add};
+use lowrank_kernels::embedding::{Lookup, gather_columns, gather_sum, scatter_add, scatter_add_columns};
 use lowrank_kernels::{Element, Rows, RowsMut, Source};
 
 use crate::for_both;
@@ -82,4 +82,31 @@ fn threads_share_a_large_table() {
         grad
     };
     assert_same_bits(&run(1), &run(3));
+}
+
+#[test]
+fn columns_are_gathered_as_rows_and_scattered_back_without_the_skipped_id() {
+    let (vocabulary, rank, ids) = (7, 3, [5, 0, 5, 2, 6, 2]);
+    let a = numbers(11, rank * vocabulary);
+    let mut u = vec![9.0f32; ids.len() * rank];
+    gather_columns(&ids, &a, RowsMut::dense(&mut u, ids.len(), rank));
+    for (token, id) in ids.iter().enumerate() {
+        let column: Vec<f32> = (0..rank).map(|r| a[r * vocabulary + *id as usize]).collect();
+        assert_eq!(u[token * rank..][..rank], column);
+    }
+    let du = numbers(12, ids.len() * rank);
+    let start = numbers(13, rank * vocabulary);
+    let mut grad = start.clone();
+    scatter_add_columns(&ids, Rows::dense(&du, ids.len(), rank), Some(2), &mut grad);
+    for (place, (grad, start)) in grad.iter().zip(&start).enumerate() {
+        let (r, id) = (place / vocabulary, (place % vocabulary) as u32);
+        let tokens = ids.iter().enumerate().filter(|(_, other)| **other == id && id != 2);
+        assert_eq!(*grad, tokens.fold(*start, |sum, (token, _)| sum + du[token * rank + r]));
+    }
+}
+
+#[test]
+#[should_panic(expected = "id 7 in a table of 7 rows")]
+fn a_column_that_is_not_there_is_refused() {
+    gather_columns(&[7], &[0.0; 21], RowsMut::dense(&mut [0.0; 3], 1, 3));
 }

@@ -2,12 +2,15 @@
 
 use lowrank_kernels::random::Philox;
 
-use super::config::{Bias, LoraConfig};
-use super::matcher::is_within;
-use super::targets::{check_exclude_modules, check_modules_to_save, modules_to_save, target_linears};
+use super::config::{Bias, Distribution, LoraConfig};
+use super::matcher::is_saved;
+use super::targets::{
+    Targeted, check_exclude_modules, check_modules_to_save, modules_to_save, target_modules,
+};
 use crate::models::ModelInfo;
 use crate::nn::{
-    self, Linear, Module, for_each_linear, for_each_linear_mut, for_each_parameter, for_each_parameter_mut,
+    self, Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
+    for_each_parameter, for_each_parameter_mut,
 };
 use crate::tape::{AdapterId, Leaf, Lora};
 use crate::tensor::{DType, Tensor};
@@ -18,6 +21,8 @@ use crate::{Error, Result};
 pub struct Plan {
     /// The linear layers that get a low-rank pair.
     pub linears: Vec<String>,
+    /// The embeddings that get one.
+    pub embeddings: Vec<String>,
     /// The parameters that get a value of their own: heads, other modules to save, biases.
     pub replaced: Vec<String>,
     /// The modules of `modules_to_save`, the head among them.
@@ -27,7 +32,8 @@ pub struct Plan {
 /// Works out what a fresh adapter changes in a model; shapes are enough.
 ///
 /// # Errors
-/// If a target, a module to exclude or a module to save matches nothing, or the rank is 0 or beyond a layer.
+/// If a target, a module to exclude or a module to save matches nothing, or the rank is 0 or beyond a linear layer. A
+/// rank may be beyond an embedding: tables of two segments are adapted together with those of words.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     let plan = plan_any_rank(model, info, config)?;
     check_exclude_modules(model, info, config)?;
@@ -50,7 +56,7 @@ pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result
 pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     config.check()?;
     check_modules_to_save(model, config)?;
-    let linears = target_linears(model, info, config)?;
+    let Targeted { linears, embeddings } = target_modules(model, info, config)?;
     let saved = modules_to_save(config, info);
     let mut replaced = Vec::new();
     for_each_parameter(model, |path, _| {
@@ -61,11 +67,11 @@ pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraC
                 Bias::All => true,
                 Bias::LoraOnly => linears.iter().any(|linear| linear == module),
             };
-        if trained_bias || saved.iter().any(|name| is_within(module, name)) {
+        if trained_bias || saved.iter().any(|name| is_saved(module, name)) {
             replaced.push(path.to_owned());
         }
     });
-    Ok(Plan { linears, replaced, modules_to_save: saved })
+    Ok(Plan { linears, embeddings, replaced, modules_to_save: saved })
 }
 
 /// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained
@@ -88,7 +94,17 @@ pub fn attach(
     detach(model, adapter);
     for_each_linear_mut(model, |path, linear| {
         if plan.linears.iter().any(|name| name == path) {
-            linear.lora.push(fresh(path, linear, config, adapter, seed));
+            let sizes = [linear.inputs(), linear.outputs()];
+            let start = config.init_lora_weights.distributions(config.r, linear.inputs());
+            let pair = fresh(path, sizes, start, config, adapter, seed);
+            linear.lora.push(Lora { dropout: config.lora_dropout, ..pair });
+        }
+    });
+    for_each_embedding_mut(model, |path, embedding| {
+        if plan.embeddings.iter().any(|name| name == path) {
+            let sizes = [embedding.entries(), embedding.width()];
+            let start = config.init_lora_weights.of_embedding();
+            embedding.lora.push(fresh(path, sizes, start, config, adapter, seed));
         }
     });
     let tied = tied_values(&*model, &plan);
@@ -129,17 +145,24 @@ fn tied_values(model: &dyn Module, plan: &Plan) -> Vec<(String, Tensor)> {
     values
 }
 
-fn fresh(path: &str, linear: &Linear, config: &LoraConfig, adapter: AdapterId, seed: u64) -> Lora {
-    let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());
-    let (a, b) = config.init_lora_weights.distributions(r, inputs);
+/// A trained pair, `A` and `B` drawn from these distributions, without dropout.
+fn fresh(
+    path: &str,
+    [inputs, outputs]: [usize; 2],
+    (a, b): (Distribution, Distribution),
+    config: &LoraConfig,
+    adapter: AdapterId,
+    seed: u64,
+) -> Lora {
+    let r = config.r;
     let mut generator = Philox::new(seed, stream_of(path));
-    let mut draw = |shape: [usize; 2], distribution: &super::Distribution| {
+    let mut draw = |shape: [usize; 2], distribution: &Distribution| {
         let mut value = Tensor::zeros(shape, DType::F32);
         distribution.fill(value.make_mut::<f32>(), &mut generator);
         Leaf::trained(value)
     };
     let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
-    Lora { adapter, a, b, scaling: config.scaling(), dropout: config.lora_dropout }
+    Lora { adapter, a, b, scaling: config.scaling(), dropout: 0.0 }
 }
 
 /// FNV-1a of a layer's name: the number of its random stream.
@@ -152,13 +175,15 @@ fn stream_of(path: &str) -> u64 {
 /// Takes an adapter off a model, which then answers as before it was attached.
 pub fn detach(model: &mut dyn Module, adapter: AdapterId) {
     for_each_linear_mut(model, |_, linear| linear.lora.retain(|lora| lora.adapter != adapter));
+    for_each_embedding_mut(model, |_, embedding| embedding.lora.retain(|lora| lora.adapter != adapter));
     for_each_parameter_mut(model, |_, parameter| parameter.remove_replacement(adapter));
 }
 
 /// Whether anything of an adapter is on a model.
 pub fn is_attached(model: &dyn Module, adapter: AdapterId) -> bool {
     let mut found = false;
-    for_each_linear(model, |_, linear| found |= linear.lora.iter().any(|lora| lora.adapter == adapter));
+    for_each_linear(model, |_, linear| found |= linear.adapter(adapter).is_some());
+    for_each_embedding(model, |_, embedding| found |= embedding.adapter(adapter).is_some());
     for_each_parameter(model, |_, parameter| found |= parameter.replacement(adapter).is_some());
     found
 }
@@ -169,7 +194,8 @@ pub fn set_trainable(model: &mut dyn Module, adapter: AdapterId, trainable: bool
 }
 
 /// Calls `f` with the name and the tensor of everything that an adapter brought: the low-rank pairs, and the values
-/// that replace the base model's. Names are the base model's, with `lora_A.weight` and `lora_B.weight` below a layer.
+/// that replace the base model's. Names are the base model's, with `lora_A.weight` and `lora_B.weight` below a linear
+/// layer, `lora_embedding_A` and `lora_embedding_B` below an embedding.
 pub fn for_each_leaf_mut(model: &mut dyn Module, adapter: AdapterId, mut f: impl FnMut(&str, &mut Leaf)) {
     nn::for_each_leaf_mut(model, |name, owner, leaf| {
         if owner == Some(adapter) {

@@ -148,7 +148,8 @@ impl Bias {
 /// How `A` and `B` begin.
 #[derive(Clone, Debug, Default)]
 pub enum Init {
-    /// PEFT's `true`: `A` uniform in `±1/√inputs` (Kaiming with slope √5), `B` zero.
+    /// PEFT's `true`: `A` uniform in `±1/√inputs` (Kaiming with slope √5), `B` zero. Of an embedding, here and in the
+    /// next, `A` is zero and `B` standard normal.
     #[default]
     Default,
     /// PEFT's `"gaussian"`: `A` normal with deviation `1/r`, `B` zero.
@@ -173,6 +174,19 @@ impl Init {
             Self::Gaussian => {
                 let a = Distribution::Normal { mean: 0.0, deviation: 1.0 / r as f32 };
                 (a, Distribution::Constant(0.0))
+            }
+            Self::Custom { a, b } => (a.clone(), b.clone()),
+        }
+    }
+
+    /// The distributions of an embedding's `A` `[r, entries]` and `B` `[width, r]`.
+    ///
+    /// # Source
+    /// PEFT's `reset_lora_parameters`.
+    pub(super) fn of_embedding(&self) -> (Distribution, Distribution) {
+        match self {
+            Self::Default | Self::Gaussian => {
+                (Distribution::Constant(0.0), Distribution::Normal { mean: 0.0, deviation: 1.0 })
             }
             Self::Custom { a, b } => (a.clone(), b.clone()),
         }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::attach::Plan;
 use super::config::LoraConfig;
-use super::matcher::is_within;
-use crate::nn::{Module, for_each_linear, for_each_parameter};
+use super::matcher::is_saved;
+use crate::nn::{Module, for_each_embedding, for_each_linear, for_each_parameter};
 
 /// How many parameters there are, and how many are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +35,25 @@ impl ParameterCount {
     /// PEFT's `get_nb_trainable_parameters`: a module to save counts twice, a bias that is trained in its place once.
     pub fn with_adapter(model: &dyn Module, config: &LoraConfig, plan: &Plan) -> Self {
         let mut count = Self::of_base(model);
+        let mut pairs = 0;
         for_each_linear(model, |path, linear| {
             if plan.linears.iter().any(|name| name == path) {
-                let pair = (config.r * (linear.inputs() + linear.outputs())) as u64;
-                count.trainable += pair;
-                count.all += pair;
+                pairs += (config.r * (linear.inputs() + linear.outputs())) as u64;
             }
         });
+        for_each_embedding(model, |path, embedding| {
+            if plan.embeddings.iter().any(|name| name == path) {
+                pairs += (config.r * (embedding.entries() + embedding.width())) as u64;
+            }
+        });
+        count.trainable += pairs;
+        count.all += pairs;
         for_each_parameter(model, |path, parameter| {
             if plan.replaced.iter().any(|name| name == path) {
                 let elements = parameter.shape().elements() as u64;
                 count.trainable += elements;
                 let module = path.rsplit_once('.').map_or("", |(module, _)| module);
-                if plan.modules_to_save.iter().any(|name| is_within(module, name)) {
+                if plan.modules_to_save.iter().any(|name| is_saved(module, name)) {
                     count.all += elements;
                 }
             }

@@ -1,15 +1,19 @@
 //! Adapter folders: `adapter_config.json` and `adapter_model.safetensors` under PEFT's keys.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
-use super::config::LoraConfig;
-use super::matcher::{is_suffix, is_within};
+use super::config::{LoraConfig, Targets};
+use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
+use super::targets::{Targeted, target_modules};
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
-use crate::models::{Head, ModelInfo};
-use crate::nn::{Module, for_each_linear, for_each_linear_mut, for_each_parameter_mut};
+use crate::models::{Head, HeadStyle, ModelInfo};
+use crate::nn::{
+    Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut,
+};
 use crate::tape::{AdapterId, Leaf, Lora};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -52,18 +56,52 @@ pub fn save(
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     write_tensors(&folder.join(ADAPTER_FILE), &tensors(model, adapter, plan))?;
     let saved = names_for_peft(&plan.modules_to_save, plan);
+    // PEFT writes what its last layer needed; when it loads, it goes by the layer.
     let mut transposed = false;
     for_each_linear(&*model, |path, linear| {
-        transposed |= linear.weight.is_transposed() && plan.linears.iter().any(|name| name == path);
+        if plan.linears.iter().any(|name| name == path) {
+            transposed = linear.weight.is_transposed();
+        }
     });
+    let targets = [&plan.linears[..], &plan.embeddings].concat();
     let meaning = peft_config::Meaning {
-        targets: &plan.linears,
+        targets: &targets,
         modules_to_save: &saved,
         base_model,
         task_type: info.kind.peft_task_type(),
         fan_in_fan_out: transposed,
     };
-    peft_config::write(folder, &peft_config::to_json(config, &meaning))
+    let config = in_names_of_now(&*model, info, plan, config);
+    peft_config::write(folder, &peft_config::to_json(&config, &meaning))
+}
+
+/// The configuration in the names that the modules have in the newest Transformers, which alone PEFT finds there: as it
+/// is if these say the same, else with the layers that it came to mean.
+fn in_names_of_now<'c>(
+    model: &dyn Module,
+    info: &ModelInfo,
+    plan: &Plan,
+    config: &'c LoraConfig,
+) -> Cow<'c, LoraConfig> {
+    let now = ModelInfo { older_name: None, ..info.clone() };
+    let meant = Targeted { linears: plan.linears.clone(), embeddings: plan.embeddings.clone() };
+    let means_the_plan =
+        |config: &LoraConfig| target_modules(model, &now, config).is_ok_and(|found| found == meant);
+    if info.older_name.is_none() || means_the_plan(config) {
+        return Cow::Borrowed(config);
+    }
+    let named = |names: Vec<String>| LoraConfig {
+        target_modules: Some(Targets::Names(names)),
+        exclude_modules: None,
+        ..config.clone()
+    };
+    let all = [&plan.linears[..], &plan.embeddings].concat();
+    let mut last: Vec<String> =
+        all.iter().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned()).collect();
+    last.sort_unstable();
+    last.dedup();
+    let short = named(last);
+    Cow::Owned(if means_the_plan(&short) { short } else { named(all) })
 }
 
 /// PEFT wraps every module whose name ends with an entry, even one inside another that it wrapped, and then cannot
@@ -131,6 +169,13 @@ impl AdapterFile {
             .and_then(|view| view.shape.first().copied())
     }
 
+    /// The layers of the head that the adapter brings along, where they are not Transformers' own: their names tell. How
+    /// much it drops out in training nobody notes.
+    pub fn head_style(&self) -> Option<HeadStyle> {
+        let has = |name: &str| self.checkpoint.get(&format!("{PREFIX}classifier.{name}.weight")).is_some();
+        (has("norm") && has("linear")).then_some(HeadStyle::NormDropoutLinear { dropout: 0.0 })
+    }
+
     /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or
     /// not, and those that it has not are left out.
     pub fn config_for(&self, model: &dyn Module) -> LoraConfig {
@@ -170,9 +215,23 @@ impl AdapterFile {
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
             if result.is_ok() && plan.linears.iter().any(|name| name == path) {
-                let shapes = (linear.inputs(), linear.outputs());
-                let name = self.name_of(path, info);
-                result = self.pair(&name, shapes, adapter, &mut unused).map(|lora| linear.lora.push(lora));
+                let names = ["lora_A.weight", "lora_B.weight"].map(|part| format!("{path}.{part}"));
+                let sizes = [linear.inputs(), linear.outputs()];
+                let dropout = self.config.lora_dropout;
+                result = self
+                    .pair(names.map(|name| self.key_of(&name, info, plan)), sizes, adapter, &mut unused)
+                    .map(|pair| linear.lora.push(Lora { dropout, ..pair }));
+            }
+        });
+        result?;
+        let mut result = Ok(());
+        for_each_embedding_mut(model, |path, embedding| {
+            if result.is_ok() && plan.embeddings.iter().any(|name| name == path) {
+                let names = ["lora_embedding_A", "lora_embedding_B"].map(|part| format!("{path}.{part}"));
+                let sizes = [embedding.entries(), embedding.width()];
+                result = self
+                    .pair(names.map(|name| self.key_of(&name, info, plan)), sizes, adapter, &mut unused)
+                    .map(|pair| embedding.lora.push(pair));
             }
         });
         result?;
@@ -183,6 +242,7 @@ impl AdapterFile {
             }
             let replaced = plan.replaced.iter().any(|name| name == path);
             let key = self.key_of(path, info, plan);
+            let base_layer = base_layer_key(path, info, plan);
             let path = &self.name_of(path, info);
             if replaced {
                 result = self
@@ -193,6 +253,9 @@ impl AdapterFile {
             }
             if result.is_ok() {
                 result = self.account_for_copies(path, parameter.file_shape().dims(), &mut unused);
+            }
+            if let Some(key) = base_layer.filter(|key| result.is_ok() && unused.remove(key)) {
+                result = self.tensor(&key, parameter.file_shape().dims()).map(|_| ());
             }
         });
         result?;
@@ -226,21 +289,21 @@ impl AdapterFile {
         copies.filter(|copy| self.checkpoint.get(copy).is_some()).collect()
     }
 
+    /// `A` and `B` at these keys, without dropout.
     fn pair(
         &self,
-        path: &str,
-        (inputs, outputs): (usize, usize),
+        [a, b]: [String; 2],
+        [inputs, outputs]: [usize; 2],
         adapter: AdapterId,
         unused: &mut BTreeSet<String>,
     ) -> Result<Lora> {
         let r = self.config.r;
-        let mut leaf = |part: &str, shape: [usize; 2]| {
-            let key = format!("{PREFIX}{path}.{part}.weight");
-            unused.remove(&key);
-            self.tensor(&key, &shape).map(Leaf::frozen)
+        let mut leaf = |key: &str, shape: [usize; 2]| {
+            unused.remove(key);
+            self.tensor(key, &shape).map(Leaf::frozen)
         };
-        let (a, b) = (leaf("lora_A", [r, inputs])?, leaf("lora_B", [outputs, r])?);
-        Ok(Lora { adapter, a, b, scaling: self.config.scaling(), dropout: self.config.lora_dropout })
+        let (a, b) = (leaf(&a, [r, inputs])?, leaf(&b, [outputs, r])?);
+        Ok(Lora { adapter, a, b, scaling: self.config.scaling(), dropout: 0.0 })
     }
 
     /// Checks the copies that PEFT also writes, and takes them off the list.
@@ -274,10 +337,19 @@ fn copies_of<'a>(path: &'a str, kinds: &'a [&'a str]) -> impl Iterator<Item = St
     })
 }
 
+/// The key under which PEFT writes the base model's own weight of a word table or of the layer before a language model's
+/// logits, where that is adapted: its `save_embedding_layers`.
+fn base_layer_key(path: &str, info: &ModelInfo, plan: &Plan) -> Option<String> {
+    let module = path.strip_suffix(".weight")?;
+    let embedding = plan.embeddings.iter().any(|name| name == module);
+    let output = info.output == Some(module) && plan.linears.iter().any(|name| name == module);
+    (embedding || output).then(|| format!("{PREFIX}{module}.base_layer.weight"))
+}
+
 fn is_present(model: &dyn Module, module: &str) -> bool {
     let mut found = false;
     crate::nn::for_each_parameter(model, |path, _| {
-        found |= path.rsplit_once('.').is_some_and(|(owner, _)| is_within(owner, module));
+        found |= path.rsplit_once('.').is_some_and(|(owner, _)| is_saved(owner, module));
     });
     found
 }

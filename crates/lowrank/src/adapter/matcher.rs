@@ -62,6 +62,16 @@ pub(super) fn is_within(path: &str, name: &str) -> bool {
     ends.map(|end| &path[..end]).any(|module| is_suffix(module, name))
 }
 
+/// Whether the module or parameter at `path` is, or lies inside, one that the entry `name` of `modules_to_save` means:
+/// any whose path ends with it, so that `norm` means `post_attention_layernorm` too.
+///
+/// # Source
+/// PEFT's `_set_trainable`: `key.endswith(name)`.
+pub(super) fn is_saved(path: &str, name: &str) -> bool {
+    let ends = path.match_indices('.').map(|(end, _)| end).chain([path.len()]);
+    !name.is_empty() && ends.map(|end| &path[..end]).any(|module| module.ends_with(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +89,15 @@ mod tests {
         assert!(is_within("classifier.dense.weight", "classifier"));
         assert!(is_within("bert.embeddings.LayerNorm.bias", "embeddings"));
         assert!(!is_within("bert.embeddings2.weight", "embeddings"));
+    }
+
+    #[test]
+    fn an_entry_of_modules_to_save_means_whatever_ends_with_it_and_what_lies_inside() {
+        assert!(is_saved("model.layers.0.post_attention_layernorm", "norm"));
+        assert!(is_saved("pre_classifier", "classifier"));
+        assert!(is_saved("bert.embeddings.word_embeddings", "bert.embeddings"));
+        assert!(!is_saved("model.norm_after.dense", "norm"));
+        assert!(!is_saved("model.norm", ""));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod config;
 mod count;
 mod file;
 mod matcher;
+mod merge;
 mod peft_config;
 mod targets;
 mod tree;
@@ -13,5 +14,6 @@ pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
 pub use count::{Grouped, ParameterCount};
 pub use file::{AdapterFile, peft_key, save, tensors};
-pub use targets::target_linears;
+pub use merge::{Merged, merge};
+pub use targets::{Targeted, target_modules};
 pub use tree::Tree;

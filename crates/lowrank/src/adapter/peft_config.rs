@@ -12,10 +12,11 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 17] = [
+const UNSUPPORTED: [&str; 18] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "arrow_config",
+    "ensure_weight_tying",
     "kasa_config",
     "layer_replication",
     "layers_pattern",
@@ -38,7 +39,7 @@ const RUNTIME_CONFIG: &str = "runtime_config";
 /// What a configuration came to mean in a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meaning<'a> {
-    /// The layers that are adapted.
+    /// The layers that are adapted, embeddings among them.
     pub targets: &'a [String],
     /// The modules that are trained whole.
     pub modules_to_save: &'a [String],

@@ -1,7 +1,7 @@
 //! Which modules a configuration means.
 
 use super::config::{LoraConfig, Targets};
-use super::matcher::{Matcher, is_suffix, is_within};
+use super::matcher::{Matcher, is_saved, is_suffix, is_within};
 use crate::models::ModelInfo;
 use crate::nn::{Module, ModuleKind, for_each_module, for_each_parameter};
 use crate::{Error, Result};
@@ -58,16 +58,25 @@ fn places(model: &dyn Module, info: &ModelInfo) -> Vec<Place> {
     places
 }
 
-/// The names of the linear layers that a configuration adapts, in the model's order.
+/// The modules that a configuration adapts, in the model's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targeted {
+    /// The linear layers.
+    pub linears: Vec<String>,
+    /// The embeddings.
+    pub embeddings: Vec<String>,
+}
+
+/// The names of the linear layers and embeddings that a configuration adapts.
 ///
 /// # Errors
-/// If a name of the list matches nothing (the nearest are named), a pattern matches no linear layer, something else
-/// than a linear layer is matched, or all that matches is excluded or trained whole.
+/// If a name of the list matches nothing (the nearest are named), a pattern matches neither a linear layer nor an
+/// embedding, something else is matched, or all that matches is excluded or trained whole.
 ///
 /// # Source
 /// PEFT's `inject_adapter`: every module is matched, what is excluded or trained whole is passed over, and a module
 /// that cannot be adapted is an error.
-pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Vec<String>> {
+pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Targeted> {
     let usual = Targets::Names(info.default_targets.iter().map(|name| (*name).to_owned()).collect());
     let targets = config.target_modules.as_ref().unwrap_or(&usual);
     let matcher = Matcher::new("target_modules", targets)?;
@@ -82,7 +91,7 @@ pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
     if let Targets::Names(names) = targets {
         names.iter().try_for_each(|name| check_name(name, &places))?;
     }
-    let (mut kept, mut other, mut left_out) = (Vec::new(), None, false);
+    let (mut kept, mut other, mut left_out) = (Targeted::default(), None, false);
     for place in &places {
         let Place { path, kind, .. } = place;
         let passed_over = *kind != ModuleKind::Linear || info.output == Some(path);
@@ -93,17 +102,19 @@ pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
             || saved.iter().any(|name| is_within(path, name))
         {
             left_out = true;
-        } else if *kind == ModuleKind::Linear {
-            kept.push(path.clone());
         } else {
-            other = other.or(Some(place));
+            match kind {
+                ModuleKind::Linear => kept.linears.push(path.clone()),
+                ModuleKind::Embedding => kept.embeddings.push(path.clone()),
+                ModuleKind::Table | ModuleKind::Other => other = other.or(Some(place)),
+            }
         }
     }
     if let Some(place) = other {
-        return Err(no_linear(targets, place, &kept, &places));
+        return Err(not_adaptable(targets, place, &kept, &places));
     }
     match (targets, left_out) {
-        _ if !kept.is_empty() => Ok(kept),
+        _ if kept != Targeted::default() => Ok(kept),
         (_, true) => {
             let reason = "every layer that they match is in exclude_modules or modules_to_save";
             Err(Error::setting("target_modules", reason))
@@ -112,11 +123,11 @@ pub fn target_linears(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
             let linear = places.iter().find(|place| place.kind == ModuleKind::Linear);
             let example = linear.map_or("", |place| place.path.as_str());
             let reason = format!(
-                "{pattern:?} matches no linear layer in full; a layer's name is, for example, {example:?}"
+                "{pattern:?} matches no linear layer or embedding in full; a layer's name is, for example, {example:?}"
             );
             Err(Error::setting("target_modules", reason))
         }
-        _ => Err(Error::setting("target_modules", "they match no linear layer")),
+        _ => Err(Error::setting("target_modules", "they match no linear layer and no embedding")),
     }
 }
 
@@ -130,18 +141,16 @@ fn check_name(name: &str, places: &[Place]) -> Result<()> {
     Err(Error::unknown("target module", name, last_parts(&linears).iter().map(String::as_str)))
 }
 
-/// The error of a target that is no linear layer, and what to write instead. `linears` are those that are matched.
-fn no_linear(targets: &Targets, place: &Place, linears: &[String], places: &[Place]) -> Error {
+/// The error of a target that cannot be adapted, and what to write instead. `kept` are the others that are matched.
+fn not_adaptable(targets: &Targets, place: &Place, kept: &Targeted, places: &[Place]) -> Error {
     let Place { path, kind, .. } = place;
     let fault = match kind {
-        ModuleKind::Embedding => {
-            "an embedding and no linear layer: PEFT would adapt it, this program cannot yet"
-        }
-        _ => "no linear layer: PEFT could not load the adapter",
+        ModuleKind::Table => "no linear layer: PEFT would adapt this table, this program cannot",
+        _ => "no linear layer and no embedding: PEFT could not load the adapter",
     };
     let (given, hint) = match targets {
         Targets::Pattern(pattern) => {
-            let names = last_names(linears.iter().map(String::as_str));
+            let names = last_names(kept.linears.iter().chain(&kept.embeddings).map(String::as_str));
             let start = pattern.strip_suffix(".*").unwrap_or_default();
             let example = format!("{start}.*({})", names.join("|"));
             let hint = format!("; end the pattern with the names of layers, for example {example}");
@@ -214,8 +223,7 @@ pub(super) fn check_modules_to_save(model: &dyn Module, config: &LoraConfig) -> 
     let mut paths = Vec::new();
     for_each_parameter(model, |path, _| paths.push(path.to_owned()));
     for name in &config.modules_to_save {
-        if !paths.iter().any(|path| path.rsplit_once('.').is_some_and(|(module, _)| is_within(module, name)))
-        {
+        if !paths.iter().any(|path| path.rsplit_once('.').is_some_and(|(module, _)| is_saved(module, name))) {
             let modules: Vec<String> = paths
                 .iter()
                 .filter_map(|path| path.rsplit_once('.'))

@@ -128,7 +128,21 @@ impl<'a> Visitor<'a> for Builder<'_> {
     }
 
     fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
-        self.layer(path, "Embedding", &[("weight", &embedding.weight)]);
+        let mut node = Node::new(last(path), "Embedding");
+        node.tensors.push(self.tensor(path, "weight", embedding.weight.shape()));
+        if let Some((config, plan)) = self.adapter
+            && plan.embeddings.iter().any(|other| other == path)
+        {
+            node.adapted = true;
+            for (name, shape) in [
+                ("lora_embedding_A", [config.r, embedding.entries()]),
+                ("lora_embedding_B", [embedding.width(), config.r]),
+            ] {
+                let tensor = Tensor { name: "", shape: shape.into(), mark: Some(Mark::Trained) };
+                node.children.push(Node { tensors: vec![tensor], ..Node::new(name, "Parameter") });
+            }
+        }
+        self.push(node);
     }
 
     fn parameter(&mut self, path: &str, parameter: &'a Parameter) {
@@ -277,6 +291,22 @@ BertForSequenceClassification
     #[test]
     fn layers_that_are_alike_are_printed_once() {
         assert_eq!(Tree::of_base(&*model()).to_string(), BEFORE);
+    }
+
+    #[test]
+    fn an_adapted_embedding_shows_its_pair() {
+        let model = model();
+        let target_modules = Some(Targets::Names(vec!["word_embeddings".into(), "query".into()]));
+        let config = LoraConfig { r: 4, target_modules, ..LoraConfig::default() };
+        let plan = plan(&*model, model.info(), &config).unwrap();
+        let text = Tree::with_adapter(&*model, &config, &plan).to_string();
+        let shown = "\
+      (word_embeddings): Embedding(weight [30, 8])  adapted
+        (lora_embedding_A): Parameter([4, 30])  trained
+        (lora_embedding_B): Parameter([8, 4])  trained
+      (position_embeddings): Embedding(weight [12, 8])  frozen
+";
+        assert!(text.contains(shown), "{shown} in\n{text}");
     }
 
     #[test]

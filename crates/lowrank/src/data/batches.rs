@@ -104,6 +104,11 @@ impl<'a> Batches<'a> {
         Ok(Self { dataset, plan, position, order })
     }
 
+    /// What they are batches of.
+    pub(super) fn dataset(&self) -> &dyn Dataset {
+        self.dataset
+    }
+
     /// Where the next step is.
     pub fn position(&self) -> Position {
         self.position

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::batch::Batch;
 use super::metrics::{Metrics, argmax};
+use super::squad::Candidate;
 use super::tasks::TaskInfo;
 use crate::Result;
 
@@ -69,6 +70,17 @@ pub enum Prediction {
         /// The model's outputs.
         logits: Vec<f32>,
     },
+    /// The class of an image.
+    Image {
+        /// The image's file, and its number in a file of many.
+        image: String,
+        /// The class.
+        label: String,
+        /// Its probability.
+        probability: f64,
+        /// The model's outputs.
+        logits: Vec<f32>,
+    },
     /// A number.
     Score {
         /// The example's line in its file, from 1.
@@ -78,10 +90,38 @@ pub enum Prediction {
         /// The model's outputs.
         logits: Vec<f32>,
     },
+    /// A part of a text.
+    Answer {
+        /// The question's id in its file.
+        id: String,
+        /// The answer; empty: there is none.
+        answer: String,
+        /// Its probability among the best answers.
+        probability: f64,
+        /// The score of "no answer" less the best answer's; only where there may be none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        null_odds: Option<f64>,
+        /// The best answers, the best first; an empty text is "no answer".
+        n_best: Vec<Candidate>,
+    },
+    /// A class for each word.
+    Tags {
+        /// The example's line in its file, from 1.
+        line: usize,
+        /// The class of each word; none for one that the model did not see, being cut off or without a token.
+        tags: Vec<Option<String>>,
+    },
+    /// What the model wrote.
+    Text {
+        /// The example's line in its file, from 1.
+        line: usize,
+        /// The text, without the token that ends it.
+        text: String,
+    },
 }
 
 /// The collector of tasks that give each example a class or a number.
-pub(super) struct Classification<'a> {
+pub(crate) struct Classification<'a> {
     task: &'a TaskInfo,
     /// Each example's line.
     lines: Vec<usize>,
@@ -90,7 +130,7 @@ pub(super) struct Classification<'a> {
 }
 
 impl<'a> Classification<'a> {
-    pub(super) fn new(task: &'a TaskInfo, lines: Vec<usize>) -> Self {
+    pub(crate) fn new(task: &'a TaskInfo, lines: Vec<usize>) -> Self {
         Self { task, lines, metrics: Metrics::new(task), logits: Vec::new() }
     }
 }

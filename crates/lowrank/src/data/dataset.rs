@@ -48,6 +48,11 @@ pub trait Dataset: Send + Sync {
         BTreeMap::new()
     }
 
+    /// How many questions are asked: as many as there are examples, unless one is cut into several.
+    fn questions(&self) -> usize {
+        self.len()
+    }
+
     /// How many examples were longer than the longest allowed and lost their ends.
     fn truncated(&self) -> usize {
         0
@@ -56,6 +61,17 @@ pub trait Dataset: Send + Sync {
     /// How many rows of the file could not be used.
     fn skipped(&self) -> usize {
         0
+    }
+
+    /// What is wrong with the first of these, where that is known.
+    fn skipped_because(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether it takes so long to make a batch that another thread shall do it ahead of time. To gather ready tokens
+    /// takes microseconds, less than it costs to hand them over.
+    fn reads_ahead(&self) -> bool {
+        false
     }
 }
 

@@ -40,7 +40,7 @@ pub enum Labels {
     Scores(Vec<f32>),
     /// One class per token, or for a language model the next token; −100 where none is to be met.
     Tokens(Vec<i64>),
-    /// Where each example's answer begins and ends, as tokens of its sequence.
+    /// Where each example's answer begins and ends, as tokens of its sequence; [`NOWHERE`] where nobody knows.
     Spans {
         /// The first tokens.
         starts: Vec<i64>,
@@ -53,6 +53,9 @@ pub enum Labels {
 
 /// The class that is not to be met, as in PyTorch.
 pub const IGNORED: i64 = -100;
+
+/// The place of an answer's token that does not count: beyond the end of every sequence.
+pub const NOWHERE: i64 = i64::MAX;
 
 impl Labels {
     /// Gathers labels of one kind; [`Labels::None`] if any is missing or they are of two kinds.
@@ -80,7 +83,7 @@ impl Labels {
             Self::Classes(classes) => classes.len(),
             Self::Scores(scores) => scores.len(),
             Self::Tokens(tokens) => tokens.iter().filter(|token| **token != IGNORED).count(),
-            Self::Spans { starts, .. } => starts.len(),
+            Self::Spans { starts, .. } => starts.iter().filter(|start| **start != NOWHERE).count(),
             Self::None => 0,
         }
     }

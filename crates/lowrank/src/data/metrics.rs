@@ -4,9 +4,11 @@
 //! is not finite) it is 0, the value of a model that knows nothing; `scipy` gives NaN there, which JSON cannot hold.
 
 mod bleu;
+mod entities;
 mod rouge;
 
 pub use bleu::Bleu;
+pub use entities::Entities;
 pub use rouge::Rouge;
 
 use super::example::Labels;

@@ -1,5 +1,6 @@
 //! From files to ragged batches: tasks, tokenisers, tokenised data sets, metrics.
 
+mod ahead;
 mod batch;
 mod batches;
 pub mod chat;
@@ -16,13 +17,15 @@ pub mod stream;
 pub mod tasks;
 mod tokenizer;
 
+pub use ahead::{StepBatches, Steps};
 pub use batch::{Batch, BatchSource, Pixels, TokenRows};
 pub use batches::{BatchPlan, Batches, Pass, Position};
 pub use chat::ChatTemplate;
+pub(crate) use collector::Classification;
 pub use collector::{Collector, Outputs, Prediction, Scores};
 pub use dataset::{Dataset, TokenizedDataset, TokenizedExample};
-pub use example::{Example, Examples, IGNORED, Label, Labels};
+pub use example::{Example, Examples, IGNORED, Label, Labels, NOWHERE};
 pub use metrics::Metrics;
 pub use reader::Reader;
 pub use tasks::{Columns, DataFiles, Task, TaskInfo, TaskOptions};
-pub use tokenizer::{Encoding, Located, Tokenizer};
+pub use tokenizer::{EncodedWords, Encoding, Located, Tokenizer};

@@ -42,12 +42,14 @@ impl<'p> ParquetFile<'p> {
         self.schema().get_fields().iter().map(|field| field.name()).collect()
     }
 
-    /// The names of the classes of a column of class numbers, if the file tells them.
+    /// The names of the classes of a column of class numbers or of lists of them, if the file tells them.
     pub fn class_names(&self, column: &str) -> Option<Vec<String>> {
         let notes = self.reader.metadata().file_metadata().key_value_metadata()?;
         let note = notes.iter().find(|note| note.key == HUGGING_FACE)?.value.as_ref()?;
         let note: Value = serde_json::from_str(note).ok()?;
-        let names = note.get("info")?.get("features")?.get(column)?.get("names")?.as_array()?;
+        let feature = note.get("info")?.get("features")?.get(column)?;
+        // A list of classes has their names one deeper.
+        let names = feature.get("names").or_else(|| feature.get("feature")?.get("names"))?.as_array()?;
         names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::image::Augmentation;
 use super::tokenizer::Tokenizer;
 use crate::models::ModelInfo;
 use crate::{Error, Result};
@@ -20,6 +21,8 @@ pub struct Reader {
     pub stride: usize,
     /// Whether an example that cannot be used is an error, not skipped and counted.
     pub strict: bool,
+    /// How training pictures are changed.
+    pub augmentation: Augmentation,
     tokenizer: OnceLock<Tokenizer>,
 }
 
@@ -33,6 +36,7 @@ impl Reader {
             max_length,
             stride: 0,
             strict: false,
+            augmentation: Augmentation::default(),
             tokenizer: OnceLock::new(),
         }
     }

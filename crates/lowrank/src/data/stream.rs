@@ -53,6 +53,24 @@ impl Detokenizer {
     }
 }
 
+/// The tokens before a text that show whether a blank stands between the two.
+pub(crate) const CONTEXT: usize = 8;
+
+/// The text of `new` tokens as it goes on after those `before`: with the blank that a text of its own would not begin with.
+///
+/// # Errors
+/// Whatever `decode`, which makes text of ids, gives.
+pub fn continuation(
+    before: &[u32],
+    new: &[u32],
+    decode: impl Fn(&[u32]) -> Result<String>,
+) -> Result<String> {
+    let context = &before[before.len().saturating_sub(CONTEXT)..];
+    let (known, whole) = (decode(context)?, decode(&[context, new].concat())?);
+    let common = known.chars().zip(whole.chars()).take_while(|(a, b)| a == b);
+    Ok(whole[common.map(|(letter, _)| letter.len_utf8()).sum()..].to_owned())
+}
+
 /// Finds stop words in a text that comes in pieces.
 #[derive(Debug, Clone, Default)]
 pub struct StopWords {

@@ -3,6 +3,7 @@
 mod ends;
 mod files;
 mod windows;
+mod words;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use tokenizers::{
 use crate::{Error, Result};
 
 pub(super) use windows::{EncodedWindow, WindowEncoder};
+pub use words::EncodedWords;
 
 /// A tokeniser read from a model folder.
 #[derive(Debug, Clone)]

@@ -159,10 +159,10 @@ fn untrained_accuracy(run: &RunFile) -> Result<f64> {
     let load = LoadOptions { compute: Some(run.compute()), num_labels, ..LoadOptions::default() };
     let mut adapted = AdaptedModel::load(&run.model_source(), None, load)?;
     initialise_head(adapted.model_mut(), run.train.seed)?;
-    let file = data.files.validation.as_ref().unwrap_or(&data.files.train);
+    let files = data.files.validation.as_ref().unwrap_or(&data.files.train);
     let info = adapted.model().info();
     let reader = Reader::new(adapted.folder(), info, info.max_length);
-    let dataset = data.task.dataset(file, 0, true, &reader)?;
+    let dataset = data.task.dataset_of(files, 0, true, &reader)?;
     Ok(accuracy(&evaluate(&adapted, None, &*dataset, task, &mut |_| Ok(()))?))
 }
 

@@ -1,10 +1,12 @@
 //! Text from a language model: greedy, sampled, or by beam search.
 
 mod beams;
+mod ends;
 mod sample;
 mod settings;
 mod writer;
 
+pub use ends::{GENERATION_CONFIG, end_tokens};
 pub use settings::{EarlyStopping, GenerationSettings};
 
 use self::writer::Writer;

@@ -54,7 +54,11 @@ impl Default for GenerationSettings {
 }
 
 impl GenerationSettings {
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks that every setting is in its range.
+    ///
+    /// # Errors
+    /// Names the first that is not.
+    pub fn check(&self) -> Result<()> {
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
             return Err(Error::setting("temperature", format!("{} is below 0", self.temperature)));
         }

@@ -30,8 +30,10 @@ pub struct ModelInfo {
     pub vocab_size: usize,
     /// Entries of the segment table; 0: the model reads no segments.
     pub type_vocab_size: usize,
-    /// The longest sequence that has positions.
+    /// The longest sequence that the model was made for.
     pub max_length: usize,
+    /// Whether there is a table of positions, beyond which nothing can be computed.
+    pub has_position_table: bool,
     /// The padding token.
     pub pad_token_id: Option<u32>,
     /// The tokens that end a text.
@@ -59,6 +61,13 @@ pub struct ImageShape {
     pub patch: usize,
 }
 
+impl ImageShape {
+    /// The rows that an image becomes: one for each patch, and one for the class.
+    pub fn tokens(&self, height: usize, width: usize) -> usize {
+        (height / self.patch.max(1)) * (width / self.patch.max(1)) + 1
+    }
+}
+
 impl ModelInfo {
     /// Whether a head on sequences reads their first token, not their last.
     pub fn reads_first_token(&self) -> bool {
@@ -81,6 +90,7 @@ impl ModelInfo {
             vocab_size: 0,
             type_vocab_size: 0,
             max_length: 0,
+            has_position_table: true,
             pad_token_id: None,
             eos_token_ids: Vec::new(),
             decoder_start_token_id: None,

@@ -38,6 +38,7 @@ impl Decoder {
                 &["input_layernorm", "post_attention_layernorm", "norm"]
             },
             max_length: config.max_position_embeddings,
+            has_position_table: false,
             pad_token_id: config.pad_token_id,
             eos_token_ids: config.eos_token_ids.clone(),
             initializer_range: config.initializer_range,

@@ -3,7 +3,7 @@
 use super::encoder::wanted_rows;
 use super::{Head, HeadSpec, Inputs, ModelInfo, Tokens};
 use crate::nn::{Embedding, Linear};
-use crate::tape::{AdapterId, Tape, Var, ops};
+use crate::tape::{Tape, Var, ops};
 use crate::{Error, Result};
 
 /// The head of a decoder.
@@ -49,10 +49,7 @@ impl DecoderHead {
         info: &ModelInfo,
     ) -> Result<Var> {
         if info.kind == Head::CausalLm {
-            let hidden = match inputs.rows {
-                Some(_) => wanted_rows(tape, hidden, inputs.rows)?,
-                None => hidden.clone(),
-            };
+            let hidden = wanted_rows(tape, hidden, inputs.rows)?;
             return lm_logits(tape, &hidden, &self.linear, self.tied.then_some(table));
         }
         let rows = last_tokens(inputs.text()?, info.pad_token_id)?;
@@ -61,14 +58,12 @@ impl DecoderHead {
     }
 }
 
-/// `x·Wᵀ` with the head's own weight, or the word table's where it is tied and no adapter brought one along.
+/// `x·Wᵀ` with the head's own weight, or the word table's in the base model where it is tied and no adapter brought one
+/// along.
 pub(super) fn lm_logits(tape: &mut Tape, x: &Var, head: &Linear, table: Option<&Embedding>) -> Result<Var> {
-    let own = |adapter: Option<AdapterId>| head.weight.active(adapter).is_ok();
     match table {
-        Some(table) if !x.layout().segments().iter().any(|(_, adapter)| own(*adapter)) => {
-            ops::linear(tape, x, &[head.branch_with(&table.weight)])
-        }
-        _ => head.forward(tape, x),
+        Some(table) => head.forward_tied(tape, x, &table.weight),
+        None => head.forward(tape, x),
     }
 }
 

@@ -23,7 +23,7 @@ pub struct LoadReport {
 }
 
 /// Modules of other tasks' heads, as Transformers names them.
-const OTHER_HEADS: [&str; 8] = [
+const OTHER_HEADS: [&str; 11] = [
     "cls",
     "lm_head",
     "classifier",
@@ -32,6 +32,9 @@ const OTHER_HEADS: [&str; 8] = [
     "pre_classifier",
     "pooler",
     "discriminator_predictions",
+    "vocab_layer_norm",
+    "vocab_projector",
+    "vocab_transform",
 ];
 
 /// Loads every parameter of `model` from `checkpoint`, in place from the mapped file.
@@ -150,13 +153,15 @@ pub(crate) fn quantizable_keys(model: &mut dyn Model, checkpoint: &Checkpoint) -
 }
 
 /// Buffers of any module, and modules of other tasks.
-const BUFFERS: [&str; 6] = [
+const BUFFERS: [&str; 7] = [
     "embeddings.position_ids",
     "embeddings.token_type_ids",
     "rotary_emb.inv_freq",
     "attn.bias",
     "attn.masked_bias",
     "embeddings.mask_token",
+    // T5's first checkpoints have a table that nothing reads.
+    "EncDecAttention.relative_attention_bias.weight",
 ];
 
 fn is_skippable(key: &str, info: &ModelInfo) -> bool {

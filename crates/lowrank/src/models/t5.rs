@@ -37,11 +37,12 @@ impl T5ForConditionalGeneration {
             kind: Head::Seq2SeqLm,
             output: Some("lm_head"),
             default_targets: &["q", "v"],
-            embeddings: &["shared"],
+            embeddings: &["embed_tokens"],
             layer_norms: &["layer_norm", "final_layer_norm"],
             num_labels: vocab_size,
             vocab_size,
             max_length: lowrank_kernels::attention::MOST_TOKENS,
+            has_position_table: false,
             pad_token_id: Some(config.pad_token_id),
             eos_token_ids: config.eos_token_ids.clone(),
             decoder_start_token_id: Some(config.decoder_start_token_id),
@@ -86,10 +87,7 @@ impl Model for T5ForConditionalGeneration {
             ));
         };
         let hidden = self.decoder.forward(tape, &self.shared, target, Some(&encoded), inputs.cache)?;
-        let hidden = match inputs.rows {
-            Some(_) => wanted_rows(tape, &hidden, inputs.rows)?,
-            None => hidden,
-        };
+        let hidden = wanted_rows(tape, &hidden, inputs.rows)?;
         let hidden =
             if self.output_scale == 1.0 { hidden } else { ops::scale(tape, &hidden, self.output_scale)? };
         lm_logits(tape, &hidden, &self.lm_head, self.tied.then_some(&self.shared))
@@ -137,7 +135,8 @@ impl T5Stack {
         encoded: Option<&Var>,
         cache: Option<&Cache>,
     ) -> Result<Var> {
-        let hidden = ops::embedding(tape, &[shared.lookup(text.ids)], &text.layout)?;
+        let hidden =
+            ops::embedding(tape, &[self.embed_tokens.lookup_tied(text.ids, &shared.weight)], &text.layout)?;
         let mut hidden = ops::dropout(tape, &hidden, self.dropout)?;
         // The first block's table serves all.
         let table = self
@@ -238,7 +237,7 @@ impl T5AttentionLayer {
     fn new(config: &T5Config, mask: ops::AttentionMask, relative: bool) -> Self {
         let (width, heads, dim) = (config.d_model, config.num_heads, config.d_kv);
         let inward = || Linear::new(width, heads * dim, false);
-        let table = || Embedding::new(config.relative_attention_num_buckets, heads);
+        let table = || Embedding::new(config.relative_attention_num_buckets, heads).not_looked_up();
         Self {
             attention: T5Attention {
                 q: inward(),

@@ -77,6 +77,14 @@ impl Linear {
         ops::linear(tape, x, &[self.branch()])
     }
 
+    /// As [`Linear::forward`], where the weight is another name of `tied`'s.
+    ///
+    /// # Errors
+    /// As [`ops::linear`].
+    pub fn forward_tied(&self, tape: &mut Tape, x: &Var, tied: &Parameter) -> Result<Var> {
+        ops::linear(tape, x, &[ops::Branch { tied: Some(tied), ..self.branch() }])
+    }
+
     /// The outputs of several layers that read the same input, side by side.
     ///
     /// # Errors
@@ -87,12 +95,7 @@ impl Linear {
     }
 
     fn branch(&self) -> ops::Branch<'_> {
-        self.branch_with(&self.weight)
-    }
-
-    /// This layer with another parameter for its weight, of the same shape.
-    pub(crate) fn branch_with<'a>(&'a self, weight: &'a Parameter) -> ops::Branch<'a> {
-        ops::Branch { weight, bias: self.bias.as_ref(), lora: &self.lora }
+        ops::Branch { weight: &self.weight, tied: None, bias: self.bias.as_ref(), lora: &self.lora }
     }
 }
 

@@ -10,8 +10,8 @@ pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use module::{
-    Module, ModuleKind, Visitor, VisitorMut, assign_names, for_each_active, for_each_leaf_mut,
-    for_each_linear, for_each_linear_mut, for_each_module, for_each_parameter, for_each_parameter_mut,
-    for_each_trained_mut, join,
+    Module, ModuleKind, Visitor, VisitorMut, assign_names, for_each_active, for_each_embedding,
+    for_each_embedding_mut, for_each_leaf_mut, for_each_linear, for_each_linear_mut, for_each_module,
+    for_each_parameter, for_each_parameter_mut, for_each_trained_mut, join,
 };
 pub use rms_norm::RmsNorm;

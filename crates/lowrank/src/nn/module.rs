@@ -70,6 +70,11 @@ pub trait VisitorMut {
         }
     }
 
+    /// An embedding.
+    fn embedding(&mut self, path: &str, embedding: &mut Embedding) {
+        self.parameter(&join(path, "weight"), &mut embedding.weight);
+    }
+
     /// A parameter.
     fn parameter(&mut self, path: &str, parameter: &mut Parameter) {
         let _ = (path, parameter);
@@ -125,6 +130,28 @@ pub fn for_each_linear_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut Lin
     module.visit_mut("", &mut Each(f));
 }
 
+/// Calls `f` with the path of every embedding and the embedding.
+pub fn for_each_embedding<'a>(module: &'a dyn Module, f: impl FnMut(&str, &'a Embedding)) {
+    struct Each<F>(F);
+    impl<'a, F: FnMut(&str, &'a Embedding)> Visitor<'a> for Each<F> {
+        fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
+            (self.0)(path, embedding);
+        }
+    }
+    module.visit("", &mut Each(f));
+}
+
+/// As [`for_each_embedding`], for changes.
+pub fn for_each_embedding_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut Embedding)) {
+    struct Each<F>(F);
+    impl<F: FnMut(&str, &mut Embedding)> VisitorMut for Each<F> {
+        fn embedding(&mut self, path: &str, embedding: &mut Embedding) {
+            (self.0)(path, embedding);
+        }
+    }
+    module.visit_mut("", &mut Each(f));
+}
+
 /// What a module is to an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleKind {
@@ -132,6 +159,8 @@ pub enum ModuleKind {
     Linear,
     /// An embedding.
     Embedding,
+    /// An embedding whose rows something else than a lookup reads, so that it cannot be adapted.
+    Table,
     /// A container, a norm, or a step without parameters.
     Other,
 }
@@ -159,8 +188,9 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
             (self.0)(path, ModuleKind::Other);
         }
 
-        fn embedding(&mut self, path: &str, _: &'a Embedding) {
-            (self.0)(path, ModuleKind::Embedding);
+        fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
+            let kind = if embedding.is_adaptable() { ModuleKind::Embedding } else { ModuleKind::Table };
+            (self.0)(path, kind);
         }
 
         fn step(&mut self, path: &str) {
@@ -171,7 +201,8 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
 }
 
 /// Calls `f` with every tensor: its path, the adapter that brought it along (none: it is the base model's), and
-/// itself. Low-rank pairs are `lora_A.weight` and `lora_B.weight` below their layer; what replaces a value of the base
+/// itself. Low-rank pairs are `lora_A.weight` and `lora_B.weight` below their layer, `lora_embedding_A` and
+/// `lora_embedding_B` below an embedding; what replaces a value of the base
 /// model has the path of that.
 pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<AdapterId>, &mut Leaf)) {
     struct Leaves<F>(F);
@@ -184,6 +215,14 @@ pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<Ada
             for (name, parameter) in linear.parameters_mut() {
                 self.parameter(&join(path, name), parameter);
             }
+        }
+
+        fn embedding(&mut self, path: &str, embedding: &mut Embedding) {
+            for lora in &mut embedding.lora {
+                (self.0)(&join(path, "lora_embedding_A"), Some(lora.adapter), &mut lora.a);
+                (self.0)(&join(path, "lora_embedding_B"), Some(lora.adapter), &mut lora.b);
+            }
+            self.parameter(&join(path, "weight"), &mut embedding.weight);
         }
 
         fn parameter(&mut self, path: &str, parameter: &mut Parameter) {
@@ -231,6 +270,14 @@ pub fn for_each_active<'a>(
             for (name, parameter) in linear.parameters() {
                 self.parameter(&join(path, name), parameter);
             }
+        }
+
+        fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
+            if let Some(lora) = self.0.and_then(|adapter| embedding.adapter(adapter)) {
+                (self.1)(&join(path, "lora_embedding_A"), &lora.a);
+                (self.1)(&join(path, "lora_embedding_B"), &lora.b);
+            }
+            self.parameter(&join(path, "weight"), &embedding.weight);
         }
 
         fn parameter(&mut self, path: &str, parameter: &'a Parameter) {

@@ -353,6 +353,25 @@ impl Parameter {
         })
     }
 
+    /// As [`Parameter::active`], where another parameter's value in the base model stands in for one that this has not:
+    /// the one that it is another name of. What an adapter put in that one's place is not this one's.
+    ///
+    /// # Errors
+    /// As [`Parameter::active`].
+    ///
+    /// # Source
+    /// PEFT copies a tied module that it trains whole, and the modules that it was tied to keep the base model's value.
+    pub fn active_or_tied<'a>(
+        &'a self,
+        adapter: Option<AdapterId>,
+        tied: Option<&'a Self>,
+    ) -> Result<&'a Leaf> {
+        match (self.active(adapter), tied.and_then(Self::base)) {
+            (Err(_), Some(leaf)) => Ok(leaf),
+            (own, _) => own,
+        }
+    }
+
     fn check(&self, leaf: &Leaf) -> Result<()> {
         if leaf.value.shape() == self.shape {
             return Ok(());
@@ -362,7 +381,7 @@ impl Parameter {
     }
 }
 
-/// The low-rank pair that an adapter adds to a linear layer.
+/// The low-rank pair that an adapter adds to a linear layer, or to an embedding, whose inputs are its entries.
 ///
 /// # Source
 /// Hu et al., LoRA (arXiv 2106.09685), section 4.1; names and shapes as in PEFT.
@@ -372,11 +391,11 @@ pub struct Lora {
     pub adapter: AdapterId,
     /// `A`: `[r, inputs]`.
     pub a: Leaf,
-    /// `B`: `[outputs, r]`, zero before training.
+    /// `B`: `[outputs, r]`. Of a linear layer, it is zero before training; of an embedding, `A` is.
     pub b: Leaf,
     /// What multiplies `B·A·x`: `alpha/r`, or `alpha/√r`.
     pub scaling: f32,
-    /// The probability with which an element of this branch's input is dropped in training.
+    /// The probability with which an element of this branch's input is dropped in training; an embedding's ids are not.
     pub dropout: f32,
 }
 

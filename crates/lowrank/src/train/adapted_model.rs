@@ -7,6 +7,7 @@ use lowrank_kernels::{Compute, Tier};
 
 use crate::adapter::{AdapterFile, Plan, is_attached};
 use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
+use crate::generate::end_tokens;
 use crate::hub::{self, Checkpoint, RepositoryKind};
 use crate::models::{
     self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadIn, LoadReport, Model, ModelConfig, Needs,
@@ -83,7 +84,11 @@ impl AdaptedModel {
         let num_labels = options.num_labels.or(from_adapter).unwrap_or(config.labels.len());
         let of_adapter = adapter.as_ref().and_then(|(_, file)| file.head());
         let kind = options.head.or(of_adapter).or(config.head).unwrap_or(config.usual_head());
-        let head = HeadSpec { style: options.style, ..HeadSpec::new(kind, num_labels) };
+        let style = match adapter.as_ref().and_then(|(_, file)| file.head_style()) {
+            Some(style) if options.style == HeadStyle::Default => style,
+            _ => options.style,
+        };
+        let head = HeadSpec { style, ..HeadSpec::new(kind, num_labels) };
         if let Some(labels) = from_adapter.filter(|labels| *labels != num_labels) {
             let reason = format!("its head has {labels} outputs where {num_labels} are wanted");
             return Err(Error::file(
@@ -226,6 +231,14 @@ impl AdaptedModel {
         Tokenizer::from_folder(&self.folder)
     }
 
+    /// The tokens that end what this model writes.
+    ///
+    /// # Errors
+    /// As [`end_tokens`].
+    pub fn end_tokens(&self) -> Result<Vec<u32>> {
+        end_tokens(&self.folder, self.model.info())
+    }
+
     /// The logits of a batch, each sequence under `adapter`: `[sequences, num_labels]`, or `[tokens, num_labels]` of a
     /// head on tokens.
     ///
@@ -263,6 +276,16 @@ impl AdaptedModel {
             None => None,
         };
         self.model.forward(tape, &Inputs { source, target, rows, cache: None })
+    }
+
+    /// How many tokens the model reads and writes for a batch; of an image one for each patch, and one for its class.
+    pub fn tokens(&self, batch: &Batch) -> usize {
+        match (&batch.source, self.model.info().image) {
+            (BatchSource::Images(pixels), Some(shape)) => {
+                batch.sequences() * shape.tokens(pixels.height, pixels.width)
+            }
+            _ => batch.tokens(),
+        }
     }
 
     /// The loss of a batch against its labels, its sum divided by `denominator`. Of a head on tokens, only the rows that
@@ -316,7 +339,7 @@ pub fn loss(tape: &mut Tape, logits: &Var, labels: &Labels, denominator: f32) ->
         Labels::Scores(scores) => ops::squared_error(tape, logits, scores, denominator),
         Labels::Spans { starts, ends } => {
             // Starts and ends that do not count are not divided by; in training data there are none.
-            let share = |count: usize| denominator * count as f32 / starts.len().max(1) as f32;
+            let share = |count: usize| denominator * count as f32 / labels.len().max(1) as f32;
             let [starting, ending] = ops::span_targets(logits.layout(), starts, ends).map(share);
             let denominators = ops::SpanDenominators { starts: starting, ends: ending };
             ops::span_loss(tape, logits, starts, ends, denominators)

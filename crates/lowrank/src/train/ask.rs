@@ -1,15 +1,15 @@
 //! A model and a task, ready to be evaluated or asked about a file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lowrank_kernels::Compute;
 
 use super::adapted_model::{AdaptedModel, LoadOptions};
-use super::dataset::{labels_of_run, note_length};
+use super::dataset::{labels_of_run, note_left_out, note_length};
 use super::evaluate::{collect, evaluate};
 use super::events::Observer;
 use crate::adapter::AdapterFile;
-use crate::data::{Columns, DataFiles, Dataset, Prediction, Reader, Scores, Task, TaskOptions, tasks};
+use crate::data::{Columns, Dataset, Prediction, Reader, Scores, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind};
 use crate::models::{HeadStyle, LoadIn};
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub struct AskOptions<'a> {
     pub adapter: Option<&'a str>,
     /// The task's name.
     pub task: &'a str,
-    /// The file with the examples, or a folder with a validation file.
+    /// The file with the examples, a folder with a validation file, or the id of a data set of the Hub.
     pub data: &'a Path,
     /// Where the texts and the label are in a table.
     pub columns: Columns,
@@ -31,6 +31,10 @@ pub struct AskOptions<'a> {
     pub labels: Vec<String>,
     /// The longest example in tokens.
     pub max_length: usize,
+    /// By how many tokens the windows of a longer text overlap, where the task cuts windows.
+    pub stride: usize,
+    /// By how much "no answer" must be the better one to be said, where it may be.
+    pub null_threshold: f64,
     /// The number of rows to read; 0: all.
     pub limit: usize,
     /// The type that is computed in; absent: the machine's own.
@@ -80,22 +84,22 @@ impl Ask {
     /// As [`tasks::open`]; if the task has another number of labels than the head; if the file cannot be read or an
     /// example has no label; or as [`AdaptedModel::forward`].
     pub fn evaluate(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<(Scores, usize)> {
-        let file = DataFiles::evaluation(options.data)?;
+        let files = tasks::evaluation(options.task, options.data)?;
         let labels = self.labels(options)?;
         let known = labels.names.is_some() || tasks::has_labels(options.task);
-        let task = self.open(options, labels, &file)?;
+        let task = self.open(options, labels, &files)?;
         if !known && !task.info().regression {
             let names = task.info().labels.join(", ");
             observer.note(&format!("nobody noted the labels; those of the file, in this order: {names}"));
         }
-        let dataset = self.dataset(options, &*task, &file, true, observer)?;
+        let dataset = self.dataset(options, &*task, &files, true, observer)?;
         let mut progress = |done| {
             observer.evaluating(done, dataset.len());
             Ok(())
         };
         let adapter = self.adapted.first_adapter();
         let scores = evaluate(&self.adapted, adapter, &*dataset, task.info(), &mut progress)?;
-        Ok((scores, dataset.len()))
+        Ok((scores, dataset.questions()))
     }
 
     /// The answers to examples, in the order of their file, whose labels are not looked at. The names of the labels come
@@ -105,14 +109,14 @@ impl Ask {
     /// # Errors
     /// As [`Ask::evaluate`].
     pub fn predict(&self, options: &AskOptions<'_>, observer: &mut dyn Observer) -> Result<Vec<Prediction>> {
-        let file = DataFiles::evaluation(options.data)?;
+        let files = tasks::evaluation(options.task, options.data)?;
         let width = self.adapted.model().info().num_labels;
         let mut labels = self.labels(options)?;
         if labels.names.is_none() && !tasks::has_labels(options.task) {
             labels.names = Some((0..width).map(|id| format!("LABEL_{id}")).collect());
         }
-        let task = self.open(options, labels, &file)?;
-        let dataset = self.dataset(options, &*task, &file, false, observer)?;
+        let task = self.open(options, labels, &files)?;
+        let dataset = self.dataset(options, &*task, &files, false, observer)?;
         let mut collector = dataset.collector(task.info());
         let mut progress = |done| {
             observer.evaluating(done, dataset.len());
@@ -124,7 +128,7 @@ impl Ask {
     }
 
     /// The task, its labels fitting the head.
-    fn open(&self, options: &AskOptions<'_>, labels: Labelling, file: &Path) -> Result<Box<dyn Task>> {
+    fn open(&self, options: &AskOptions<'_>, labels: Labelling, files: &[PathBuf]) -> Result<Box<dyn Task>> {
         let width = self.adapted.model().info().num_labels;
         let given = labels.names.clone().filter(|_| labels.of_this_head).unwrap_or_default();
         let task_options = TaskOptions {
@@ -132,10 +136,19 @@ impl Ask {
             labels: labels.names,
             regression: width == 1,
             strict: false,
-            training_file: Some(file),
+            training_file: files.first().map(PathBuf::as_path),
+            further_files: files.get(1..).unwrap_or_default(),
+            model_labels: Vec::new(),
+            null_threshold: options.null_threshold,
         };
         let task = tasks::open(options.task, &task_options)?;
         let info = task.info();
+        if info.head.is_language_model() {
+            if options.labels.is_empty() {
+                return Ok(task);
+            }
+            return Err(Error::setting("labels", format!("{} has no labels", options.task)));
+        }
         if info.num_labels != width {
             let reason = match &info.labels[..] {
                 [] => format!("its head has {width} outputs, and {} is of one number", options.task),
@@ -187,15 +200,17 @@ impl Ask {
         &self,
         options: &AskOptions<'_>,
         task: &dyn Task,
-        file: &Path,
+        files: &[PathBuf],
         labelled: bool,
         observer: &mut dyn Observer,
     ) -> Result<Box<dyn Dataset>> {
         let info = self.adapted.model().info();
         note_length(options.max_length, info, observer);
         self.adapted.placement_note().into_iter().for_each(|note| observer.note(note));
-        let reader = Reader::new(self.adapted.folder(), info, options.max_length);
-        let dataset = task.dataset(file, options.limit, labelled, &reader)?;
+        let mut reader = Reader::new(self.adapted.folder(), info, options.max_length);
+        reader.stride = options.stride;
+        let dataset = task.dataset_of(files, options.limit, labelled, &reader)?;
+        note_left_out(&*dataset, "", observer);
         if dataset.truncated() > 0 {
             let (count, length) = (dataset.truncated(), reader.max_length);
             observer.note(&format!("{count} examples are cut to {length} tokens"));

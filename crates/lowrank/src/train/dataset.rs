@@ -1,11 +1,12 @@
 //! A run's task and data, as its model reads them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::events::Observer;
 use super::run_file::RunFile;
 use crate::Result;
-use crate::data::{DataFiles, Reader, Task, TaskOptions, tasks};
+use crate::data::image::Augmentation;
+use crate::data::{DataFiles, Dataset, Reader, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE};
 use crate::models::{ModelConfig, ModelInfo};
 
@@ -24,7 +25,7 @@ impl RunData {
     /// # Errors
     /// If a file is missing, or the labels of a table cannot be read from it.
     pub fn open(run: &RunFile, config: &ModelConfig) -> Result<Self> {
-        let files = DataFiles::locate(&run.data.train, run.data.validation.as_deref())?;
+        let files = tasks::locate(&run.task, &run.data.train, run.data.validation.as_deref())?;
         let adapter = run.init_adapter_source().map(|name| hub::resolve(&name, RepositoryKind::Adapter));
         let noted = adapter.transpose()?.and_then(|folder| labels_of_run(&folder.path));
         let own = || tasks::has_labels(&run.task).then(|| config.labels.clone());
@@ -33,7 +34,10 @@ impl RunData {
             labels: noted.or_else(own),
             regression: false,
             strict: run.data.strict,
-            training_file: Some(&files.train),
+            training_file: files.train.first().map(PathBuf::as_path),
+            further_files: files.train.get(1..).unwrap_or_default(),
+            model_labels: config.labels.clone(),
+            null_threshold: 0.0,
         };
         let task = tasks::open(&run.task, &options)?;
         Ok(Self { files, task })
@@ -53,6 +57,7 @@ pub(super) fn reader(run: &RunFile, folder: &Path, info: &ModelInfo, observer: &
     let mut reader = Reader::new(folder, info, run.data.max_length);
     reader.stride = run.data.stride;
     reader.strict = run.data.strict;
+    reader.augmentation = Augmentation { crop_padding: run.data.random_crop, flip: run.data.random_flip };
     reader
 }
 
@@ -60,5 +65,18 @@ pub(super) fn reader(run: &RunFile, folder: &Path, info: &ModelInfo, observer: &
 pub(super) fn note_length(asked: usize, info: &ModelInfo, observer: &mut dyn Observer) {
     if info.max_length > 0 && asked > info.max_length {
         observer.note(&format!("max_length {asked} is cut to the model's {} positions", info.max_length));
+    }
+}
+
+/// Tells how many rows of the data (`what` of it) could not be used.
+pub(super) fn note_left_out(data: &dyn Dataset, what: &str, observer: &mut dyn Observer) {
+    let skipped = data.skipped();
+    if skipped > 0 {
+        let space = if what.is_empty() { "" } else { " " };
+        let because = data.skipped_because().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let more = if skipped > 1 && !because.is_empty() { ", and others" } else { "" };
+        observer.note(&format!(
+            "{skipped} examples of the {what}{space}data cannot be used and are left out{because}{more}"
+        ));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -10,7 +9,7 @@ use super::dataset::{RunData, reader};
 use super::events::Observer;
 use super::run_file::RunFile;
 use crate::Result;
-use crate::data::tasks::PreviewedExample;
+use crate::data::tasks::{PreviewedExample, PreviewedImage};
 use crate::data::{Dataset, TaskInfo};
 use crate::hub::{self, RepositoryKind};
 use crate::models::{self, HeadSpec};
@@ -64,14 +63,17 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let task = data.task.info().clone();
     let model = models::from_config(&config, HeadSpec::new(task.head, task.num_labels))?;
     let reader = reader(run, &folder, model.info(), observer);
-    let statistics = |path: &Path, limit: usize| {
-        let dataset = data.task.dataset(path, limit, true, &reader)?;
-        Ok::<_, crate::Error>(Statistics::of(&*dataset, &task))
+    let train = data.task.training_set(&data.files.train, run.data.limit, &reader)?;
+    let train = Statistics::of(&*train, &task);
+    let validation = match &data.files.validation {
+        Some(files) => Some(Statistics::of(&*data.task.dataset_of(files, 0, true, &reader)?, &task)),
+        None => None,
     };
-    let train = statistics(&data.files.train, run.data.limit)?;
-    let validation = data.files.validation.as_ref().map(|path| statistics(path, 0)).transpose()?;
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };
-    let examples = if first > 0 { data.task.preview(&data.files.train, first, &reader)? } else { Vec::new() };
+    let examples = match data.files.train.first() {
+        Some(file) if first > 0 => data.task.preview(file, first, &reader)?,
+        _ => Vec::new(),
+    };
     Ok(Preview { task: task.name, max_length: reader.max_length, examples, train, validation })
 }
 
@@ -100,16 +102,48 @@ fn quantile(sorted: &[usize], share: f64) -> usize {
     sorted.get(place.saturating_sub(1)).copied().unwrap_or(0)
 }
 
-impl fmt::Display for Preview {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What stands around tokens that are trained: brackets where there are no colours.
+const BRACKETS: (&str, &str) = ("[[", "]]");
+/// Green, and back.
+const COLOURS: (&str, &str) = ("\x1b[32m", "\x1b[0m");
+
+impl Preview {
+    /// The preview for a terminal, where what is trained has a colour.
+    pub fn coloured(&self) -> impl fmt::Display {
+        struct Coloured<'a>(&'a Preview);
+        impl fmt::Display for Coloured<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f, COLOURS)
+            }
+        }
+        Coloured(self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, marks: (&str, &str)) -> fmt::Result {
         for example in &self.examples {
+            if let Some(PreviewedImage { file, width, height }) = &example.image {
+                writeln!(f, "{file}: {width} × {height}, label {}\n", example.label)?;
+                continue;
+            }
             let cut = if example.truncated { format!(", cut to {}", self.max_length) } else { String::new() };
-            writeln!(f, "line {}: {} tokens{cut}, label {}", example.line, example.ids.len(), example.label)?;
+            match &example.id {
+                Some(id) => write!(f, "question {id}")?,
+                None => write!(f, "line {}", example.line)?,
+            }
+            let trained = example.trained.iter().filter(|trained| **trained).count();
+            let of = if trained > 0 { format!(", {trained} trained") } else { String::new() };
+            write!(f, ": {} tokens{of}{cut}", example.ids.len())?;
+            match (example.label.as_str(), &example.answer) {
+                ("", _) => writeln!(f)?,
+                (label, None) if example.id.is_some() => writeln!(f, ", not here: {label}")?,
+                (label, Some(_)) => writeln!(f, ", answer «{label}»")?,
+                (label, None) => writeln!(f, ", label {label}")?,
+            }
             writeln!(f, "  text    {}", example.text)?;
             if let Some(pair) = &example.text_pair {
-                writeln!(f, "  pair    {pair}")?;
+                writeln!(f, "  {}  {pair}", if trained > 0 { "target" } else { "pair  " })?;
             }
-            writeln!(f, "  tokens  {}", example.tokens.join(" "))?;
+            writeln!(f, "  tokens  {}", marked(example, marks))?;
             let ids: Vec<String> = example.ids.iter().map(u32::to_string).collect();
             writeln!(f, "  ids     {}\n", ids.join(" "))?;
         }
@@ -119,6 +153,32 @@ impl fmt::Display for Preview {
             None => Ok(()),
         }
     }
+}
+
+impl fmt::Display for Preview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, BRACKETS)
+    }
+}
+
+/// The tokens with what is to be learnt of them: a label after its token, an answer in angle quotes, marks around each
+/// stretch of those that are trained.
+fn marked(example: &PreviewedExample, (open, close): (&str, &str)) -> String {
+    let trained = |place: usize| example.trained.get(place).copied().unwrap_or(false);
+    let mark = |(place, token): (usize, &String)| {
+        let begins = trained(place) && (place == 0 || !trained(place - 1));
+        let ends = trained(place) && !trained(place + 1);
+        let tag = example.tags.get(place).filter(|tag| !tag.is_empty());
+        let tag = tag.map(|tag| format!("/{tag}")).unwrap_or_default();
+        let at = |end: usize| example.answer.is_some_and(|answer| answer[end] == place);
+        let before = [(begins, open), (at(0), "«")];
+        let after = [(at(1), "»"), (ends, close)];
+        let shown = |marks: [(bool, &str); 2]| -> String {
+            marks.into_iter().filter(|(shown, _)| *shown).map(|(_, mark)| mark).collect()
+        };
+        format!("{}{token}{}{tag}", shown(before), shown(after))
+    };
+    example.tokens.iter().enumerate().map(mark).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Statistics {
@@ -149,7 +209,19 @@ impl fmt::Display for Statistics {
 
 #[cfg(test)]
 mod tests {
-    use super::quantile;
+    use super::{BRACKETS, PreviewedExample, marked, quantile};
+
+    #[test]
+    fn each_stretch_of_trained_tokens_stands_between_marks() {
+        let shown = |trained: &[bool]| {
+            let tokens = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+            let example = PreviewedExample { tokens, trained: trained.to_vec(), ..Default::default() };
+            marked(&example, BRACKETS)
+        };
+        assert_eq!(shown(&[false, true, true, false]), "a [[b c]] d");
+        assert_eq!(shown(&[true, false, false, true]), "[[a]] b c [[d]]");
+        assert_eq!(shown(&[]), "a b c d");
+    }
 
     #[test]
     fn a_quantile_is_one_of_the_values() {

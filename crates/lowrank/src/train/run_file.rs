@@ -84,9 +84,9 @@ impl Method {
 /// The data of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSection {
-    /// The training file, or a folder that holds one.
+    /// The training file, a folder that holds one, or the id of a data set of the Hub.
     pub train: PathBuf,
-    /// The validation file, or a folder that holds one.
+    /// The validation file, a folder that holds one, or the id of a data set of the Hub.
     pub validation: Option<PathBuf>,
     /// Where the texts and the label are in a table.
     pub columns: Columns,
@@ -98,6 +98,10 @@ pub struct DataSection {
     pub limit: usize,
     /// Whether an example that cannot be used is an error.
     pub strict: bool,
+    /// The pixels of black around a training image, of which a part of its own size is taken at random; 0: none.
+    pub random_crop: usize,
+    /// Whether half of the training images are mirrored, left for right.
+    pub random_flip: bool,
 }
 
 /// How a run trains.

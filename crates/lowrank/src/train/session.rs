@@ -8,7 +8,7 @@ use lowrank_kernels::{Tier, memory, parallel};
 
 use super::adapted_model::{AdaptedModel, Use};
 use super::checkpoint::{Checkpoint, State};
-use super::dataset::{RunData, reader};
+use super::dataset::{RunData, note_left_out, reader};
 use super::evaluate::evaluate;
 use super::events::{Observer, Start, StepReport, Summary};
 use super::optimizer::{AdamW, AdamWConfig};
@@ -19,7 +19,7 @@ use super::settings::{Selection, check_settings, name_of, settings};
 use super::snapshot::{self, Snapshot};
 use super::subject::Subject;
 use super::trainer::{Step, Trainer};
-use crate::data::{BatchPlan, Batches, Dataset, TaskInfo};
+use crate::data::{BatchPlan, Batches, Dataset, Steps, TaskInfo};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE, write_atomically};
 use crate::models::{self, HeadSpec};
 use crate::{Error, Result};
@@ -72,9 +72,9 @@ impl<'a> Session<'a> {
 
         let reader = reader(run, &base, adapted.model().info(), observer);
         let train: Arc<dyn Dataset> =
-            data.task.dataset(&data.files.train, run.data.limit, true, &reader)?.into();
+            data.task.training_set(&data.files.train, run.data.limit, &reader)?.into();
         let validation = data.files.validation.as_ref();
-        let validation = validation.map(|path| data.task.dataset(path, 0, true, &reader)).transpose()?;
+        let validation = validation.map(|files| data.task.dataset_of(files, 0, true, &reader)).transpose()?;
         note_left_out(&*train, "training", observer);
         validation.iter().for_each(|data| note_left_out(&**data, "validation", observer));
         check_stop(stop, 0)?;
@@ -141,15 +141,21 @@ impl<'a> Session<'a> {
             log_every: self.run.train.log_every,
         });
         let train = Arc::clone(&self.train);
-        let mut batches = Batches::new(&*train, plan(self.run), self.state.position)?;
+        let batches = Batches::new(&*train, plan(self.run), self.state.position)?;
+        let left = self.total_steps.saturating_sub(self.state.step);
+        batches.ahead(left, |steps| self.take(steps, observer, stop))
+    }
+
+    fn take(&mut self, steps: &mut Steps<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
         if self.state.evaluation_due {
             self.evaluate(observer, stop)?;
         }
         while !self.is_over() {
-            let step = batches.next_step()?;
+            let batches = steps.next_step()?.batches;
             let adapter = self.subject.adapter();
-            let result = self.trainer.step(&mut self.adapted, adapter, &step).map_err(|e| self.advise(e))?;
-            self.state.position = batches.position();
+            let result =
+                self.trainer.step(&mut self.adapted, adapter, &batches).map_err(|e| self.advise(e))?;
+            self.state.position = steps.position();
             self.count(&result);
             let report = StepReport { step: self.state.step, total_steps: self.total_steps, result };
             self.log.step(&report)?;
@@ -313,13 +319,6 @@ fn is_due(every: EvalEvery, step: usize, epoch_ends: bool) -> bool {
     match every {
         EvalEvery::Epoch => epoch_ends,
         EvalEvery::Steps(steps) => step.is_multiple_of(steps.max(1)),
-    }
-}
-
-fn note_left_out(data: &dyn Dataset, what: &str, observer: &mut dyn Observer) {
-    if data.skipped() > 0 {
-        observer
-            .note(&format!("{} examples of the {what} data cannot be used and are left out", data.skipped()));
     }
 }
 

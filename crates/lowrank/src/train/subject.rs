@@ -6,12 +6,13 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::adapted_model::AdaptedModel;
-use super::output::TOKENIZER_FILES;
+use super::output::READER_FILES;
 use super::run_file::{Method, RunFile};
 use crate::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Plan};
 use crate::data::TaskInfo;
+use crate::data::image::{ImageProcessor, PREPROCESSOR_CONFIG};
 use crate::hub::{self, MODEL_CONFIG, MODEL_FILE, RepositoryKind, Tensors, write_atomically, write_tensors};
-use crate::models;
+use crate::models::{self, HeadSpec, Model};
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
 use crate::tape::AdapterId;
 use crate::tensor::DType;
@@ -123,30 +124,50 @@ fn refuse_int8(adapted: &AdaptedModel) -> Result<()> {
 }
 
 /// Writes a model folder in Hugging Face's layout: weights as f32, the configuration with the task's labels, and the
-/// tokeniser's files as they were.
+/// files of the tokeniser and of the image processor as they were.
 ///
 /// # Errors
 /// If a file cannot be read or written.
 pub fn save_model(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let mut tensors = Tensors::new();
-    // Transformers writes checkpoints under their first names.
-    let older_name = adapted.model().info().older_name;
-    for_each_parameter(adapted.model(), |path, parameter| {
-        if let Some(leaf) = parameter.base() {
-            let key = older_name.map_or_else(|| path.to_owned(), |older| older(path));
-            tensors.insert(key, parameter.to_file(&leaf.float().to_dtype(DType::F32)));
-        }
-    });
-    write_tensors(&folder.join(MODEL_FILE), &tensors)?;
-    for name in TOKENIZER_FILES {
+    write_weights(adapted.model(), folder)?;
+    for name in READER_FILES {
         let source = adapted.folder().join(name);
         if source.is_file() {
             let bytes = fs::read(&source).map_err(Error::io(&source))?;
             write_atomically(folder.join(name), |file| file.write_all(&bytes))?;
         }
     }
+    if let Some(shape) = adapted.model().info().image
+        && !adapted.folder().join(PREPROCESSOR_CONFIG).is_file()
+    {
+        let text = ImageProcessor::square(shape.size).to_json_of(shape.channels).to_string();
+        write_atomically(folder.join(PREPROCESSOR_CONFIG), |file| writeln!(file, "{text}"))?;
+    }
     write_config(adapted, task, folder)
+}
+
+/// Draws a model of the configuration in `folder` and writes its weights there: something to train from scratch.
+///
+/// # Errors
+/// If the configuration cannot be read or has no such head, or the file cannot be written.
+pub fn write_random_weights(folder: &Path, head: HeadSpec, seed: u64) -> Result<()> {
+    let mut model = models::from_config(&models::read_config(folder)?, head)?;
+    models::initialise(&mut *model, seed, DType::F32)?;
+    write_weights(&*model, folder)
+}
+
+fn write_weights(model: &dyn Model, folder: &Path) -> Result<()> {
+    let mut tensors = Tensors::new();
+    // Transformers writes checkpoints under their first names.
+    let older_name = model.info().older_name;
+    for_each_parameter(model, |path, parameter| {
+        if let Some(leaf) = parameter.base() {
+            let key = older_name.map_or_else(|| path.to_owned(), |older| older(path));
+            tensors.insert(key, parameter.to_file(&leaf.float().to_dtype(DType::F32)));
+        }
+    });
+    write_tensors(&folder.join(MODEL_FILE), &tensors)
 }
 
 fn write_config(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Result<()> {
@@ -155,8 +176,17 @@ fn write_config(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Resul
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
     config.insert("architectures".into(), json!([adapted.model().info().architecture]));
+    if adapted.model().info().kind.is_language_model() {
+        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
+        return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
+    }
     config.remove("num_labels");
-    let labels = if task.regression { vec!["LABEL_0".to_owned()] } else { task.labels.clone() };
+    if !task.head.is_new() {
+        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
+        return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
+    }
+    let mut labels = task.labels.clone();
+    labels.extend((labels.len()..task.num_labels).map(|id| format!("LABEL_{id}")));
     let ids: Map<String, Value> =
         labels.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let names: Map<String, Value> =

@@ -125,7 +125,7 @@ impl Trainer {
             loss: total,
             grad_norm,
             learning_rate,
-            tokens: batches.iter().map(Batch::tokens).sum(),
+            tokens: batches.iter().map(|batch| adapted.tokens(batch)).sum(),
             examples: batches.iter().map(Batch::sequences).sum(),
             time: start.elapsed(),
         })

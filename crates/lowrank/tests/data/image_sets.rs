@@ -1,13 +1,12 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use lowrank::data::image::{
-    Augmentation, ImageBatch, ImageExamples, ImageLoader, ImageLoading, ImageProcessor, ImageRequest, Part,
-};
+use lowrank::data::image::{Augmentation, ImageDataset, ImageExamples, ImageProcessor, Part};
+use lowrank::data::{Batch, BatchPlan, BatchSource, Batches, Dataset, Labels, Pass, Position};
+use lowrank::models::ImageShape;
 use tempfile::TempDir;
 
 use crate::{fixtures, shared};
@@ -174,76 +173,160 @@ fn an_image_that_does_not_decode_is_left_out_or_an_error() {
     assert_eq!((examples.picture(2).unwrap().width(), examples.label(2)), (33, Some(1)));
 }
 
-fn loading(workers: usize) -> ImageLoading {
-    ImageLoading {
-        processor: ImageProcessor::square(6),
-        augmentation: Some(Augmentation { crop_padding: 4, flip: true }),
-        seed: 11,
-        workers,
-        ahead: 3,
-    }
+const SHAPE: ImageShape = ImageShape { channels: 3, size: 6, patch: 3 };
+
+fn dataset(folder: &Path, shape: ImageShape) -> ImageDataset {
+    let examples = ImageExamples::folder(folder, None).unwrap();
+    let mut dataset = ImageDataset::new(examples, ImageProcessor::square(6), shape, false).unwrap();
+    dataset.augmentation = Augmentation { crop_padding: 4, flip: true };
+    dataset
 }
 
-fn requests() -> Vec<ImageRequest> {
-    let rows: [&[u32]; 5] = [&[3, 0, 1], &[2], &[1, 2, 3, 0], &[0], &[3, 3]];
-    rows.iter()
-        .enumerate()
-        .map(|(at, rows)| ImageRequest { rows: rows.to_vec(), epoch: at as u64 / 2 })
-        .collect()
+fn pixels(batch: Batch) -> (Vec<f32>, [usize; 3]) {
+    let BatchSource::Images(pixels) = batch.source else { panic!("images") };
+    (pixels.values, [pixels.channels, pixels.height, pixels.width])
 }
 
 #[test]
-fn batches_are_the_same_whatever_the_threads() {
+fn a_picture_is_its_own_in_a_pass_wherever_it_stands_and_another_one_in_the_next() {
     let Some(folder) = class_folders(false) else { return };
-    let examples = Arc::new(ImageExamples::folder(folder.path(), None).unwrap());
-    let alone: Vec<ImageBatch> =
-        requests().iter().map(|request| loading(1).batch(&examples, request).unwrap()).collect();
-    assert_eq!(alone[0].pixels.len(), 3 * 3 * 6 * 6);
-    assert_eq!(
-        (alone[0].labels.as_slice(), alone[0].rows.as_slice()),
-        (&[Some(1), Some(0), Some(0)][..], &[3, 0, 1][..])
-    );
-    for workers in [1, 2, 9] {
-        let loader =
-            ImageLoader::new(Arc::clone(&examples), loading(workers), requests().into_iter()).unwrap();
-        assert_eq!(loader.map(Result::unwrap).collect::<Vec<_>>(), alone, "{workers} workers");
-    }
-    // An example's picture is its own in an epoch, wherever it stands, and another one in the next.
-    let picture = |batch: &ImageBatch, at: usize| batch.pixels[at * 108..(at + 1) * 108].to_vec();
-    assert_eq!(picture(&alone[2], 3), picture(&alone[3], 0));
+    let data = dataset(folder.path(), SHAPE);
+    let pass = |epoch| Some(Pass { seed: 11, epoch });
+    let batch = data.gather(&[3, 0, 1], 7, pass(0)).unwrap();
+    assert_eq!(batch.examples, [7, 8, 9]);
+    assert_eq!(batch.labels, Labels::Classes(vec![1, 0, 0]));
+    let (values, shape) = pixels(batch);
+    assert_eq!((shape, values.len()), ([3, 6, 6], 3 * 108));
+    assert_eq!(pixels(data.gather(&[3], 0, pass(0)).unwrap()).0, values[..108]);
     let epochs: std::collections::BTreeSet<Vec<u32>> = (0..40)
-        .map(|epoch| loading(1).batch(&examples, &ImageRequest { rows: vec![3], epoch }).unwrap())
-        .map(|batch| batch.pixels.iter().map(|value| value.to_bits()).collect())
+        .map(|epoch| pixels(data.gather(&[3], 0, pass(epoch)).unwrap()).0)
+        .map(|values| values.iter().map(|value| value.to_bits()).collect())
         .collect();
     assert!(epochs.len() > 25, "{} different ones of 40", epochs.len());
+    // What is evaluated is not changed.
+    let plain = pixels(data.gather(&[3], 0, None).unwrap()).0;
+    let mut unchanged = Vec::new();
+    let picture = data.processor.shape(&data.examples().picture(3).unwrap()).unwrap();
+    data.processor.write_values(&picture, &mut unchanged);
+    assert_eq!(plain, unchanged);
+    assert!(data.gather(&[4], 0, None).is_err());
+    assert_eq!((data.tokens(), data.lengths()), (4 * 5, vec![5; 4]));
 }
 
 #[test]
-fn a_loader_that_is_dropped_stops() {
+fn a_model_of_one_colour_sees_the_brightness() {
     let Some(folder) = class_folders(false) else { return };
-    let examples = Arc::new(ImageExamples::folder(folder.path(), None).unwrap());
-    let endless = (0..).map(|epoch| ImageRequest { rows: vec![0, 1, 2, 3], epoch });
-    let mut loader = ImageLoader::new(Arc::clone(&examples), loading(2), endless).unwrap();
-    loader.next().unwrap().unwrap();
-    drop(loader);
-    assert_eq!(Arc::strong_count(&examples), 1, "no thread holds them");
+    let grey = ImageShape { channels: 1, ..SHAPE };
+    let (values, shape) = pixels(dataset(folder.path(), grey).gather(&[0], 0, None).unwrap());
+    assert_eq!(shape, [1, 6, 6]);
+    // A grey picture has three equal colours.
+    let colours = pixels(dataset(folder.path(), SHAPE).gather(&[0], 0, None).unwrap()).0;
+    assert_eq!(values, colours[..36]);
+    let two = ImageShape { channels: 2, ..SHAPE };
+    let examples = ImageExamples::folder(folder.path(), None).unwrap();
+    let error = ImageDataset::new(examples, ImageProcessor::square(6), two, false).unwrap_err();
+    assert!(error.to_string().contains("2 colours"), "{error}");
 }
 
 #[test]
-fn a_batch_that_cannot_be_made_names_the_image() {
-    let Some(folder) = class_folders(true) else { return };
-    let examples = Arc::new(ImageExamples::folder(folder.path(), None).unwrap());
-    let requests = [[0, 1], [2, 3], [1, 0]].map(|rows| ImageRequest { rows: rows.to_vec(), epoch: 0 });
-    let mut loader =
-        ImageLoader::new(Arc::clone(&examples), loading(2), requests.clone().into_iter()).unwrap();
-    loader.next().unwrap().unwrap();
-    assert!(loader.next().unwrap().unwrap_err().to_string().contains("bee/1.png"));
-    loader.next().unwrap().unwrap();
-    assert!(loader.next().is_none());
-    let mut loading = loading(1);
-    loading.processor.size = None;
-    let text = loading.batch(&examples, &requests[0]).unwrap_err().to_string();
+fn a_fingerprint_tells_pictures_labels_and_processors_apart() {
+    let Some(folder) = class_folders(false) else { return };
+    let fingerprint = || dataset(folder.path(), SHAPE).fingerprint();
+    let first = fingerprint();
+    assert_eq!(fingerprint(), first);
+    let mut other = dataset(folder.path(), SHAPE);
+    other.processor = ImageProcessor::square(7);
+    assert_ne!(other.fingerprint(), first);
+    let (from, to) = (folder.path().join("bee/0.jpg"), folder.path().join("ant/0.jpg"));
+    fs::rename(&from, &to).unwrap();
+    assert_ne!(fingerprint(), first);
+    fs::rename(&to, &from).unwrap();
+    assert_eq!(fingerprint(), first);
+    fs::copy(folder.path().join("bee/1.png"), folder.path().join("ant/b.png")).unwrap();
+    assert_ne!(fingerprint(), first);
+}
+
+#[test]
+fn steps_made_ahead_are_those_made_on_the_spot() {
+    let Some(folder) = class_folders(false) else { return };
+    let data = dataset(folder.path(), SHAPE);
+    let plan = BatchPlan { batch_size: 1, gradient_accumulation: 2, shuffle: true, seed: 5, pass: Some(5) };
+    let start = Position { epoch: 1, step: 1 };
+    let batches = || Batches::new(&data, plan, start).unwrap();
+    let mut here = batches();
+    let expected: Vec<_> =
+        (0..7).map(|_| (here.rows().to_vec(), here.next_step().unwrap(), here.position())).collect();
+    let taken = batches().ahead(7, |steps| {
+        assert_eq!(steps.position(), start);
+        for (rows, batches, position) in &expected {
+            let step = steps.next_step()?;
+            assert_eq!((&step.rows, &step.batches, steps.position()), (rows, batches, *position));
+        }
+        assert!(steps.next_step().is_err(), "there are no more than were announced");
+        Ok(9)
+    });
+    assert_eq!(taken.unwrap(), 9);
+    // Who stops early leaves no thread behind, which the scope would wait for; neither does who fails.
+    batches().ahead(usize::MAX, |steps| steps.next_step().map(|_| ())).unwrap();
+    let error = batches().ahead(usize::MAX, |_| Err::<(), _>(lowrank::Error::Usage("enough".into())));
+    assert_eq!(error.unwrap_err().to_string(), "enough");
+}
+
+#[test]
+fn a_batch_that_cannot_be_made_is_the_error_of_its_own_step() {
+    let Some(folder) = class_folders(false) else { return };
+    let mut data = dataset(folder.path(), SHAPE);
+    fs::remove_file(folder.path().join("bee/0.jpg")).unwrap();
+    let batches = Batches::new(&data, BatchPlan::in_order(1), Position::default()).unwrap();
+    let result = batches.ahead(4, |steps| {
+        steps.next_step()?;
+        steps.next_step()?;
+        let error = steps.next_step().unwrap_err().to_string();
+        assert!(error.contains("bee/0.jpg"), "{error}");
+        assert!(steps.next_step().is_err());
+        Ok(())
+    });
+    result.unwrap();
+    data.processor.size = None;
+    let text = data.gather(&[0, 1], 0, None).unwrap_err().to_string();
     assert!(text.contains("A.PNG") && text.contains("14 × 11") && text.contains("13 × 9"), "{text}");
+}
+
+#[test]
+fn what_does_not_decode_is_counted_and_named() {
+    let Some(folder) = class_folders(true) else { return };
+    let data = dataset(folder.path(), SHAPE);
+    assert_eq!((data.len(), data.skipped()), (3, 1));
+    assert!(data.skipped_because().unwrap().contains("bee/1.png"));
+    let examples = ImageExamples::folder(folder.path(), None).unwrap();
+    let error = ImageDataset::new(examples, ImageProcessor::square(6), SHAPE, true).unwrap_err();
+    assert!(error.to_string().contains("bee/1.png"), "{error}");
+}
+
+#[test]
+fn images_without_classes_are_all_that_lie_below() {
+    let Some(folder) = class_folders(false) else { return };
+    fs::remove_file(folder.path().join("README")).unwrap();
+    let examples = ImageExamples::unlabelled(folder.path()).unwrap();
+    assert_eq!((examples.len(), examples.label(0)), (4, None));
+    let one = ImageExamples::unlabelled(folder.path().join("bee/0.jpg")).unwrap();
+    assert_eq!(one.len(), 1);
+    fs::write(folder.path().join("README"), "").unwrap();
+    assert!(reason(ImageExamples::unlabelled(folder.path())).contains("README: not an image"));
+}
+
+#[test]
+fn labels_are_numbered_as_a_model_has_them() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data_batch_1.bin");
+    write_cifar(&path, &[6, 9, 0]);
+    let mut examples = ImageExamples::cifar10(&path, Part::Train).unwrap();
+    let mut turned = examples.labels.clone();
+    turned.reverse();
+    examples.relabel(&turned).unwrap();
+    assert_eq!([0, 1, 2].map(|index| examples.label(index).unwrap()), [3, 0, 9]);
+    let error = examples.relabel(&turned[1..]).unwrap_err().to_string();
+    assert!(error.contains("image 2: its label \"truck\""), "{error}");
 }
 
 #[test]

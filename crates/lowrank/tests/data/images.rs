@@ -65,7 +65,7 @@ fn a_configuration_that_is_wrong_says_where() {
         (json!({"size": [1, 2, 3]}), "a height and a width"),
         (json!({"do_center_crop": true}), "no crop_size"),
         (json!({"do_resize": 1}), "do_resize is 1"),
-        (json!({"image_mean": [0.5]}), "image_mean is [0.5]"),
+        (json!({"image_mean": [0.5, 0.5]}), "image_mean is [0.5,0.5]"),
         (json!({"image_std": [0.5, 0, 1]}), "image_std has a 0"),
         (json!({"rescale_factor": "1/255"}), "rescale_factor"),
     ];

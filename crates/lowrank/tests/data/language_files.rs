@@ -2,9 +2,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use lowrank::Result;
+use lowrank::data::Columns;
 use lowrank::data::language::{Completion, Document, Rows};
 use lowrank::data::tasks::language::{
-    LanguageColumns, LanguageOptions, completions, conversations, documents, source_targets,
+    LanguageOptions, completions, conversations, documents, source_targets,
 };
 use tempfile::TempDir;
 
@@ -26,7 +27,7 @@ fn plain() -> LanguageOptions {
     LanguageOptions::default()
 }
 
-fn with(columns: LanguageColumns) -> LanguageOptions {
+fn with(columns: Columns) -> LanguageOptions {
     LanguageOptions { columns, ..plain() }
 }
 
@@ -54,7 +55,7 @@ fn a_text_file_is_one_document_and_a_table_holds_one_in_each_row() {
     let lines = "{\"text\": \"a\\nb\"}\n\n{\"text\": \"\", \"n\": 1}\n{\"text\": 3}\n";
     assert_eq!(texts("a.jsonl", lines, &plain()), [one("a\nb", 1), one("", 3)]);
     assert_eq!(texts("a.csv", "n,text\n1,\"a\nb\"\n2,c\n", &plain()), [one("a\nb", 2), one("c", 4)]);
-    let chosen = with(LanguageColumns { text: named("n"), ..Default::default() });
+    let chosen = with(Columns { text: named("n"), ..Default::default() });
     assert_eq!(texts("a.tsv", "n\ttext\nx\ty\n", &chosen), [one("x", 2)]);
     assert_eq!(texts("a.json", "\n[ {\"text\":\n \"a]},\\\"\"}\n,\n{\"text\": \"b\"}]", &plain()).len(), 2);
 }
@@ -107,7 +108,7 @@ fn prompts_and_completions_come_from_columns_or_bars() {
     let path = folder.write("a.csv", "instruction,input,output\nAdd,\"1, 2\",3\nSay,,hi\n");
     let rows = completions(&path, &plain(), 0).unwrap();
     assert_eq!(prompts(&rows), [("Add\n1, 2", Some("3"), 2), ("Say", Some("hi"), 3)]);
-    let bare = with(LanguageColumns { input: named(""), ..Default::default() });
+    let bare = with(Columns { input: named(""), ..Default::default() });
     assert_eq!(prompts(&completions(&path, &bare, 1).unwrap()), [("Add", Some("3"), 2)]);
 
     let path = folder.write("a.txt", "name : A || x\r\n\nb||c||d\n");
@@ -148,7 +149,7 @@ fn a_column_that_is_missing_or_of_another_kind_is_named_with_its_line() {
         let text = read(name, content);
         assert!(text.contains(reason), "{content:?}: {text}");
     }
-    let chosen = with(LanguageColumns { prompt: named("questoin"), ..Default::default() });
+    let chosen = with(Columns { prompt: named("questoin"), ..Default::default() });
     let path = folder.write("q.jsonl", "{\"question\": \"a\", \"answer\": \"b\"}");
     let text = refused(completions(&path, &chosen, 0));
     assert!(
@@ -237,12 +238,12 @@ fn sources_and_targets_have_usual_names_a_prefix_and_languages() {
     assert_eq!(texts("{\"text\": \"a\"}", &prefixed), pair("summarize: a", "none"));
 
     let content = "{\"translation\": {\"en\": \"yes\", \"de\": \"ja\"}}";
-    let columns = LanguageColumns { source: named("en"), target: named("de"), ..Default::default() };
+    let columns = Columns { source: named("en"), target: named("de"), ..Default::default() };
     assert_eq!(texts(content, &with(columns.clone())), pair("yes", "ja"));
     assert_eq!(texts("{\"en\": \"yes\", \"de\": \"ja\"}", &with(columns.clone())), pair("yes", "ja"));
     let text = refused(read(content, &plain()));
     assert!(text.contains("a.jsonl:1: data.columns must say which language is the source: en, de"), "{text}");
-    let wrong = LanguageColumns { target: named("fr"), ..columns };
+    let wrong = Columns { target: named("fr"), ..columns };
     let text = refused(read(content, &with(wrong.clone())));
     assert!(text.contains("no \"fr\" for the target; there is en, de"), "{text}");
     let open = LanguageOptions { unlabelled: true, ..with(wrong) };
@@ -267,4 +268,20 @@ fn the_public_files_read_as_published() {
     assert_eq!((alpaca.rows.len(), alpaca.rows[0].line, alpaca.rows[1].line), (999, 2, 7));
     assert_eq!(alpaca.rows[0].messages.len(), 2);
     assert_eq!(documents(&text.join("tinyshakespeare.txt"), &plain(), 0).unwrap().rows.len(), 1);
+}
+
+#[test]
+fn lines_of_a_text_file_are_prompts_with_completions_or_sources_with_targets() {
+    let folder = Folder::new();
+    let path = folder.write("e2e.txt", "name : Alimentum || It is there. \nname : Cotto||\n");
+    let pairs = source_targets(&path, &plain(), 0).unwrap().rows;
+    assert_eq!(
+        (pairs[0].source.as_str(), pairs[0].target.as_deref()),
+        ("name : Alimentum", Some("It is there."))
+    );
+    assert_eq!((pairs[1].target.as_deref(), pairs[1].line), (Some(""), 2));
+    let text = refused(source_targets(&folder.write("a.txt", "a||b\nc\n"), &plain(), 0));
+    assert!(text.contains("a.txt:2: ") && text.contains("has no ||"), "{text}");
+    let unlabelled = LanguageOptions { unlabelled: true, ..plain() };
+    assert_eq!(source_targets(&path, &unlabelled, 1).unwrap().rows.len(), 1);
 }

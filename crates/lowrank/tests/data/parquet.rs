@@ -13,7 +13,7 @@ fn rows(folder: &Path) -> Value {
 
 fn read(task: &str, path: &Path) -> lowrank::Result<Examples> {
     let options = TaskOptions { training_file: Some(path), ..TaskOptions::default() };
-    tasks::open(task, &options)?.read(path, 0)
+    tasks::open_tabular(task, &options)?.read(path, 0)
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn rows_of_parquet_are_those_that_were_written() {
         assert_eq!(row.label, Some(Label::Score(score)));
         assert_eq!(row.text_pair.as_deref(), expected["sentences"][17 - index].as_str());
     }
-    let task = tasks::open("sst2", &TaskOptions::default()).unwrap();
+    let task = tasks::open_tabular("sst2", &TaskOptions::default()).unwrap();
     assert_eq!(
         task.read(&folder.join("zstd.parquet"), 9).unwrap().rows.len(),
         9,
@@ -52,7 +52,7 @@ fn a_folder_of_parquet_files_is_a_data_set() {
         fs::copy(folder.join("snappy.parquet"), room.path().join(format!("{name}.parquet"))).unwrap();
     }
     let files = lowrank::data::DataFiles::locate(room.path(), None).unwrap();
-    assert_eq!(files.validation, Some(room.path().join("validation.parquet")));
+    assert_eq!(files.validation, Some(vec![room.path().join("validation.parquet")]));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn what_a_table_lacks_is_said() {
     let path = folder.join("snappy.parquet");
     let columns = Columns { text: Some("idx".to_owned()), ..Columns::default() };
     let options = TaskOptions { columns, ..TaskOptions::default() };
-    let error = tasks::open("sst2", &options).unwrap().read(&path, 0).unwrap_err().to_string();
+    let error = tasks::open_tabular("sst2", &options).unwrap().read(&path, 0).unwrap_err().to_string();
     assert!(error.contains("\"idx\" must be a text, not a number"), "{error}");
 }
 

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use lowrank::Result;
 use lowrank::data::{
-    Columns, DataFiles, Example, Examples, Label, Labels, Metrics, Task, TaskOptions, TokenizedDataset,
-    Tokenizer, tasks, tasks::TabularTask,
+    Columns, DataFiles, Dataset, Example, Examples, Label, Labels, Metrics, Task, TaskOptions,
+    TokenizedDataset, Tokenizer, tasks, tasks::TabularTask,
 };
 use tempfile::TempDir;
 
@@ -212,7 +212,7 @@ fn an_unknown_task_names_the_nearest() {
     assert!(error.to_string().contains("did you mean sst2"), "{error}");
 }
 
-fn classification(path: &std::path::Path, columns: Columns) -> Result<Box<dyn Task>> {
+fn classification(path: &std::path::Path, columns: Columns) -> Result<TabularTask> {
     tasks::open_tabular(
         "text-classification",
         &TaskOptions { columns, training_file: Some(path), ..Default::default() },
@@ -220,7 +220,12 @@ fn classification(path: &std::path::Path, columns: Columns) -> Result<Box<dyn Ta
 }
 
 fn columns(text: &str, pair: Option<&str>, label: &str) -> Columns {
-    Columns { text: Some(text.into()), text_pair: pair.map(Into::into), label: Some(label.into()) }
+    Columns {
+        text: Some(text.into()),
+        text_pair: pair.map(Into::into),
+        label: Some(label.into()),
+        ..Columns::default()
+    }
 }
 
 #[test]
@@ -336,10 +341,13 @@ fn the_files_of_a_folder_are_found() {
     let train = folder.write("train.tsv", "x");
     let dev = folder.write("dev.tsv", "x");
     let files = DataFiles::locate(folder.0.path(), None).unwrap();
-    assert_eq!(files, DataFiles { train: train.clone(), validation: Some(dev.clone()), test: None });
+    assert_eq!(
+        files,
+        DataFiles { train: vec![train.clone()], validation: Some(vec![dev.clone()]), test: None }
+    );
     let test = folder.write("test.tsv", "x");
-    assert_eq!(DataFiles::locate(folder.0.path(), None).unwrap().test, Some(test));
-    assert_eq!(DataFiles::locate(&train, Some(folder.0.path())).unwrap().validation, Some(dev));
+    assert_eq!(DataFiles::locate(folder.0.path(), None).unwrap().test, Some(vec![test]));
+    assert_eq!(DataFiles::locate(&train, Some(folder.0.path())).unwrap().validation, Some(vec![dev]));
     assert_eq!(DataFiles::locate(&train, None).unwrap().validation, None);
     let empty = Folder::new();
     let text = DataFiles::locate(empty.0.path(), None).unwrap_err().to_string();
@@ -354,8 +362,8 @@ fn the_published_files_are_read_whole() {
     for (task, name, train, dev) in sizes.into_iter().chain([("stsb", "STS-B", 5_749, 1_500)]) {
         let Some(folder) = crate::shared(&format!("data/glue/{name}")) else { return };
         let files = DataFiles::locate(&folder, None).unwrap();
-        assert_eq!(glue(task).read(&files.train, 0).unwrap().rows.len(), train, "{name}");
-        assert_eq!(glue(task).read(&files.validation.unwrap(), 0).unwrap().rows.len(), dev, "{name}");
+        assert_eq!(glue(task).read(&files.train[0], 0).unwrap().rows.len(), train, "{name}");
+        assert_eq!(glue(task).read(&files.validation.unwrap()[0], 0).unwrap().rows.len(), dev, "{name}");
     }
 }
 

@@ -194,7 +194,7 @@ fn the_gradient_of_spans_is_that_of_transformers() {
     let mut table = Parameter::new([8, 2]);
     table.set_base(Leaf::trained(Tensor::from_slice([8, 2], &values(16, 5, 3, 17)))).unwrap();
     let mut tape = tape();
-    let lookup = ops::Lookup { table: &table, ids: &ids, padding_id: None };
+    let lookup = ops::Lookup::of(&table, &ids);
     let logits = ops::embedding(&mut tape, &[lookup], &layout).unwrap();
     let denominators = ops::SpanDenominators { starts: 1.0, ends: 2.0 };
     let loss = ops::span_loss(&mut tape, &logits, &[4, 2], &[1, 3], denominators).unwrap();

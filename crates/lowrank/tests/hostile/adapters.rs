@@ -197,7 +197,7 @@ fn a_target_that_matches_nothing_is_named_with_the_nearest() {
     set(&folder, "target_modules", json!("query"));
     assert_refused(
         load(&folder),
-        &["target_modules", "matches no linear layer in full", "bert.encoder.layer.0"],
+        &["target_modules", "matches no linear layer or embedding in full", "bert.encoder.layer.0"],
     );
 }
 

@@ -79,6 +79,10 @@ fn a_model_without_a_pooler_has_no_head() {
     let missing = &adapted.report().missing_head;
     assert!(head.iter().all(|name| missing.iter().any(|other| other == name)), "{missing:?}");
     let options = AskOptions {
+        style: lowrank::models::HeadStyle::Default,
+        stride: 0,
+        null_threshold: 0.0,
+        load_in: lowrank::models::LoadIn::Auto,
         model: folder.path().to_str().unwrap(),
         adapter: None,
         task: "sst2",

@@ -40,7 +40,7 @@ fn targets_that_mean_nothing() {
     refused(of(names(&["query", "valeu"])), &["valeu", "did you mean", "value"]);
     refused(of(names(&["attention.self.kye"])), &["attention.self.kye"]);
     refused(of(names(&[])), &["target_modules"]);
-    refused(of(names(&["word_embeddings"])), &["word_embeddings", "no linear layer"]);
+    refused(of(names(&["embeddings"])), &["bert.embeddings,", "no linear layer and no embedding"]);
     refused(of(names(&["classifier"])), &["target_modules", "modules_to_save"]);
     refused(
         of(Some(Targets::Pattern("query".into()))),
@@ -79,8 +79,6 @@ fn targets_that_are_more_than_linear_layers() {
     ] {
         refused(pattern(given), &["target_modules", matched, "no linear layer"]);
     }
-    refused(pattern(r"bert\.embeddings\.word.*|.*query"), &["word_embeddings", "this program cannot yet"]);
-    refused(of(names(&["query", "word_embeddings"])), &["word_embeddings", "this program cannot yet"]);
     refused(of(names(&["query", "dropout"])), &["bert.embeddings.dropout,", "no linear layer"]);
     refused(of(names(&["query", "LayerNorm"])), &["bert.embeddings.LayerNorm,", "no linear layer"]);
     refused(

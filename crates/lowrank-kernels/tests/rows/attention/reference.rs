@@ -145,8 +145,8 @@ impl Case {
                 v: RowsMut::dense(&mut d.v, sources, kv).into_columns(),
                 bias: self.bias.then(|| RowsMut::dense(&mut d.bias, heads, self.distances())),
             };
-            let (out, dout) = (Rows::dense(&out, targets, width), Rows::dense(dout, targets, width));
-            backward(a, out, &logsumexp, dout, gradients);
+            let dout = Rows::dense(dout, targets, width);
+            backward(a, &logsumexp, dout, gradients);
         });
         (out, d)
     }

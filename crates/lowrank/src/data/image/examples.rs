@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::decode::{decode, read_picture};
 use super::picture::Picture;
+use crate::fnv::Fnv;
 use crate::{Error, Result};
 
 /// Labelled images.
@@ -77,6 +78,57 @@ impl ImageExamples {
             };
         }
         name
+    }
+
+    /// A number that changes with an image's bytes and with its label.
+    pub(super) fn fingerprint(&self, index: usize) -> u64 {
+        let Some(item) = self.items.get(index) else { return 0 };
+        let mut hash = Fnv::default();
+        hash.add_word(item.label.map_or(0, |label| 1 + u64::from(label)));
+        match &item.place {
+            Place::File(path) => add_words(&mut hash, &std::fs::read(path).unwrap_or_default()),
+            Place::Encoded { file, bytes, .. } | Place::Planes { file, bytes, .. } => {
+                add_words(&mut hash, file.bytes.get(bytes.clone()).unwrap_or_default());
+            }
+        }
+        hash.0
+    }
+
+    /// Puts the examples of another set after these.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the two have other labels.
+    pub fn append(&mut self, other: Self) -> Result<()> {
+        if self.labels != other.labels {
+            let (these, those) = (self.labels.join(", "), other.labels.join(", "));
+            return Err(Error::Usage(format!(
+                "images labelled {these} and images labelled {those} are no one set"
+            )));
+        }
+        self.items.extend(other.items);
+        self.kept = None;
+        Ok(())
+    }
+
+    /// Numbers the labels as this set of the same names does.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names the first image whose label the set lacks.
+    pub fn relabel(&mut self, labels: &[String]) -> Result<()> {
+        let place = |name: &String| labels.iter().position(|label| label == name);
+        let places: Vec<Option<usize>> = self.labels.iter().map(place).collect();
+        for index in 0..self.items.len() {
+            let Some(old) = self.items[index].label else { continue };
+            let new = places.get(old as usize).copied().flatten().and_then(|new| u32::try_from(new).ok());
+            if new.is_none() {
+                let unknown = self.labels.get(old as usize).map_or("", String::as_str);
+                let reason = format!("its label {unknown:?} is none of {}", labels.join(", "));
+                return Err(Error::file(self.name(index), reason));
+            }
+            self.items[index].label = new;
+        }
+        self.labels = labels.to_vec();
+        Ok(())
     }
 
     /// Keeps the first `limit` examples; 0: all.
@@ -152,6 +204,16 @@ impl ImageExamples {
             retain(kept, &usable);
         }
         Ok(errors.collect())
+    }
+}
+
+/// Adds bytes, eight at a time.
+fn add_words(hash: &mut Fnv, bytes: &[u8]) {
+    hash.add_word(bytes.len() as u64);
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash.add_word(u64::from_le_bytes(word));
     }
 }
 

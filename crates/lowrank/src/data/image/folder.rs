@@ -22,11 +22,7 @@ impl ImageExamples {
     /// called as an image that can be read.
     pub fn folder(path: impl AsRef<Path>, labels: Option<&[String]>) -> Result<Self> {
         let path = path.as_ref();
-        let classes: Vec<PathBuf> = entries(path)?.into_iter().filter(|path| path.is_dir()).collect();
-        if classes.is_empty() {
-            return Err(Error::file(path, "it has no folders, of which each holds the images of a class"));
-        }
-        let names: Vec<String> = classes.iter().map(|class| name_of(class)).collect();
+        let (classes, names) = classes(path)?;
         let labels = labels.map_or_else(|| names.clone(), <[String]>::to_vec);
         let mut items = Vec::new();
         for (class, name) in classes.iter().zip(&names) {
@@ -35,31 +31,68 @@ impl ImageExamples {
                 return Err(Error::file(class, reason));
             };
             let before = items.len();
-            gather(class, label as u32, &mut items)?;
+            gather(class, Some(label as u32), &mut items)?;
             if items.len() == before {
                 return Err(Error::file(class, "this class has no images"));
             }
         }
         Ok(Self::new(labels, items))
     }
+
+    /// The names of the classes of a folder.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or there are no classes.
+    pub fn folder_labels(path: impl AsRef<Path>) -> Result<Vec<String>> {
+        Ok(classes(path.as_ref())?.1)
+    }
+
+    /// An image file, or all images below a folder, without labels.
+    ///
+    /// # Errors
+    /// A folder cannot be read, there are no images, or a file is not called as an image that can be read.
+    pub fn unlabelled(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut items = Vec::new();
+        match path.is_dir() {
+            true => gather(path, None, &mut items)?,
+            false => items.push(item(path.to_path_buf(), None)?),
+        }
+        if items.is_empty() {
+            return Err(Error::file(path, "it has no images"));
+        }
+        Ok(Self::new(Vec::new(), items))
+    }
 }
 
-fn gather(folder: &Path, label: u32, items: &mut Vec<Item>) -> Result<()> {
+/// The folders of the classes, and their names.
+fn classes(path: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
+    let classes: Vec<PathBuf> = entries(path)?.into_iter().filter(|path| path.is_dir()).collect();
+    if classes.is_empty() {
+        return Err(Error::file(path, "it has no folders, of which each holds the images of a class"));
+    }
+    let names = classes.iter().map(|class| name_of(class)).collect();
+    Ok((classes, names))
+}
+
+fn gather(folder: &Path, label: Option<u32>, items: &mut Vec<Item>) -> Result<()> {
     for path in entries(folder)? {
         if path.is_dir() {
             gather(&path, label, items)?;
             continue;
         }
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        if !EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
-            return Err(Error::file(
-                &path,
-                format!("not an image that can be read: .{}", EXTENSIONS.join(", .")),
-            ));
-        }
-        items.push(Item { label: Some(label), place: Place::File(path) });
+        items.push(item(path, label)?);
     }
     Ok(())
+}
+
+fn item(path: PathBuf, label: Option<u32>) -> Result<Item> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
+        return Ok(Item { label, place: Place::File(path) });
+    }
+    let reason = format!("not an image that can be read: .{} is needed", EXTENSIONS.join(", ."));
+    Err(Error::file(&path, reason))
 }
 
 /// What is in a folder and not hidden, sorted.

@@ -1,12 +1,12 @@
-//! Image data sets: decoding, making pictures ready for a model, and reading them ahead of the step.
+//! Image data sets: decoding, and making pictures ready for a model.
 
 mod augment;
 mod cifar;
+mod dataset;
 mod decode;
 mod examples;
 mod folder;
 mod idx;
-mod loader;
 mod parquet;
 mod picture;
 mod processor;
@@ -14,9 +14,9 @@ mod resize;
 
 pub use augment::Augmentation;
 pub use cifar::{CIFAR10_LABELS, Part};
+pub use dataset::ImageDataset;
 pub use decode::{decode, read_picture};
 pub use examples::ImageExamples;
-pub use loader::{ImageBatch, ImageLoader, ImageLoading, ImageRequest};
 pub use parquet::ImageColumns;
 pub use picture::Picture;
 pub use processor::{ImageProcessor, PREPROCESSOR_CONFIG, Size};

@@ -42,7 +42,7 @@ impl ImageExamples {
     pub fn parquet(files: &[PathBuf], columns: &ImageColumns, labels: Option<&[String]>) -> Result<Self> {
         let (mut items, mut written, mut classes) = (Vec::new(), Vec::new(), None);
         for path in files {
-            let named = read(path, columns, &mut items, &mut written)?;
+            let named = read(path, columns, &mut items, Some(&mut written))?;
             classes = classes.or(named);
         }
         let names = match (&classes, labels) {
@@ -75,6 +75,42 @@ impl ImageExamples {
     }
 }
 
+impl ImageExamples {
+    /// As [`parquet`](Self::parquet), without looking for labels.
+    ///
+    /// # Errors
+    /// A file is torn, lacks the column of images, or has a row without one.
+    pub fn parquet_unlabelled(files: &[PathBuf], columns: &ImageColumns) -> Result<Self> {
+        let mut items = Vec::new();
+        for path in files {
+            read(path, columns, &mut items, None)?;
+        }
+        Ok(Self::new(Vec::new(), items))
+    }
+
+    /// The label set that [`parquet`](Self::parquet) finds in some files.
+    ///
+    /// # Errors
+    /// A file is torn, lacks the column of labels, or has a row without one.
+    pub fn parquet_labels(files: &[PathBuf], columns: &ImageColumns) -> Result<Vec<String>> {
+        let mut written = Vec::new();
+        for path in files {
+            let file = ParquetFile::open(path)?;
+            let label = find(&file, path, &columns.label, &LABEL, "labels")?;
+            if let Some(names) = file.class_names(&label) {
+                return Ok(names);
+            }
+            file.rows(&[label.as_str()], &mut |row, columns| {
+                for (_, field) in columns {
+                    written.push(label_of(field).ok_or_else(|| no_label(path, row, &label))?);
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(found(&written))
+    }
+}
+
 /// The label set of labels of which no file says what they are.
 fn found(written: &[Written]) -> Vec<String> {
     /// More classes than any data set has.
@@ -102,32 +138,20 @@ fn read(
     path: &Path,
     columns: &ImageColumns,
     items: &mut Vec<Item>,
-    written: &mut Vec<Written>,
+    mut written: Option<&mut Vec<Written>>,
 ) -> Result<Option<Vec<String>>> {
     let file = ParquetFile::open(path)?;
-    let there = file.columns();
-    let find = |chosen: &Option<String>, usual: &[&str], what: &str| {
-        let wanted: Vec<&str> = match chosen {
-            Some(name) if !name.is_empty() => vec![name.as_str()],
-            _ => usual.to_vec(),
-        };
-        let found = wanted.iter().find(|name| there.contains(name));
-        found.map(|name| (*name).to_owned()).ok_or_else(|| {
-            let reason =
-                format!("no column {} for the {what}; there is {}", wanted.join(" or "), there.join(", "));
-            Error::file(path, reason)
-        })
+    let image = find(&file, path, &columns.image, &IMAGE, "images")?;
+    let label = match written {
+        Some(_) => find(&file, path, &columns.label, &LABEL, "labels")?,
+        None => String::new(),
     };
-    let image = find(&columns.image, &IMAGE, "images")?;
-    let label = find(&columns.label, &LABEL, "labels")?;
     let mut bytes = Vec::new();
     let mut ranges: Vec<Range<usize>> = Vec::new();
     file.rows(&[image.as_str(), label.as_str()], &mut |row, columns| {
         for (name, field) in columns {
-            if name == label {
-                written.push(label_of(field).ok_or_else(|| {
-                    Error::row(path, row, format!("its {label} is neither a whole number nor a text"))
-                })?);
+            if let Some(written) = written.as_deref_mut().filter(|_| name == label) {
+                written.push(label_of(field).ok_or_else(|| no_label(path, row, &label))?);
             } else {
                 let start = bytes.len();
                 let image = image_bytes(&field);
@@ -145,6 +169,30 @@ fn read(
         place: Place::Encoded { file: Arc::clone(&holder), bytes, row: row + 1 },
     }));
     Ok(file.class_names(&label))
+}
+
+/// The name of a column.
+fn find(
+    file: &ParquetFile<'_>,
+    path: &Path,
+    chosen: &Option<String>,
+    usual: &[&str],
+    what: &str,
+) -> Result<String> {
+    let there = file.columns();
+    let wanted: Vec<&str> = match chosen {
+        Some(name) if !name.is_empty() => vec![name.as_str()],
+        _ => usual.to_vec(),
+    };
+    let found = wanted.iter().find(|name| there.contains(name));
+    found.map(|name| (*name).to_owned()).ok_or_else(|| {
+        let (wanted, there) = (wanted.join(" or "), there.join(", "));
+        Error::file(path, format!("no column {wanted} for the {what}; there is {there}"))
+    })
+}
+
+fn no_label(path: &Path, row: usize, column: &str) -> Error {
+    Error::row(path, row, format!("its {column} is neither a whole number nor a text"))
 }
 
 fn image_bytes(field: &Field) -> Option<&[u8]> {

@@ -120,15 +120,22 @@ impl ImageProcessor {
 
     /// The configuration that describes it, as Transformers writes it.
     pub fn to_json(&self) -> Value {
+        self.to_json_of(Picture::CHANNELS)
+    }
+
+    /// As [`to_json`](Self::to_json) for a model of this many colours.
+    pub fn to_json_of(&self, channels: usize) -> Value {
         let sides = |(height, width): (usize, usize)| json!({"height": height, "width": width});
         let normal = self.normal.unwrap_or([(0.5, 0.5); Picture::CHANNELS]);
+        let colours =
+            |values: [f64; Picture::CHANNELS]| values.into_iter().take(channels).collect::<Vec<f64>>();
         let mut config = json!({
             "do_normalize": self.normal.is_some(),
             "do_rescale": self.scale.is_some(),
             "do_resize": self.size.is_some(),
-            "image_mean": normal.map(|(mean, _)| f64::from(mean)),
+            "image_mean": colours(normal.map(|(mean, _)| f64::from(mean))),
             "image_processor_type": KNOWN[0],
-            "image_std": normal.map(|(_, deviation)| f64::from(deviation)),
+            "image_std": colours(normal.map(|(_, deviation)| f64::from(deviation))),
             "resample": self.filter.number(),
             "rescale_factor": self.scale.unwrap_or(1.0 / 255.0),
             "size": match self.size {
@@ -185,17 +192,37 @@ impl ImageProcessor {
         }
     }
 
+    /// Appends the values of the picture's brightness to `values`, normalised as the first channel.
+    ///
+    /// # Shapes
+    /// `[1, height, width]`.
+    ///
+    /// # Source
+    /// Pillow's `convert("L")`.
+    pub fn write_grey(&self, picture: &Picture, values: &mut Vec<f32>) {
+        let table = self.table(0);
+        values.extend(picture.pixels().chunks_exact(Picture::CHANNELS).map(|pixel| {
+            let [red, green, blue] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
+            let grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
+            table[grey as usize & 0xff]
+        }));
+    }
+
+    /// The value of each byte of a channel: there are few.
+    fn table(&self, channel: usize) -> [f32; 256] {
+        std::array::from_fn(|byte| {
+            let value = self.scale.map_or(byte as f32, |scale| (byte as f64 * scale) as f32);
+            self.normal.map_or(value, |normal| (value - normal[channel].0) / normal[channel].1)
+        })
+    }
+
     /// Appends the picture's values to `values`.
     ///
     /// # Shapes
     /// `[3, height, width]`.
     pub fn write_values(&self, picture: &Picture, values: &mut Vec<f32>) {
         for channel in 0..Picture::CHANNELS {
-            // A byte has few values.
-            let table: [f32; 256] = std::array::from_fn(|byte| {
-                let value = self.scale.map_or(byte as f32, |scale| (byte as f64 * scale) as f32);
-                self.normal.map_or(value, |normal| (value - normal[channel].0) / normal[channel].1)
-            });
+            let table = self.table(channel);
             let bytes = picture.pixels().iter().skip(channel).step_by(Picture::CHANNELS);
             values.extend(bytes.map(|&byte| table[usize::from(byte)]));
         }
@@ -256,11 +283,14 @@ impl<'a> Config<'a> {
     }
 
     fn channels(&self, key: &str, usual: f32) -> Result<[f32; Picture::CHANNELS], String> {
-        let wrong = |value: &Value| {
-            format!("{key} is {value}; it must be a number, or one for each of three channels")
-        };
+        let wrong = |value: &Value| format!("{key} is {value}; it must be a number, or one for each channel");
         match self.get(key) {
             None => Ok([usual; Picture::CHANNELS]),
+            // Of a model that sees grey.
+            Some(Value::Array(numbers)) if numbers.len() == 1 => match numbers[0].as_f64() {
+                Some(number) => Ok([number as f32; Picture::CHANNELS]),
+                None => Err(wrong(&self.0[key])),
+            },
             Some(Value::Array(numbers)) => {
                 let numbers: Option<Vec<f32>> =
                     numbers.iter().map(|number| number.as_f64().map(|number| number as f32)).collect();

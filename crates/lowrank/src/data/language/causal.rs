@@ -66,6 +66,17 @@ impl CausalDataset {
         true
     }
 
+    /// Adds the examples of another file.
+    pub(crate) fn append(&mut self, other: Self) {
+        let start = self.ids.len();
+        self.ids.extend(other.ids);
+        self.targets.extend(other.targets);
+        self.bounds.extend(other.bounds.iter().skip(1).map(|bound| start + bound));
+        self.lines.extend(other.lines);
+        self.truncated += other.truncated;
+        self.skipped += other.skipped;
+    }
+
     /// Gives back memory that growing took.
     pub(super) fn finished(mut self) -> Self {
         self.ids.shrink_to_fit();

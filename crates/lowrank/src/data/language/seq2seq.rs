@@ -59,11 +59,9 @@ impl Seq2SeqDataset {
             truncated_targets: 0,
         };
         let make = |row: &SourceTarget| {
-            let source = ended(tokenizer, &row.source, "data.max_length", lengths.source)?;
+            let source = ended(tokenizer, &row.source, lengths.source)?;
             let target = row.target.as_deref();
-            let target = target
-                .map(|text| ended(tokenizer, text, "data.max_target_length", lengths.target))
-                .transpose()?;
+            let target = target.map(|text| ended(tokenizer, text, lengths.target)).transpose()?;
             Ok((source, target.unwrap_or_default()))
         };
         in_order(&rows.rows, make, |row, (source, target)| {
@@ -145,14 +143,11 @@ impl Side {
 }
 
 /// The ids of a text with the end token last, at most `max_length` of them, and whether it was cut.
-fn ended(tokenizer: &Tokenizer, text: &str, key: &str, max_length: usize) -> Result<(Vec<u32>, bool)> {
+pub(crate) fn ended(tokenizer: &Tokenizer, text: &str, max_length: usize) -> Result<(Vec<u32>, bool)> {
     if max_length == 0 {
-        return Err(Error::setting(key, "0 leaves no room for any token"));
+        return Err(Error::setting("data.max_length", "0 leaves no room for any token"));
     }
-    let encoding = tokenizer.encode(text, None, max_length).map_err(|error| match error {
-        Error::Setting { reason, .. } => Error::setting(key, reason),
-        other => other,
-    })?;
+    let encoding = tokenizer.encode(text, None, max_length)?;
     let (mut ids, mut truncated) = (encoding.ids, encoding.truncated);
     if let Some(end) = tokenizer.eos_id().filter(|end| ids.last() != Some(end)) {
         truncated |= ids.len() == max_length;

@@ -125,17 +125,17 @@ impl<'a> AnswerFinder<'a> {
     }
 
     /// The answer to each question, in their order; an empty one where a question has no window.
-    pub fn finish(self) -> Vec<Prediction> {
+    pub fn finish(&self) -> Vec<Prediction> {
         let Self { questions, options, of_questions, .. } = self;
         (questions.rows.par_iter().zip(of_questions))
-            .map(|(question, found)| predict(questions.context(question), found, &options))
+            .map(|(question, found)| predict(questions.context(question), found, options))
             .collect()
     }
 }
 
-fn predict(context: &str, found: Found, options: &AnswerOptions) -> Prediction {
+fn predict(context: &str, found: &Found, options: &AnswerOptions) -> Prediction {
     let Some(null) = found.null else { return Prediction::default() };
-    let mut spans = found.spans;
+    let mut spans = found.spans.clone();
     if options.null_threshold.is_some() {
         spans.push(Span { found: (u32::MAX, u32::MAX), ..null });
         spans.sort_by(Span::order);

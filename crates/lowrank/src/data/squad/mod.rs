@@ -20,5 +20,6 @@ pub use metrics::{
 };
 pub use normalize::normalize_answer;
 pub use question::{Answer, Question, Questions, Skipped};
+pub(in crate::data) use read::{Entry, Gathered, Given};
 pub use read::{Purpose, ReadOptions, Version, read};
 pub use windows::{Window, Windows};

@@ -57,18 +57,20 @@ struct Paragraph {
     qas: Vec<Entry>,
 }
 
+/// A question as a file has it.
 #[derive(Deserialize)]
-struct Entry {
-    id: String,
-    question: String,
-    answers: Option<Vec<Given>>,
+pub(in crate::data) struct Entry {
+    pub id: String,
+    pub question: String,
+    pub answers: Option<Vec<Given>>,
 }
 
+/// An answer as a file has it.
 #[derive(Deserialize)]
-struct Given {
-    text: String,
+pub(in crate::data) struct Given {
+    pub text: String,
     /// In code points; some files write -1 for none.
-    answer_start: i64,
+    pub answer_start: i64,
 }
 
 /// Reads a file in SQuAD's published JSON; what the two versions add to each other is ignored.
@@ -85,38 +87,70 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Questions> {
                       \"answers\"}]}]}]})";
         Error::row(path, error.line().max(1), format!("{reason}: {error}"))
     })?;
-    let mut questions = Questions::default();
-    for paragraph in file.data.into_iter().flat_map(|article| article.paragraphs) {
-        let context = questions.contexts.len();
+    let mut gathered = Gathered::new(path, options);
+    'file: for paragraph in file.data.into_iter().flat_map(|article| article.paragraphs) {
         for entry in paragraph.qas {
-            if options.limit > 0 && questions.rows.len() == options.limit {
-                break;
-            }
-            let id = entry.id.clone();
-            match question(entry, context, &paragraph.context, options) {
-                Ok(row) => questions.rows.push(row),
-                Err(Unusable::Malformed(reason)) => return Err(refuse(path, &id, &reason)),
-                Err(Unusable::Skip(reason)) if options.strict => return Err(refuse(path, &id, &reason)),
-                Err(Unusable::Skip(reason)) => questions.skipped.push(Skipped { id, reason }),
+            if !gathered.add(entry, &paragraph.context)? {
+                break 'file;
             }
         }
-        if questions.rows.last().is_some_and(|row| row.context == context) {
-            questions.contexts.push(paragraph.context);
+    }
+    gathered.finish()
+}
+
+/// The questions of a file, as they come.
+pub(in crate::data) struct Gathered<'a> {
+    path: &'a Path,
+    options: &'a ReadOptions,
+    questions: Questions,
+}
+
+impl<'a> Gathered<'a> {
+    pub fn new(path: &'a Path, options: &'a ReadOptions) -> Self {
+        Self { path, options, questions: Questions::default() }
+    }
+
+    /// Adds a question, or notes why it cannot be used; false: there are enough.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn add(&mut self, entry: Entry, context: &str) -> Result<bool> {
+        let Self { path, options, questions } = self;
+        let same = questions.contexts.last().is_some_and(|last| last == context);
+        let place = questions.contexts.len() - usize::from(same);
+        let id = entry.id.clone();
+        match question(entry, place, context, options) {
+            Ok(row) => {
+                if !same {
+                    questions.contexts.push(context.to_owned());
+                }
+                questions.rows.push(row);
+            }
+            Err(Unusable::Malformed(reason)) => return Err(refuse(path, &id, &reason)),
+            Err(Unusable::Skip(reason)) if options.strict => return Err(refuse(path, &id, &reason)),
+            Err(Unusable::Skip(reason)) => questions.skipped.push(Skipped { id, reason }),
         }
+        Ok(questions.rows.len() != options.limit)
     }
-    if questions.rows.is_empty() {
-        return Err(Error::file(
-            path,
-            match questions.skipped.first() {
-                None => "holds no questions".to_owned(),
-                Some(Skipped { id, reason }) => format!(
-                    "none of its {} questions can be used; the first, {id:?}: {reason}",
-                    questions.skipped.len()
-                ),
-            },
-        ));
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn finish(self) -> Result<Questions> {
+        let Self { path, questions, .. } = self;
+        if !questions.rows.is_empty() {
+            return Ok(questions);
+        }
+        let reason = match questions.skipped.first() {
+            None => "holds no questions".to_owned(),
+            Some(Skipped { id, reason }) => format!(
+                "none of its {} questions can be used; the first, {id:?}: {reason}",
+                questions.skipped.len()
+            ),
+        };
+        Err(Error::file(path, reason))
     }
-    Ok(questions)
 }
 
 enum Unusable {

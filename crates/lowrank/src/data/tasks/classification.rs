@@ -1,7 +1,7 @@
 //! Text classification and regression on a table of one's own.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::labels::{LabelSet, Target, canonical};
 use super::table::{self, Format, Layout, Need, Role};
@@ -19,7 +19,7 @@ pub(super) fn open(options: &TaskOptions<'_>) -> Result<TabularTask> {
     let target = match (&options.labels, options.training_file) {
         _ if options.regression => Target::Score,
         (Some(labels), _) if !labels.is_empty() => Target::Classes(LabelSet::new(labels.clone())),
-        (_, Some(path)) => discover(path, &layout)?,
+        (_, Some(path)) => discover(path, options.further_files, &layout)?,
         _ => return Err(Error::Usage(format!("{NAME} needs a label set or a file to learn it from"))),
     };
     let metrics: &[&str] = match &target {
@@ -30,17 +30,23 @@ pub(super) fn open(options: &TaskOptions<'_>) -> Result<TabularTask> {
     Ok(TabularTask { info: info(NAME, &target, metrics), target, layout, format })
 }
 
-/// The label set of a file: numbers in their order, other labels sorted; numbers with a fraction make regression.
-fn discover(path: &Path, layout: &Layout) -> Result<Target> {
+/// The label set of some files: what Parquet tells of its classes; else numbers in their order, other labels sorted;
+/// numbers with a fraction make regression.
+fn discover(path: &Path, further: &[PathBuf], layout: &Layout) -> Result<Target> {
+    if let Some(names) = table::class_names(path, layout)? {
+        return Ok(Target::Classes(LabelSet::new(names)));
+    }
     let mut labels = BTreeSet::new();
-    table::read(path, format(path)?, layout, 0, &mut |row| {
-        let label = canonical(row.label.as_deref().unwrap_or_default());
-        if label.is_empty() {
-            return Err(Error::row(path, row.line, "its label is empty"));
-        }
-        labels.insert(label);
-        Ok(())
-    })?;
+    for path in std::iter::once(path).chain(further.iter().map(PathBuf::as_path)) {
+        table::read(path, format(path)?, layout, 0, &mut |row| {
+            let label = canonical(row.label.as_deref().unwrap_or_default());
+            if label.is_empty() {
+                return Err(Error::row(path, row.line, "its label is empty"));
+            }
+            labels.insert(label);
+            Ok(())
+        })?;
+    }
     let number = |label: &String| label.parse::<f64>().ok().filter(|number| number.is_finite());
     let integers: Option<Vec<i64>> = labels.iter().map(|label| label.parse().ok()).collect();
     if integers.is_none() && labels.iter().all(|label| number(label).is_some()) {
@@ -68,6 +74,7 @@ fn layout(columns: &Columns) -> Layout {
         label: role("label", &columns.label, &["label", "labels"], Need::Required),
         headerless: None,
         skip_ragged: false,
+        names_classes: true,
     }
 }
 

@@ -125,5 +125,6 @@ fn layout(facts: &Facts, columns: &Columns) -> Layout {
         label: role("label", &columns.label, facts.label),
         headerless: (facts.name == "cola" && columns.text.is_none()).then_some(COLA),
         skip_ragged: false,
+        names_classes: false,
     }
 }

@@ -1,16 +1,23 @@
 //! Tasks: how a file becomes examples, and what is measured on them.
 
 mod classification;
+mod columns;
 mod files;
 mod glue;
+mod images;
 mod labels;
 pub mod language;
+mod squad;
 mod table;
 mod tabular;
+mod tagging;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+pub use columns::Columns;
 pub use files::DataFiles;
+pub(crate) use files::is_hub_id;
+pub use images::ImageTask;
 pub use tabular::TabularTask;
 
 use serde::Serialize;
@@ -30,7 +37,7 @@ pub struct TaskInfo {
     pub head: Head,
     /// The names of its labels in the order of their ids; empty in regression.
     pub labels: Vec<String>,
-    /// The width of the model's output: the number of labels, 1 in regression.
+    /// The width of the model's output: the number of labels, 1 in regression; 0 where it is the vocabulary's.
     pub num_labels: usize,
     /// The class that F1 is of, where the task has that metric.
     pub positive: u32,
@@ -55,6 +62,29 @@ pub trait Task: Send + Sync {
     /// tokeniser, or one that does not fit.
     fn dataset(&self, path: &Path, limit: usize, labelled: bool, reader: &Reader)
     -> Result<Box<dyn Dataset>>;
+
+    /// As [`Task::dataset`] for a data set in several files, which are read in turn.
+    ///
+    /// # Errors
+    /// As [`Task::dataset`]; if the task reads one file only.
+    fn dataset_of(
+        &self,
+        files: &[PathBuf],
+        limit: usize,
+        labelled: bool,
+        reader: &Reader,
+    ) -> Result<Box<dyn Dataset>> {
+        self.dataset(only_file(self.info(), files)?, limit, labelled, reader)
+    }
+
+    /// As [`Task::dataset_of`] of labelled examples that a model is to learn from, where these differ from those that it
+    /// is measured on.
+    ///
+    /// # Errors
+    /// As [`Task::dataset_of`].
+    fn training_set(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<Box<dyn Dataset>> {
+        self.dataset_of(files, limit, true, reader)
+    }
 
     /// The first `count` examples of a file as the model sees them.
     ///
@@ -81,6 +111,9 @@ impl TaskInfo {
 pub struct PreviewedExample {
     /// Its line in the file, from 1.
     pub line: usize,
+    /// Its name in the file, where it has one, and which of its windows this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Its text.
     pub text: String,
     /// Its second text.
@@ -95,20 +128,28 @@ pub struct PreviewedExample {
     /// For each token whether the loss is on it; empty where no token is trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trained: Vec<bool>,
+    /// The places of the first and last token of its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<[usize; 2]>,
+    /// For each token its label, empty where it has none; empty where tokens have no labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Whether it lost its end.
     pub truncated: bool,
+    /// What it is of, if it is an image: then it has no text and no tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PreviewedImage>,
 }
 
-/// The names of the columns to read; where one is absent the task's usual names are tried.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Columns {
-    /// The text, or the first of a pair.
-    pub text: Option<String>,
-    /// The second text of a pair; an empty name says that there is none.
-    pub text_pair: Option<String>,
-    /// The label.
-    pub label: Option<String>,
+/// An image as it lies in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PreviewedImage {
+    /// Its file, and its number in a file of many.
+    pub file: String,
+    /// In pixels.
+    pub width: usize,
+    /// In pixels.
+    pub height: usize,
 }
 
 /// What a task needs to know beyond its name.
@@ -124,15 +165,58 @@ pub struct TaskOptions<'a> {
     pub strict: bool,
     /// The file to learn the label set from, where `labels` is absent.
     pub training_file: Option<&'a Path>,
+    /// The files after it, where a data set has several.
+    pub further_files: &'a [PathBuf],
+    /// The labels of the model's configuration, whose order a task takes that finds the same ones in its data.
+    pub model_labels: Vec<String>,
+    /// By how much "no answer" must be the better one to be said, where it may be.
+    pub null_threshold: f64,
 }
 
 /// The tasks that there are.
-pub const NAMES: [&str; 9] =
-    ["sst2", "cola", "rte", "mrpc", "stsb", "qnli", "qqp", "mnli", classification::NAME];
+pub const NAMES: [&str; 21] = [
+    "sst2",
+    "cola",
+    "rte",
+    "mrpc",
+    "stsb",
+    "qnli",
+    "qqp",
+    "mnli",
+    classification::NAME,
+    images::CIFAR10,
+    images::MNIST,
+    images::FOLDER,
+    tagging::NAME,
+    squad::V1,
+    squad::V2,
+    language::NAMES[0],
+    language::NAMES[1],
+    language::NAMES[2],
+    language::NAMES[3],
+    language::NAMES[4],
+    language::NAMES[5],
+];
 
 /// Whether a task has labels of its own, not those of its data.
 pub fn has_labels(name: &str) -> bool {
-    name != classification::NAME
+    !matches!(name, classification::NAME | tagging::NAME | images::FOLDER)
+}
+
+/// The file of a data set in one file.
+fn only_file<'a>(task: &TaskInfo, files: &'a [PathBuf]) -> Result<&'a Path> {
+    match files {
+        [file] => Ok(file),
+        _ => {
+            let reason = format!("{} reads data of one file, and these are {}", task.name, files.len());
+            Err(Error::file(files.first().map_or(Path::new(""), PathBuf::as_path), reason))
+        }
+    }
+}
+
+/// The longest example in tokens that a task has by itself, and by how many tokens the windows of a longer one overlap.
+pub fn usual_length(name: &str) -> (usize, usize) {
+    if [squad::V1, squad::V2].contains(&name) { (384, 128) } else { (128, 0) }
 }
 
 /// The head that a task needs.
@@ -140,7 +224,13 @@ pub fn has_labels(name: &str) -> bool {
 /// # Errors
 /// [`Error::UnknownName`] for a name that no task has.
 pub fn head(name: &str) -> Result<Head> {
+    if let Some(head) = language::head(name) {
+        return Ok(head);
+    }
     match name {
+        images::CIFAR10 | images::MNIST | images::FOLDER => Ok(Head::ImageClassification),
+        squad::V1 | squad::V2 => Ok(Head::QuestionAnswering),
+        tagging::NAME => Ok(Head::TokenClassification),
         _ if NAMES.contains(&name) => Ok(Head::SequenceClassification),
         _ => Err(Error::unknown("task", name, NAMES)),
     }
@@ -159,7 +249,17 @@ pub fn head(name: &str) -> Result<Head> {
 /// # Ok::<(), lowrank::Error>(())
 /// ```
 pub fn open(name: &str, options: &TaskOptions<'_>) -> Result<Box<dyn Task>> {
-    Ok(Box::new(open_tabular(name, options)?))
+    if let Some(task) = language::open(name, options) {
+        return Ok(Box::new(task));
+    }
+    Ok(match name {
+        squad::V1 | squad::V2 => Box::new(squad::SquadTask::new(name, options)),
+        tagging::NAME => Box::new(tagging::open(options)?),
+        _ => match ImageTask::open(name, options)? {
+            Some(task) => Box::new(task),
+            None => Box::new(open_tabular(name, options)?),
+        },
+    })
 }
 
 /// As [`open`], for a task whose examples are the rows of a table.
@@ -171,4 +271,21 @@ pub fn open_tabular(name: &str, options: &TaskOptions<'_>) -> Result<TabularTask
         return classification::open(options);
     }
     glue::open(name, options).ok_or_else(|| Error::unknown("task", name, NAMES))
+}
+
+/// The files of a task's training and validation data: as [`DataFiles::locate`], or in the form that the task's data
+/// is published in.
+///
+/// # Errors
+/// As [`DataFiles::locate`].
+pub fn locate(name: &str, train: &Path, validation: Option<&Path>) -> Result<DataFiles> {
+    images::locate(name, train, validation).unwrap_or_else(|| DataFiles::locate(train, validation))
+}
+
+/// The files to evaluate a task on: as [`DataFiles::evaluation`], or in the form that the task's data is published in.
+///
+/// # Errors
+/// As [`DataFiles::evaluation`].
+pub fn evaluation(name: &str, data: &Path) -> Result<Vec<PathBuf>> {
+    images::evaluation(name, data).unwrap_or_else(|| DataFiles::evaluation(data))
 }

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub(super) use lines::Lines;
-pub(super) use records::{Record, records};
+pub(super) use records::{Record, records, records_while};
 
 use crate::nearest::nearest;
 use crate::{Error, Result};
@@ -45,6 +45,8 @@ pub(super) struct Layout {
     pub headerless: Option<Places>,
     /// Whether a TSV file's rows of another width than the header's are left out; elsewhere they are errors.
     pub skip_ragged: bool,
+    /// Whether a class number of a Parquet file that names its classes is read as the name.
+    pub names_classes: bool,
 }
 
 /// Where the wanted columns are, and how many columns there are.
@@ -112,6 +114,14 @@ pub(super) fn read(
         return Err(no_rows(path));
     }
     Ok(skipped)
+}
+
+/// The classes of the label's column, if the file is of Parquet and names them.
+pub(super) fn class_names(path: &Path, layout: &Layout) -> Result<Option<Vec<String>>> {
+    match Format::of(path) {
+        Some(Format::Parquet) => parquet_rows::class_names(path, layout),
+        _ => Ok(None),
+    }
 }
 
 /// What is wrong with a file without rows.

@@ -1,6 +1,6 @@
 //! Tasks whose examples are the rows of a table.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::labels::Target;
 use super::table::{self, Format, Layout, Need, Role, Row};
@@ -67,7 +67,26 @@ impl Task for TabularTask {
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
-        let examples = if labelled { self.read(path, limit)? } else { self.read_unlabelled(path, limit)? };
+        self.dataset_of(&[path.to_path_buf()], limit, labelled, reader)
+    }
+
+    fn dataset_of(
+        &self,
+        files: &[PathBuf],
+        limit: usize,
+        labelled: bool,
+        reader: &Reader,
+    ) -> Result<Box<dyn Dataset>> {
+        let mut examples = Examples::default();
+        for path in files {
+            let left = limit.saturating_sub(examples.rows.len());
+            if limit > 0 && left == 0 {
+                break;
+            }
+            let more = if labelled { self.read(path, left)? } else { self.read_unlabelled(path, left)? };
+            examples.rows.extend(more.rows);
+            examples.skipped += more.skipped;
+        }
         let dataset = TokenizedDataset::new(reader.tokenizer()?, &examples, reader.max_length)?;
         reader.check_vocabulary(dataset.largest_id())?;
         Ok(Box::new(dataset))
@@ -86,7 +105,7 @@ impl Task for TabularTask {
                 truncated: encoding.truncated,
                 text: example.text,
                 text_pair: example.text_pair,
-                trained: Vec::new(),
+                ..PreviewedExample::default()
             })
         });
         examples.collect()

@@ -162,7 +162,7 @@ impl Text {
             tokens.offsets.push(tokens.ids.len());
         }
         let last = tokens.position_ids.iter().max().map_or(0, |last| *last as usize);
-        if last >= info.max_length {
+        if info.has_position_table && last >= info.max_length {
             let reason = format!("position {last} is beyond the model's {} positions", info.max_length);
             return Err(Error::tensor(path, "input_ids", reason));
         }

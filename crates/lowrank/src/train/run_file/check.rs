@@ -2,24 +2,8 @@
 
 use super::{KeepBest, Method, RunFile, Warmup};
 use crate::data::tasks;
-use crate::models::{HeadStyle, LoadIn};
+use crate::models::{Head, HeadStyle, LoadIn};
 use crate::{Error, Result};
-
-/// Tasks that run files know and this program does not do yet.
-const LATER_TASKS: [&str; 12] = [
-    "token-classification",
-    "squad",
-    "squad_v2",
-    "cifar10",
-    "mnist",
-    "image-folder",
-    "text2text",
-    "summarization",
-    "translation",
-    "text",
-    "prompt-completion",
-    "messages",
-];
 
 /// The names of the metrics.
 const METRICS: [&str; 12] = [
@@ -59,6 +43,13 @@ impl RunFile {
             return Err(Error::setting("head_dropout", format!("{dropout} is not in 0..1")));
         }
         at_least("data.max_length", self.data.max_length, SHORTEST_LENGTH)?;
+        let changes =
+            [("data.random_crop", self.data.random_crop > 0), ("data.random_flip", self.data.random_flip)];
+        if let Some((key, _)) = changes.iter().find(|(_, on)| *on)
+            && tasks::head(&self.task)? != Head::ImageClassification
+        {
+            return Err(Error::setting(*key, format!("{} reads no images; leave it out", self.task)));
+        }
         self.lora.check().map_err(|error| error.in_section("lora"))?;
         self.check_train()
     }
@@ -79,10 +70,6 @@ impl RunFile {
         let task = self.task.as_str();
         if tasks::NAMES.contains(&task) {
             return Ok(());
-        }
-        if LATER_TASKS.contains(&task) {
-            let names = tasks::NAMES.join(", ");
-            return Err(Error::setting("task", format!("{task:?} is not supported yet; {names} are")));
         }
         Err(Error::unknown("task", task, tasks::NAMES))
     }

@@ -6,6 +6,7 @@ use std::path::{Path, absolute};
 use lowrank_kernels::Compute;
 use toml::{Table, Value};
 
+use crate::data::tasks::{self, is_hub_id};
 use crate::models::HeadStyle;
 
 use super::{EvalEvery, KeepBest, RunFile, Warmup, lora, values};
@@ -105,24 +106,20 @@ impl RunFile {
 
     fn write_data(&self, table: &mut Table) {
         let data = &self.data;
-        let mut columns = Table::new();
-        for (name, column) in [
-            ("text", &data.columns.text),
-            ("text_pair", &data.columns.text_pair),
-            ("label", &data.columns.label),
-        ] {
-            columns.extend(column.as_ref().map(|column| (name.to_owned(), text(column))));
-        }
+        let columns: Table =
+            data.columns.iter().map(|(role, column)| (role.to_owned(), text(column))).collect();
         table.remove("columns");
         let mut rows = Table::new();
         rows.insert("train".to_owned(), path(&data.train));
         rows.insert("validation".to_owned(), data.validation.as_deref().map_or_else(|| text(""), path));
         rows.insert("max_length".to_owned(), count(data.max_length));
-        if data.stride > 0 {
+        if data.stride != tasks::usual_length(&self.task).1 {
             rows.insert("stride".to_owned(), count(data.stride));
         }
         rows.insert("limit".to_owned(), count(data.limit));
         rows.insert("strict".to_owned(), Value::Boolean(data.strict));
+        rows.insert("random_crop".to_owned(), count(data.random_crop));
+        rows.insert("random_flip".to_owned(), Value::Boolean(data.random_flip));
         if !columns.is_empty() {
             rows.insert("columns".to_owned(), Value::Table(columns));
         }
@@ -188,6 +185,9 @@ fn count(count: usize) -> Value {
 }
 
 fn path(path: &Path) -> Value {
+    if is_hub_id(path) {
+        return text(&path.to_string_lossy());
+    }
     text(&absolute(path).unwrap_or_else(|_| path.to_path_buf()).to_string_lossy())
 }
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use lowrank_kernels::Compute;
 use toml::Value;
 
-use super::values::{COLUMNS, Values, describe, wrong};
+use super::values::{Values, describe, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
+use crate::data::tasks::{self, is_hub_id};
 use crate::models::{HeadStyle, LoadIn};
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
@@ -33,30 +34,21 @@ pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
 }
 
 fn data(values: &Values, folder: &Path) -> Result<DataSection> {
+    let (length, stride) = tasks::usual_length(values.text("task")?);
     Ok(DataSection {
-        train: path(values.required("data.train")?, "data.train", folder)?,
+        train: path(values.required("data.train")?, folder),
         validation: match values.text("data.validation")? {
             "" => None,
-            text => Some(path(text, "data.validation", folder)?),
+            text => Some(path(text, folder)),
         },
         columns: columns(values)?,
-        max_length: match usual_length(values)? {
-            Some((length, _)) if !values.gives("data.max_length") => length,
-            _ => values.count("data.max_length")?,
-        },
-        stride: match usual_length(values)? {
-            Some((_, stride)) if !values.gives("data.stride") => stride,
-            _ if !values.gives("data.stride") => 0,
-            _ => values.count("data.stride")?,
-        },
+        max_length: if values.gives("data.max_length") { values.count("data.max_length")? } else { length },
+        stride: if values.gives("data.stride") { values.count("data.stride")? } else { stride },
         limit: values.count("data.limit")?,
         strict: values.flag("data.strict")?,
+        random_crop: values.count("data.random_crop")?,
+        random_flip: values.flag("data.random_flip")?,
     })
-}
-
-/// The length and stride of a task whose texts are long.
-fn usual_length(values: &Values) -> Result<Option<(usize, usize)>> {
-    Ok(matches!(values.text("task")?, "squad" | "squad_v2").then_some((384, 128)))
 }
 
 fn head(values: &Values) -> Result<HeadStyle> {
@@ -74,21 +66,10 @@ fn head(values: &Values) -> Result<HeadStyle> {
     Ok(HeadStyle::Default)
 }
 
-/// A file or folder. Forms of data that there will be later are told from misspelt paths.
-fn path(text: &str, key: &str, folder: &Path) -> Result<PathBuf> {
+/// A file or folder beside the run file; the id of a data set of the Hub as it is.
+fn path(text: &str, folder: &Path) -> PathBuf {
     let path = folder.join(text);
-    if path.extension().is_some_and(|extension| extension == "parquet") {
-        return Err(Error::setting(
-            key,
-            format!("{text:?}: parquet is not supported yet; jsonl, csv and tsv are"),
-        ));
-    }
-    let like_an_id = text.split('/').count() == 2 && path.extension().is_none() && !text.starts_with('.');
-    if like_an_id && !path.exists() {
-        let reason = format!("{text:?} is no file or folder, and data sets of the Hub are not supported yet");
-        return Err(Error::setting(key, reason));
-    }
-    Ok(path)
+    if !path.exists() && is_hub_id(Path::new(text)) { PathBuf::from(text) } else { path }
 }
 
 fn columns(values: &Values) -> Result<Columns> {
@@ -103,17 +84,13 @@ fn columns(values: &Values) -> Result<Columns> {
     };
     for (name, value) in table {
         let full = format!("{key}.{name}");
-        let column = match name.as_str() {
-            "text" => &mut columns.text,
-            "text_pair" => &mut columns.text_pair,
-            "label" => &mut columns.label,
-            _ => {
-                let near = nearest(name, COLUMNS).iter().map(|column| format!("{key}.{column}")).collect();
-                return Err(Error::UnknownName { what: "key", name: full, nearest: near });
-            }
-        };
+        if !Columns::ROLES.contains(&name.as_str()) {
+            let near = nearest(name, Columns::ROLES.iter().copied());
+            let near = near.iter().map(|column| format!("{key}.{column}")).collect();
+            return Err(Error::UnknownName { what: "key", name: full, nearest: near });
+        }
         match value {
-            Value::String(text) => *column = Some(text.clone()),
+            Value::String(text) => columns.set(name, text)?,
             other => return Err(wrong(&full, other, "the name of a column")),
         }
     }

@@ -42,6 +42,8 @@ fn the_least_run_file_has_the_documented_defaults() {
         columns: Columns::default(),
         max_length: 128,
         stride: 0,
+        random_crop: 0,
+        random_flip: false,
         limit: 0,
         strict: false,
     };
@@ -230,12 +232,6 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
 #[test]
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for assignment in [
-        "task=squad",
-        "head=norm-dropout-linear",
-        "head_dropout=0.1",
-        "data.stride=128",
-        "data.train=x.parquet",
-        "data.validation=glue/sst2",
         "lora.init_lora_weights=pissa",
         "lora.init_lora_weights=false",
         "train.compute=int8",

@@ -16,8 +16,6 @@ static DEFAULTS: LazyLock<Table> = LazyLock::new(|| {
 pub(super) const REQUIRED: [&str; 4] = ["model", "task", "output", "data.train"];
 /// Keys that stand beside another one and have no default of their own.
 const WITHOUT_DEFAULT: [&str; 3] = ["head_dropout", "data.stride", "train.warmup_steps"];
-/// What `data.columns` may hold.
-pub(super) const COLUMNS: [&str; 3] = ["text", "text_pair", "label"];
 
 /// The sections of a run file.
 pub(super) const SECTIONS: [&str; 3] = ["data", "lora", "train"];

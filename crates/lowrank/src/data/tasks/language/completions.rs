@@ -42,6 +42,32 @@ impl Roles {
     }
 }
 
+/// Shows the two parts of the first `limit` lines of a text file (0: all), without the blanks around them.
+pub(super) fn parted_lines(
+    path: &Path,
+    options: &LanguageOptions,
+    limit: usize,
+    visit: &mut dyn FnMut(&str, Option<&str>, usize),
+) -> Result<()> {
+    let (mut lines, mut rows) = (Lines::open(path)?, 0);
+    while let Some((line, text)) = lines.next()? {
+        let (given, wanted) = match text.split_once(BAR) {
+            Some((given, wanted)) => (given, Some(wanted)),
+            None if options.unlabelled => (text, None),
+            None => {
+                let reason = format!("a line must be PROMPT{BAR}COMPLETION, and has no {BAR}");
+                return Err(Error::row(path, line, reason));
+            }
+        };
+        visit(given.trim(), wanted.map(str::trim), line);
+        rows += 1;
+        if rows == limit {
+            break;
+        }
+    }
+    if rows == 0 { Err(no_rows(path)) } else { Ok(()) }
+}
+
 /// The first `limit` prompts of a file (0: all) with their completions: from the columns of a table, or from the lines of
 /// a `.txt` file, `PROMPT||COMPLETION`.
 ///
@@ -51,28 +77,10 @@ pub fn completions(path: &Path, options: &LanguageOptions, limit: usize) -> Resu
     let mut rows = Vec::new();
     if is_text(path) {
         let separator = options.separator.as_deref().unwrap_or("\n");
-        let mut lines = Lines::open(path)?;
-        while let Some((line, text)) = lines.next()? {
-            let (prompt, completion) = match text.split_once(BAR) {
-                Some((prompt, completion)) => (prompt, Some(completion)),
-                None if options.unlabelled => (text, None),
-                None => {
-                    let reason = format!("a line must be PROMPT{BAR}COMPLETION, and has no {BAR}");
-                    return Err(Error::row(path, line, reason));
-                }
-            };
-            rows.push(Completion {
-                prompt: format!("{}{separator}", prompt.trim()),
-                completion: completion.map(|text| text.trim().to_owned()),
-                line,
-            });
-            if rows.len() == limit {
-                break;
-            }
-        }
-        if rows.is_empty() {
-            return Err(no_rows(path));
-        }
+        parted_lines(path, options, limit, &mut |prompt, completion, line| {
+            let completion = completion.map(str::to_owned);
+            rows.push(Completion { prompt: format!("{prompt}{separator}"), completion, line });
+        })?;
     } else {
         let separator = options.separator.as_deref().unwrap_or_default();
         let roles = Roles::new(options);

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::completions::parted_lines;
+use super::documents::is_text;
 use super::{LanguageOptions, role};
 use crate::Result;
 use crate::data::language::{Rows, SourceTarget};
@@ -13,8 +15,8 @@ use crate::data::tasks::table::{Need, Record, Role, records};
 const SOURCES: &[&str] = &["source", "document", "article", "dialogue", "input", "text"];
 const TARGETS: &[&str] = &["target", "summary", "highlights", "output"];
 
-/// The first `limit` sources of a file (0: all) with their targets; a column `translation` holds a text for each language,
-/// of which `columns` names two.
+/// The first `limit` sources of a file (0: all) with their targets: from the columns of a table, where a column `translation`
+/// holds a text for each language, of which `columns` names two, or from the lines of a `.txt` file, `SOURCE||TARGET`.
 ///
 /// # Errors
 /// The file cannot be read or holds no rows; a row is malformed or lacks a column; a translation lacks a language.
@@ -24,6 +26,13 @@ pub fn source_targets(path: &Path, options: &LanguageOptions, limit: usize) -> R
     let target = role("target", columns.target.as_ref(), TARGETS, options.answer());
     let translation = role("translation", None, &["translation"], Need::Optional);
     let mut rows = Vec::new();
+    if is_text(path) {
+        parted_lines(path, options, limit, &mut |given, wanted, line| {
+            let source = format!("{}{given}", options.source_prefix);
+            rows.push(SourceTarget { source, target: wanted.map(str::to_owned), line });
+        })?;
+        return Ok(Rows { path: path.to_path_buf(), rows });
+    }
     records(path, limit, &mut |record| {
         let (given, wanted) = if !record.has(&source) && record.has(&translation) {
             let texts = record.json(&translation)?;

@@ -22,26 +22,38 @@ impl<'p> Lines<'p> {
 
     /// The next line that is not empty, and its number from 1.
     pub fn next(&mut self) -> Result<Option<(usize, &str)>> {
-        loop {
-            self.buffer.clear();
-            let read = self.reader.read_until(b'\n', &mut self.buffer).map_err(Error::io(self.path))?;
-            if read == 0 {
-                return Ok(None);
-            }
-            self.line += 1;
-            if self.buffer.last() == Some(&b'\n') {
-                self.buffer.pop();
-            }
-            if self.buffer.last() == Some(&b'\r') {
-                self.buffer.pop();
-            }
-            if self.line == 1 && self.buffer.starts_with(b"\xef\xbb\xbf") {
-                self.buffer.drain(..3);
-            }
+        while self.advance()? {
             if !self.buffer.is_empty() {
-                break;
+                return self.current().map(Some);
             }
         }
+        Ok(None)
+    }
+
+    /// The next line, which may be empty, and its number from 1.
+    pub fn next_or_blank(&mut self) -> Result<Option<(usize, &str)>> {
+        if self.advance()? { self.current().map(Some) } else { Ok(None) }
+    }
+
+    fn advance(&mut self) -> Result<bool> {
+        self.buffer.clear();
+        if self.reader.read_until(b'\n', &mut self.buffer).map_err(Error::io(self.path))? == 0 {
+            return Ok(false);
+        }
+        self.line += 1;
+        if self.buffer.last() == Some(&b'\n') {
+            self.buffer.pop();
+        }
+        if self.buffer.last() == Some(&b'\r') {
+            self.buffer.pop();
+        }
+        if self.line == 1 && self.buffer.starts_with(b"\xef\xbb\xbf") {
+            self.buffer.drain(..3);
+        }
+        Ok(true)
+    }
+
+    fn current(&self) -> Result<(usize, &str)> {
         let text = std::str::from_utf8(&self.buffer).map_err(|error| {
             Error::row(
                 self.path,
@@ -49,6 +61,6 @@ impl<'p> Lines<'p> {
                 format!("not UTF-8 from byte {} of the line on", error.valid_up_to() + 1),
             )
         })?;
-        Ok(Some((self.line, text)))
+        Ok((self.line, text))
     }
 }

@@ -29,10 +29,22 @@ pub(in crate::data::tasks) fn records(
     visit: &mut dyn FnMut(&Record<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut rows = 0;
-    let mut limited = |line: usize, fields: Fields<'_>| {
-        visit(&Record { path, line, fields })?;
+    records_while(path, &mut |record| {
+        visit(record)?;
         rows += 1;
         Ok(rows != limit)
+    })
+}
+
+/// Hands the rows of a file to `visit`, in order, until that says false.
+pub(in crate::data::tasks) fn records_while(
+    path: &Path,
+    visit: &mut dyn FnMut(&Record<'_>) -> Result<bool>,
+) -> Result<()> {
+    let mut rows = 0;
+    let mut limited = |line: usize, fields: Fields<'_>| {
+        rows += 1;
+        visit(&Record { path, line, fields })
     };
     let mut header: Option<Vec<String>> = None;
     let mut table = |line: usize, values: &[&str]| {

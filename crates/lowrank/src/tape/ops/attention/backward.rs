@@ -32,7 +32,6 @@ pub(super) struct AttentionBackward {
     pub(super) operands: Operands,
     pub(super) attention: Attention,
     pub(super) parts: Vec<Part>,
-    pub(super) out: Tensor,
     pub(super) logsumexp: Tensor,
     pub(super) queries: Arc<Layout>,
     pub(super) keys: Arc<Layout>,
@@ -41,8 +40,8 @@ pub(super) struct AttentionBackward {
 
 impl Backward for AttentionBackward {
     fn backward(self: Box<Self>, dout: Tensor, activations: &mut Activations, gradients: &mut Gradients) {
-        let Self { inputs, operands, attention, parts, out, logsumexp, queries, keys, site } = *self;
-        let (rows, width) = out.rows_and_width();
+        let Self { inputs, operands, attention, parts, logsumexp, queries, keys, site } = *self;
+        let (rows, width) = dout.rows_and_width();
         let kv = attention.kv_heads * attention.head_dim;
         let mut first = Tensor::uninit(operands.q.shape(), dout.dtype());
         let mut second = match inputs {
@@ -67,7 +66,6 @@ impl Backward for AttentionBackward {
                 });
                 kernels::backward(
                     &view,
-                    Rows::dense(out.as_slice::<T>(), rows, width),
                     logsumexp.as_slice::<f32>(),
                     Rows::dense(dout.as_slice::<T>(), rows, width),
                     AttentionGradients { q, k, v, bias },

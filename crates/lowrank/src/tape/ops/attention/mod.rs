@@ -176,19 +176,10 @@ impl Recorded<'_> {
             });
         }
         let backward = records.then(|| {
-            let (out, queries, keys) = (out.clone(), Arc::clone(queries), Arc::clone(keys));
+            let (queries, keys) = (Arc::clone(queries), Arc::clone(keys));
             let attention = *attention;
-            Box::new(AttentionBackward {
-                inputs,
-                operands,
-                attention,
-                parts,
-                out,
-                logsumexp,
-                queries,
-                keys,
-                site,
-            }) as Box<dyn Backward>
+            Box::new(AttentionBackward { inputs, operands, attention, parts, logsumexp, queries, keys, site })
+                as Box<dyn Backward>
         });
         tape.finish(|| Named::After("the output of attention".into()), out, queries, backward)
     }

@@ -25,6 +25,8 @@ use crate::{Error, Result};
 pub struct Branch<'a> {
     /// `W`: `[outputs, inputs]`.
     pub weight: &'a Parameter,
+    /// The parameter that the weight is another name of.
+    pub tied: Option<&'a Parameter>,
     /// `b`: `[outputs]`.
     pub bias: Option<&'a Parameter>,
     /// The adapters attached to the layer, of which each sequence uses its own.
@@ -129,7 +131,7 @@ fn resolve_bases(
 ) -> Result<Vec<Base>> {
     let mut bases: Vec<Base> = Vec::new();
     for (rows, adapter) in layout.segments() {
-        let master = branch.weight.active(adapter)?;
+        let master = branch.weight.active_or_tied(adapter, branch.tied)?;
         let bias = branch.bias.map(|bias| bias.active(adapter)).transpose()?;
         if let Some(last) = bases.last_mut()
             && last.master.id() == master.id()

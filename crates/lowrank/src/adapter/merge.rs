@@ -1,0 +1,158 @@
+//! Adapters merged into the base model, and taken out again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lowrank_kernels::{Rows, RowsMut, low_rank};
+
+use crate::nn::{
+    Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter, for_each_parameter_mut, join,
+};
+use crate::tape::{AdapterId, Leaf, Lora, is_finite};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// An adapter that is merged into a model: what it takes to undo that.
+#[derive(Debug)]
+pub struct Merged {
+    adapter: AdapterId,
+    /// The base model's values before; none where there was none.
+    before: BTreeMap<String, Option<Leaf>>,
+    /// The low-rank pairs by the weight that they change.
+    pairs: BTreeMap<String, Pair>,
+    /// What stood in for a value of the base model's.
+    replacements: BTreeMap<String, Leaf>,
+}
+
+#[derive(Debug)]
+struct Pair {
+    lora: Lora,
+    /// An embedding's weight is `[entries, width]`: the product is `Aᵀ·Bᵀ`.
+    is_embedding: bool,
+}
+
+/// Puts `W + s·B·A` in the place of each weight that an adapter changes, and the values that it brought along in the
+/// place of the base model's. The adapter is then off the model, which answers with it in every batch, at the cost of
+/// the base alone. Other adapters add to what is merged.
+///
+/// A weight keeps its type: in bf16, the sum is rounded to that. One that is another name of a changed weight keeps its
+/// old value, so that the answers are those of the adapter.
+///
+/// # Errors
+/// If a weight has no value, or would not be finite; the model is then as it was.
+pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
+    let mut merged = collect(model, adapter);
+    let mut bases = BTreeMap::new();
+    for_each_parameter(&*model, |path, parameter| {
+        bases.extend(parameter.base().map(|leaf| (path.to_owned(), leaf.clone())));
+    });
+    let changed: BTreeSet<&String> = merged.pairs.keys().chain(merged.replacements.keys()).collect();
+    let mut values = BTreeMap::new();
+    let mut result = Ok(());
+    for_each_parameter(&*model, |path, parameter| {
+        let pair = merged.pairs.get(path);
+        let tied = parameter.tie().filter(|_| parameter.base().is_none());
+        let loses_its_value = tied.is_some_and(|name| changed.iter().any(|path| *path == name));
+        if result.is_ok() && (changed.contains(&path.to_owned()) || loses_its_value) {
+            let start = match tied.and_then(|name| bases.get(name)) {
+                Some(base) => Ok(parameter.replacement(adapter).unwrap_or(base)),
+                None => parameter.active(Some(adapter)),
+            };
+            result = start
+                .and_then(|leaf| {
+                    pair.map_or(Ok(leaf.value().clone()), |pair| pair.added_to(path, leaf.value()))
+                })
+                .map(|value| drop(values.insert(path.to_owned(), value)));
+        }
+    });
+    result?;
+    let mut result = Ok(());
+    for_each_parameter_mut(model, |path, parameter| {
+        if let Some(value) = values.remove(path).filter(|_| result.is_ok()) {
+            merged.before.insert(path.to_owned(), parameter.base().cloned());
+            result = parameter.set_base(Leaf::frozen(value));
+        }
+    });
+    result?;
+    super::detach(model, adapter);
+    Ok(merged)
+}
+
+/// What an adapter brought to a model.
+fn collect(model: &mut dyn Module, adapter: AdapterId) -> Merged {
+    let (mut pairs, mut replacements) = (BTreeMap::new(), BTreeMap::new());
+    for_each_linear_mut(model, |path, linear| {
+        let pair = linear.adapter(adapter).map(|lora| Pair { lora: lora.clone(), is_embedding: false });
+        pairs.extend(pair.map(|pair| (join(path, "weight"), pair)));
+    });
+    for_each_embedding_mut(model, |path, embedding| {
+        let pair = embedding.adapter(adapter).map(|lora| Pair { lora: lora.clone(), is_embedding: true });
+        pairs.extend(pair.map(|pair| (join(path, "weight"), pair)));
+    });
+    for_each_parameter(&*model, |path, parameter| {
+        replacements.extend(parameter.replacement(adapter).map(|leaf| (path.to_owned(), leaf.clone())));
+    });
+    Merged { adapter, before: BTreeMap::new(), pairs, replacements }
+}
+
+impl Pair {
+    /// `W + s·B·A`, or `W + s·Aᵀ·Bᵀ`, in the type of `W`.
+    fn added_to(&self, path: &str, weight: &Tensor) -> Result<Tensor> {
+        let Lora { a, b, scaling, .. } = &self.lora;
+        let transposed = a.value().transposed();
+        let (left, right) =
+            if self.is_embedding { (&transposed, b.value()) } else { (b.value(), &transposed) };
+        let (rows, width) = weight.rows_and_width();
+        let mut sum = weight.to_dtype(DType::F32);
+        let left = Rows::dense(left.as_slice::<f32>(), rows, self.lora.rank());
+        let out = RowsMut::dense(sum.make_mut::<f32>(), rows, width);
+        low_rank::up(left, right.as_slice::<f32>(), *scaling, out);
+        let sum = sum.to_dtype(weight.dtype());
+        if is_finite(&sum) {
+            return Ok(sum);
+        }
+        Err(Error::Usage(format!("{path} would not be finite with the adapter merged into it")))
+    }
+}
+
+impl Merged {
+    /// Takes the adapter out of the model's weights, which are then those from before to the last bit, and puts it back
+    /// on the model as it was.
+    ///
+    /// # Errors
+    /// If it is not the model that the adapter was merged into.
+    pub fn unmerge(mut self, model: &mut dyn Module) -> Result<()> {
+        let mut shapes = BTreeMap::new();
+        for_each_parameter(&*model, |path, parameter| shapes.extend([(path.to_owned(), parameter.shape())]));
+        let before = self.before.iter().filter_map(|(path, leaf)| Some((path, leaf.as_ref()?)));
+        for (path, leaf) in before.chain(&self.replacements) {
+            if shapes.get(path) != Some(&leaf.value().shape()) {
+                let reason = format!("{path} is not that of the model that the adapter was merged into");
+                return Err(Error::Usage(reason));
+            }
+        }
+        let mut result = Ok(());
+        for_each_parameter_mut(model, |path, parameter| {
+            let back = match self.before.remove(path) {
+                Some(Some(leaf)) => parameter.set_base(leaf),
+                Some(None) => {
+                    parameter.clear_base();
+                    Ok(())
+                }
+                None => Ok(()),
+            };
+            let replaced = self.replacements.remove(path);
+            let back = back
+                .and_then(|()| replaced.map_or(Ok(()), |leaf| parameter.set_replacement(self.adapter, leaf)));
+            if result.is_ok() {
+                result = back;
+            }
+        });
+        for_each_linear_mut(model, |path, linear| {
+            linear.lora.extend(self.pairs.remove(&join(path, "weight")).map(|pair| pair.lora));
+        });
+        for_each_embedding_mut(model, |path, embedding| {
+            embedding.lora.extend(self.pairs.remove(&join(path, "weight")).map(|pair| pair.lora));
+        });
+        result
+    }
+}
