@@ -84,7 +84,8 @@ fn compare(name: &str, left: &Tensors, right: &Tensors) {
 
 #[test]
 fn weights_that_run_from_their_file_give_what_packed_ones_give() {
-    for name in CASES.into_iter().chain(["llama_tied_bf16_sharded", "gpt2_legacy", "bert_bare_bf16_sharded"]) {
+    for name in CASES.into_iter().chain(["llama_tied_bf16_sharded", "gpt2_legacy", "bert_bare_bf16_sharded"])
+    {
         let case = Case::named(name);
         let Some(adapter) = case.adapter() else { continue };
         let mut packed = load(&case, &case.model(), LoadIn::Auto);
