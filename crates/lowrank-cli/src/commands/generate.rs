@@ -79,8 +79,9 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let stop = stop_flag()?;
     let downloads = Downloads::show(Some(Arc::clone(&stop)));
     let ModelArguments { model, adapter } = &arguments.model;
-    let generator = TextGenerator::load(model, adapter.as_deref(), global.compute())?;
+    let generator = TextGenerator::load(model, adapter.as_deref(), global.compute(), global.load_in())?;
     drop(downloads);
+    generator.placement_note().into_iter().for_each(|note| drop(writeln!(stderr(), "{note}")));
     let writer = Writer { generator, settings, words: arguments.stop, json: global.json, stop };
     match arguments.start.prompt {
         Some(text) => writer.answer(&text),

@@ -14,7 +14,7 @@ use crate::data::stream::{CONTEXT, Detokenizer, StopWords, continuation};
 use crate::data::tasks::language::chat_template;
 use crate::generate::{Author, GenerationSettings, generate};
 use crate::hub::{self, RepositoryKind};
-use crate::models;
+use crate::models::{self, LoadIn};
 use crate::{Error, Result};
 
 /// A language model with its tokeniser and, where it has one, its chat template.
@@ -45,7 +45,12 @@ impl TextGenerator {
     ///
     /// # Errors
     /// As [`AdaptedModel::load`]; if the model writes no text.
-    pub fn load(model: &str, adapter: Option<&str>, compute: Option<Compute>) -> Result<Self> {
+    pub fn load(
+        model: &str,
+        adapter: Option<&str>,
+        compute: Option<Compute>,
+        load_in: LoadIn,
+    ) -> Result<Self> {
         let folder = hub::resolve(model, RepositoryKind::Configuration)?.path;
         let config = models::read_config(&folder)?;
         let head = config.usual_head();
@@ -56,7 +61,7 @@ impl TextGenerator {
             );
             return Err(Error::file(model, reason));
         }
-        let options = LoadOptions { compute, head: Some(head), ..LoadOptions::default() };
+        let options = LoadOptions { compute, load_in, head: Some(head), ..LoadOptions::default() };
         let adapted = AdaptedModel::load(model, adapter, options)?;
         if let Some(missing) = adapted.report().missing_head.first() {
             let reason = format!("it has no weights to write with ({missing} is missing)");
@@ -65,6 +70,11 @@ impl TextGenerator {
         let tokenizer = adapted.tokenizer()?;
         let ends = adapted.end_tokens()?;
         Ok(Self { adapted, tokenizer, ends })
+    }
+
+    /// As [`AdaptedModel::placement_note`].
+    pub fn placement_note(&self) -> Option<&str> {
+        self.adapted.placement_note()
     }
 
     /// The model's chat template.
