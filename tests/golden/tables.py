@@ -19,7 +19,7 @@ def make():
     table = pa.table({"sentence": SENTENCES, "label": LABELS, "idx": list(range(len(LABELS)))})
     write(path / "snappy.parquet", table, features, compression="snappy")
     write(path / "plain.parquet", table, features, compression="none", use_dictionary=False, row_group_size=5)
-    write(path / "zstd.parquet", table, features, compression="zstd", data_page_version="2.0", row_group_size=7)
+    write(path / "pages.parquet", table, features, compression="snappy", data_page_version="2.0", row_group_size=7)
     write(path / "brotli.parquet", table, features, compression="brotli")
     scores = pa.table({"sentence1": SENTENCES, "sentence2": SENTENCES[::-1], "label": pa.array(SCORES, pa.float32())})
     write(path / "scores.parquet", scores, {}, compression="snappy")

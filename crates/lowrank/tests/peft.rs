@@ -19,7 +19,9 @@ use serde_json::{Map, Value};
 const ADAPTER: AdapterId = AdapterId(0);
 
 fn cases() -> impl Iterator<Item = Case> {
-    Case::all().into_iter().filter(|case| case.adapter().is_some())
+    // What is under ViT's older names is saved under those that PEFT finds today.
+    let older = |case: &Case| case.name.ends_with("_names_of_4");
+    Case::all().into_iter().filter(move |case| case.adapter().is_some() && !older(case))
 }
 
 /// Saves the adapter that is on a model, under the configuration of the file that it came from.
@@ -91,7 +93,7 @@ fn an_adapters_configuration_is_saved_with_pefts_keys_in_pefts_order() {
 /// All that PEFT names, but for the head `score` that these models have not.
 fn check_modules_to_save(case: &Case, ours: &Value, theirs: &Value) {
     let names = |value: &Value| -> BTreeSet<String> {
-        value.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+        value.as_array().into_iter().flatten().map(|name| name.as_str().unwrap().to_owned()).collect()
     };
     let (ours, mut theirs) = (names(ours), names(theirs));
     theirs.remove("score");

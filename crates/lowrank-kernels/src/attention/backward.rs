@@ -36,8 +36,7 @@ struct Output<'a, T> {
 /// A row of scores and of gradients of its probabilities becomes the dropped probabilities and the gradients of the
 /// scores.
 ///
-/// The mean of the gradients is summed here, not taken from the output that forward rounded: what it is off by stays in
-/// every score, and T5, which does not divide scores, multiplies it by whole keys.
+/// The mean of the gradients is summed here, not taken from the output: that is rounded, and need not be kept.
 #[inline(always)]
 fn differentiate<V: Vector>(p: &mut [f32], dp: &mut [f32], factors: Option<&[f32]>, logsumexp: f32) {
     let shift = V::splat(logsumexp);

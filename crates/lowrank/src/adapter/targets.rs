@@ -11,7 +11,7 @@ pub(super) fn modules_to_save(config: &LoraConfig, info: &ModelInfo) -> Vec<Stri
     let mut names: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| {
         for name in more {
-            if !names.iter().any(|known| is_within(name, known)) {
+            if !names.iter().any(|known| is_within(name, known) || is_saved(name, known)) {
                 names.push((*name).to_owned());
             }
         }

@@ -89,7 +89,7 @@ impl Builder<'_> {
 }
 
 impl<'a> Visitor<'a> for Builder<'_> {
-    fn enter(&mut self, path: &str, kind: &'static str) {
+    fn enter(&mut self, path: &str, kind: &str) {
         self.open.push(Node::new(last(path), kind));
     }
 

@@ -189,7 +189,7 @@ impl EncoderHead {
 
 impl Module for Encoder {
     fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
-        visitor.enter(path, "Encoder");
+        visitor.enter(path, &self.info.architecture);
         self.body.module().visit(&join(path, self.info.base_prefix), visitor);
         match &self.head {
             EncoderHead::Linear { name, linear, dropout_is_module, .. } => {

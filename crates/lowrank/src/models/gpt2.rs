@@ -45,7 +45,7 @@ impl Gpt2 {
 
 impl Module for Gpt2 {
     fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
-        visitor.enter(path, "Gpt2");
+        visitor.enter(path, &self.info.architecture);
         self.transformer.visit(&join(path, "transformer"), visitor);
         self.head.linear.visit(&join(path, self.head.name), visitor);
         visitor.leave();

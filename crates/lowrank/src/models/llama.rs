@@ -52,7 +52,7 @@ impl Decoder {
 
 impl Module for Decoder {
     fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
-        visitor.enter(path, "Decoder");
+        visitor.enter(path, &self.info.architecture);
         self.model.visit(&join(path, "model"), visitor);
         self.head.linear.visit(&join(path, self.head.name), visitor);
         visitor.leave();

@@ -19,7 +19,7 @@ pub trait Module {
 /// What is done at each place of a tree. The defaults go on to what lies below, and do nothing with it.
 pub trait Visitor<'a> {
     /// A module that has children begins; `kind` is the name of its type.
-    fn enter(&mut self, path: &str, kind: &'static str) {
+    fn enter(&mut self, path: &str, kind: &str) {
         let _ = (path, kind);
     }
 
@@ -174,7 +174,7 @@ pub enum ModuleKind {
 pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
     struct Each<F>(F);
     impl<'a, F: FnMut(&str, ModuleKind)> Visitor<'a> for Each<F> {
-        fn enter(&mut self, path: &str, _: &'static str) {
+        fn enter(&mut self, path: &str, _: &str) {
             (self.0)(path, ModuleKind::Other);
         }
 

@@ -77,8 +77,10 @@ fn prepare(run: &RunFile, options: RunOptions, observer: &mut dyn Observer) -> R
 fn changed_since(run: &RunFile) -> Result<Option<String>> {
     let Some(old) = State::newest(&run.output)?.map(|state| state.settings) else { return Ok(None) };
     let mut new = run.decisive_settings();
-    // What it came to mean is known only with the data.
-    new.remove("train.keep_best");
+    // What these came to mean is known only with the data and the model.
+    for key in ["train.keep_best", "load_in"] {
+        new.remove(key);
+    }
     let old = old.into_iter().filter(|(key, _)| new.contains_key(key)).collect();
     Ok(first_difference(&old, &new))
 }

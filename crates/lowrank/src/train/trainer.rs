@@ -12,11 +12,11 @@ use crate::nn::{for_each_active, for_each_trained_mut};
 use crate::tape::{AdapterId, Gradients, Tape, is_finite};
 use crate::{Error, Result};
 
-/// Trains what is trainable in a classifier, step by step.
+/// Trains what is trainable in a model, step by step.
 ///
 /// ```no_run
 /// # use lowrank::train::{AdamW, AdamWConfig, AdaptedModel, Schedule, ScheduleKind, Trainer};
-/// # fn example(mut classifier: AdaptedModel, batch: lowrank::data::Batch) -> lowrank::Result<()> {
+/// # fn example(mut adapted: AdaptedModel, batch: lowrank::data::Batch) -> lowrank::Result<()> {
 /// let schedule = Schedule {
 ///     kind: ScheduleKind::Linear,
 ///     warmup_steps: 6,

@@ -23,7 +23,10 @@ pub fn write_language_model(golden: &Path, folder: &Path) {
     let config: Value =
         serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
     let size = config["vocab_size"].as_u64().unwrap() as usize;
-    let id = |key: &str| config[key].as_u64().map(|id| id as usize);
+    let id = |key: &str| match config[key].as_u64() {
+        None if key == "eos_token_id" => Some(2),
+        id => id.map(|id| id as usize),
+    };
     let mut tokens = vec![String::new(); size];
     for (key, token) in [("pad_token_id", "<pad>"), ("bos_token_id", "<s>"), ("eos_token_id", "</s>")] {
         if let Some(id) = id(key) {

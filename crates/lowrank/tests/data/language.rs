@@ -209,7 +209,7 @@ fn sources_and_targets_end_and_are_cut_to_their_lengths() {
     assert_eq!(data.tokens().1, 6);
     let none = Seq2SeqLengths { source: 6, target: 0 };
     let text = Seq2SeqDataset::new(&t5, &rows([pair("a", Some("b"), 1)]), none).unwrap_err().to_string();
-    assert!(text.contains("data.max_target_length"), "{text}");
+    assert!(text.contains("data.max_length"), "{text}");
 }
 
 #[test]

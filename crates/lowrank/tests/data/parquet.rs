@@ -20,7 +20,7 @@ fn read(task: &str, path: &Path) -> lowrank::Result<Examples> {
 fn rows_of_parquet_are_those_that_were_written() {
     let Some(folder) = fixtures("parquet") else { return };
     let expected = rows(&folder);
-    for file in ["snappy.parquet", "plain.parquet", "zstd.parquet"] {
+    for file in ["snappy.parquet", "plain.parquet", "pages.parquet"] {
         let examples = read("sst2", &folder.join(file)).unwrap();
         assert_eq!(examples.rows.len(), 18, "{file}");
         for (index, row) in examples.rows.iter().enumerate() {
@@ -37,11 +37,11 @@ fn rows_of_parquet_are_those_that_were_written() {
     }
     let task = tasks::open_tabular("sst2", &TaskOptions::default()).unwrap();
     assert_eq!(
-        task.read(&folder.join("zstd.parquet"), 9).unwrap().rows.len(),
+        task.read(&folder.join("pages.parquet"), 9).unwrap().rows.len(),
         9,
         "a limit within a row group"
     );
-    assert!(task.read_unlabelled(&folder.join("zstd.parquet"), 0).unwrap().rows[0].label.is_none());
+    assert!(task.read_unlabelled(&folder.join("pages.parquet"), 0).unwrap().rows[0].label.is_none());
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn torn_files_are_errors() {
     let room = tempfile::tempdir().unwrap();
     let path = room.path().join("torn.parquet");
     let random = &mut lowrank_kernels::random::Philox::new(4, 0);
-    for file in ["snappy.parquet", "plain.parquet", "zstd.parquet", "images.parquet"] {
+    for file in ["snappy.parquet", "plain.parquet", "pages.parquet", "images.parquet"] {
         let bytes = fs::read(folder.join(file)).unwrap();
         for part in [0, 3, 4, 11, bytes.len() / 2, bytes.len() - 9, bytes.len() - 1] {
             fs::write(&path, &bytes[..part]).unwrap();

@@ -91,7 +91,7 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         ("use_dora", json!(true)),
         ("use_qalora", json!(true)),
         ("lora_bias", json!(true)),
-        ("fan_in_fan_out", json!(true)),
+        ("ensure_weight_tying", json!(true)),
         ("rank_pattern", json!({"query": 4})),
         ("alpha_pattern", json!({"query": 4})),
         ("layers_to_transform", json!([0])),
@@ -145,7 +145,7 @@ fn a_setting_that_changes_no_arithmetic_passes() {
         ("base_model_name_or_path", json!("someone/else")),
         ("megatron_core", json!("other.core")),
         ("qalora_group_size", json!(32)),
-        ("ensure_weight_tying", json!(true)),
+        ("fan_in_fan_out", json!(true)),
         ("eva_config", json!({"rho": 2.0})),
     ] {
         let folder = adapter("bert_query_value");

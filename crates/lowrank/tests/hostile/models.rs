@@ -170,7 +170,7 @@ fn a_tensor_of_a_type_that_is_no_weight_is_named() {
 #[test]
 fn a_configuration_that_makes_no_model_is_refused_with_its_key() {
     for (key, values) in [
-        ("model_type", vec![json!(null), json!(3), json!("gpt2"), json!(["bert"])]),
+        ("model_type", vec![json!(null), json!(3), json!("gpt_neo"), json!(["bert"])]),
         ("vocab_size", vec![json!("84"), json!(0), json!(-84), json!(84.5), json!(null), json!(1_u64 << 40)]),
         ("hidden_size", vec![json!([33]), json!(34), json!(true)]),
         ("num_hidden_layers", vec![json!({}), json!(0), json!(1 << 24), json!(i64::MAX)]),

@@ -130,7 +130,7 @@ impl<'a> Gathered<'a> {
             Err(Unusable::Skip(reason)) if options.strict => return Err(refuse(path, &id, &reason)),
             Err(Unusable::Skip(reason)) => questions.skipped.push(Skipped { id, reason }),
         }
-        Ok(questions.rows.len() != options.limit)
+        Ok(options.limit == 0 || questions.rows.len() < options.limit)
     }
 
     /// All of them.
