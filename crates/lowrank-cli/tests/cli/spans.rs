@@ -124,7 +124,7 @@ fn no_answer_is_said_above_the_threshold() {
     let workshop = workshop();
     let some = |row: usize| {
         let mut question = question(row);
-        if row % 3 == 0 {
+        if row.is_multiple_of(3) {
             question["answers"] = json!([]);
         }
         question
