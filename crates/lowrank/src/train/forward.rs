@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// file, which must be the adapter with the id `adapter`.
 ///
 /// # Errors
-/// As [`read_batch`]; if gradients are asked for without labels, without an adapter, or under one that is not of
+/// As [`read_padded`]; if gradients are asked for without labels, without an adapter, or under one that is not of
 /// [`AdaptedModel::adapters`].
 pub fn forward(
     adapted: &mut AdaptedModel,
