@@ -69,6 +69,10 @@ pub fn save(
         modules_to_save: &saved,
         base_model,
         task_type: info.kind.peft_task_type(),
+        auto_mapping: (info.kind == Head::ImageClassification).then(|| {
+            let family = info.base_prefix;
+            (&*info.architecture, format!("transformers.models.{family}.modeling_{family}"))
+        }),
         fan_in_fan_out: transposed,
     };
     let config = in_names_of_now(&*model, info, plan, config);

@@ -37,7 +37,7 @@ const UNSUPPORTED: [&str; 18] = [
 const RUNTIME_CONFIG: &str = "runtime_config";
 
 /// What a configuration came to mean in a model.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Meaning<'a> {
     /// The layers that are adapted, embeddings among them.
     pub targets: &'a [String],
@@ -47,6 +47,8 @@ pub struct Meaning<'a> {
     pub base_model: &'a str,
     /// PEFT's word for what the model predicts.
     pub task_type: Option<&'a str>,
+    /// Where PEFT has no word: the model's class, and the module of Transformers that it is in.
+    pub auto_mapping: Option<(&'a str, String)>,
     /// Whether the weights of adapted layers are stored as `[inputs, outputs]`.
     pub fan_in_fan_out: bool,
 }
@@ -57,7 +59,11 @@ pub fn to_json(config: &LoraConfig, meaning: &Meaning<'_>) -> String {
 }
 
 fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
-    let Meaning { targets, modules_to_save, base_model, task_type, fan_in_fan_out } = meaning;
+    let Meaning { targets, modules_to_save, base_model, task_type, fan_in_fan_out, .. } = meaning;
+    let auto_mapping = meaning
+        .auto_mapping
+        .as_ref()
+        .map(|(class, module)| json!({ "base_model_class": class, "parent_library": module }));
     let target_modules = match &config.target_modules {
         Some(Targets::Pattern(pattern)) => json!(pattern),
         Some(Targets::Names(names)) => json!(sorted(names)),
@@ -78,7 +84,7 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         "alora_invocation_tokens": null,
         "alpha_pattern": {},
         "arrow_config": null,
-        "auto_mapping": null,
+        "auto_mapping": auto_mapping,
         "base_model_name_or_path": base_model,
         "bias": config.bias.as_str(),
         "corda_config": null,
