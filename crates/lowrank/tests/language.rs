@@ -83,7 +83,7 @@ impl Room {
 
     fn dataset(&self, adapted: &AdaptedModel, name: &str, labelled: bool) -> Box<dyn Dataset> {
         let reader = Reader::new(adapted.folder(), adapted.model().info(), 24);
-        self.task().dataset(&self.folder.path().join(name), 0, labelled, &reader).unwrap()
+        self.task().dataset(&[self.folder.path().join(name)], 0, labelled, &reader).unwrap()
     }
 }
 

@@ -40,7 +40,7 @@ fn score(room: &Room, output: &str) -> Scores {
     let adapted = AdaptedModel::load(&run.model_source(), adapter.to_str(), options).unwrap();
     let reader = Reader::new(adapted.folder(), adapted.model().info(), run.data.max_length);
     let path = run.data.validation.as_ref().unwrap();
-    let dataset = data.task.dataset(path, 0, true, &reader).unwrap();
+    let dataset = data.task.dataset(std::slice::from_ref(path), 0, true, &reader).unwrap();
     evaluate(&adapted, adapted.first_adapter(), &*dataset, data.task.info(), &mut |_| Ok(())).unwrap()
 }
 

@@ -162,7 +162,7 @@ fn untrained_accuracy(run: &RunFile) -> Result<f64> {
     let files = data.files.validation.as_ref().unwrap_or(&data.files.train);
     let info = adapted.model().info();
     let reader = Reader::new(adapted.folder(), info, info.max_length);
-    let dataset = data.task.dataset_of(files, 0, true, &reader)?;
+    let dataset = data.task.dataset(files, 0, true, &reader)?;
     Ok(accuracy(&evaluate(&adapted, None, &*dataset, task, &mut |_| Ok(()))?))
 }
 

@@ -209,7 +209,7 @@ impl Ask {
         self.adapted.placement_note().into_iter().for_each(|note| observer.note(note));
         let mut reader = Reader::new(self.adapted.folder(), info, options.max_length);
         reader.stride = options.stride;
-        let dataset = task.dataset_of(files, options.limit, labelled, &reader)?;
+        let dataset = task.dataset(files, options.limit, labelled, &reader)?;
         note_left_out(&*dataset, "", observer);
         if dataset.truncated() > 0 {
             let (count, length) = (dataset.truncated(), reader.max_length);

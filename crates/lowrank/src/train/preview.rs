@@ -66,7 +66,7 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let train = data.task.training_set(&data.files.train, run.data.limit, &reader)?;
     let train = Statistics::of(&*train, &task);
     let validation = match &data.files.validation {
-        Some(files) => Some(Statistics::of(&*data.task.dataset_of(files, 0, true, &reader)?, &task)),
+        Some(files) => Some(Statistics::of(&*data.task.dataset(files, 0, true, &reader)?, &task)),
         None => None,
     };
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };

@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
         let train: Arc<dyn Dataset> =
             data.task.training_set(&data.files.train, run.data.limit, &reader)?.into();
         let validation = data.files.validation.as_ref();
-        let validation = validation.map(|files| data.task.dataset_of(files, 0, true, &reader)).transpose()?;
+        let validation = validation.map(|files| data.task.dataset(files, 0, true, &reader)).transpose()?;
         note_left_out(&*train, "training", observer);
         validation.iter().for_each(|data| note_left_out(&**data, "validation", observer));
         check_stop(stop, 0)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::labels::{LabelSet, Target, canonical};
+use super::labels::{LabelSet, Target, canonical, several};
 use super::table::{self, Format, Layout, Need, Role};
 use super::tabular::{TabularTask, info};
 use super::{Columns, TaskOptions};
@@ -56,10 +56,7 @@ fn discover(path: &Path, further: &[PathBuf], layout: &Layout) -> Result<Target>
     if integers.is_some() {
         names.sort_by_key(|label| label.parse::<i64>().unwrap_or(i64::MAX));
     }
-    match names.as_slice() {
-        [only] => Err(Error::file(path, format!("every label is {only:?}: there is nothing to tell apart"))),
-        _ => Ok(Target::Classes(LabelSet::new(names))),
-    }
+    Ok(Target::Classes(LabelSet::new(several(path, names)?)))
 }
 
 fn layout(columns: &Columns) -> Layout {

@@ -119,6 +119,26 @@ fn find(folder: &Path, stems: &[&str]) -> Option<Vec<PathBuf>> {
     stems.iter().find_map(|stem| named(stem)).map(|file| vec![file])
 }
 
+/// What `read` makes of each of several files, until they have the first `limit` rows (0: all) together. `read` is told how
+/// many are left, `count` tells how many it found.
+pub(super) fn in_turn<T>(
+    files: &[PathBuf],
+    limit: usize,
+    read: impl Fn(&Path, usize) -> Result<T>,
+    count: impl Fn(&T) -> usize,
+) -> Result<Vec<T>> {
+    let (mut all, mut found) = (Vec::with_capacity(files.len()), 0);
+    for path in files {
+        if limit > 0 && found == limit {
+            break;
+        }
+        let part = read(path, limit.saturating_sub(found))?;
+        found += count(&part);
+        all.push(part);
+    }
+    Ok(all)
+}
+
 fn existing(path: &Path) -> Result<Vec<PathBuf>> {
     std::fs::metadata(path).map_err(Error::io(path))?;
     Ok(vec![path.to_path_buf()])

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::files::{DataFiles, Parts, TEST, TRAIN, VALIDATION, parts_of_folder};
-use super::labels::LabelSet;
+use super::labels::{LabelSet, several};
+use super::table::Format;
 use super::{PreviewedExample, PreviewedImage, Task, TaskInfo, TaskOptions};
 use crate::data::Label;
 use crate::data::dataset::Dataset;
@@ -214,16 +215,6 @@ impl Task for ImageTask {
 
     fn dataset(
         &self,
-        path: &Path,
-        limit: usize,
-        labelled: bool,
-        reader: &Reader,
-    ) -> Result<Box<dyn Dataset>> {
-        self.dataset_of(&[path.to_path_buf()], limit, labelled, reader)
-    }
-
-    fn dataset_of(
-        &self,
         files: &[PathBuf],
         limit: usize,
         labelled: bool,
@@ -264,14 +255,11 @@ fn discover(options: &TaskOptions<'_>, columns: &ImageColumns) -> Result<Vec<Str
     } else {
         ImageExamples::folder_labels(first)?
     };
-    match names.as_slice() {
-        [only] => Err(Error::file(first, format!("every label is {only:?}: there is nothing to tell apart"))),
-        _ => Ok(names),
-    }
+    several(first, names)
 }
 
 fn is_parquet(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+    Format::of(path) == Some(Format::Parquet)
 }
 
 fn shape(reader: &Reader) -> Result<ImageShape> {

@@ -1,12 +1,23 @@
 //! From the label in a file to a class or a score.
 
+use std::path::Path;
+
 use crate::data::example::Label;
+use crate::{Error, Result};
 
 /// What a task's labels are.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Target {
     Classes(LabelSet),
     Score,
+}
+
+/// The labels that were found in a file: one alone tells nothing apart.
+pub(super) fn several(path: &Path, names: Vec<String>) -> Result<Vec<String>> {
+    match names.as_slice() {
+        [only] => Err(Error::file(path, format!("every label is {only:?}: there is nothing to tell apart"))),
+        _ => Ok(names),
+    }
 }
 
 /// The labels of a classification task.

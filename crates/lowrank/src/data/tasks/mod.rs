@@ -54,36 +54,27 @@ pub trait Task: Send + Sync {
     /// What it is called, what its labels are and what is measured.
     fn info(&self) -> &TaskInfo;
 
-    /// Reads the first `limit` examples of a file (0: all) for a model. Where they are not `labelled`, labels are not
-    /// looked for.
+    /// Reads the first `limit` examples of files (0: all) for a model, the files in turn. Where they are not `labelled`,
+    /// labels are not looked for.
     ///
     /// # Errors
-    /// The file cannot be read or holds no rows; a row is malformed; a label is not of the task's set; the model has no
-    /// tokeniser, or one that does not fit.
-    fn dataset(&self, path: &Path, limit: usize, labelled: bool, reader: &Reader)
-    -> Result<Box<dyn Dataset>>;
-
-    /// As [`Task::dataset`] for a data set in several files, which are read in turn.
-    ///
-    /// # Errors
-    /// As [`Task::dataset`]; if the task reads one file only.
-    fn dataset_of(
+    /// A file cannot be read or holds no rows; a row is malformed; a label is not of the task's set; the model has no
+    /// tokeniser, or one that does not fit; there are several files, and the task reads one only.
+    fn dataset(
         &self,
         files: &[PathBuf],
         limit: usize,
         labelled: bool,
         reader: &Reader,
-    ) -> Result<Box<dyn Dataset>> {
-        self.dataset(only_file(self.info(), files)?, limit, labelled, reader)
-    }
+    ) -> Result<Box<dyn Dataset>>;
 
-    /// As [`Task::dataset_of`] of labelled examples that a model is to learn from, where these differ from those that it
-    /// is measured on.
+    /// As [`Task::dataset`] of labelled examples that a model is to learn from, where these differ from those that it is
+    /// measured on.
     ///
     /// # Errors
-    /// As [`Task::dataset_of`].
+    /// As [`Task::dataset`].
     fn training_set(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<Box<dyn Dataset>> {
-        self.dataset_of(files, limit, true, reader)
+        self.dataset(files, limit, true, reader)
     }
 
     /// The first `count` examples of a file as the model sees them.

@@ -69,11 +69,12 @@ impl Task for SquadTask {
     /// `limit` is of questions; each has a window or more.
     fn dataset(
         &self,
-        path: &Path,
+        files: &[PathBuf],
         limit: usize,
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
+        let path = only_file(&self.info, files)?;
         let purpose = if labelled { Purpose::Evaluate } else { Purpose::Predict };
         Ok(Box::new(self.read(path, limit, purpose, reader)?))
     }

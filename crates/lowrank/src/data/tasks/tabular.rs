@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::files::in_turn;
 use super::labels::Target;
 use super::table::{self, Format, Layout, Need, Role, Row};
 use super::{PreviewedExample, Task, TaskInfo};
@@ -35,9 +36,7 @@ impl TabularTask {
         })?;
         Ok(Examples { rows, skipped })
     }
-}
 
-impl TabularTask {
     /// Reads the first `limit` labelled examples of a file (0: all).
     ///
     /// # Errors
@@ -62,28 +61,16 @@ impl Task for TabularTask {
 
     fn dataset(
         &self,
-        path: &Path,
-        limit: usize,
-        labelled: bool,
-        reader: &Reader,
-    ) -> Result<Box<dyn Dataset>> {
-        self.dataset_of(&[path.to_path_buf()], limit, labelled, reader)
-    }
-
-    fn dataset_of(
-        &self,
         files: &[PathBuf],
         limit: usize,
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
+        let read = |path: &Path, limit| {
+            if labelled { self.read(path, limit) } else { self.read_unlabelled(path, limit) }
+        };
         let mut examples = Examples::default();
-        for path in files {
-            let left = limit.saturating_sub(examples.rows.len());
-            if limit > 0 && left == 0 {
-                break;
-            }
-            let more = if labelled { self.read(path, left)? } else { self.read_unlabelled(path, left)? };
+        for more in in_turn(files, limit, read, |part: &Examples| part.rows.len())? {
             examples.rows.extend(more.rows);
             examples.skipped += more.skipped;
         }

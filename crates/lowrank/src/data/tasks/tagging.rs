@@ -5,10 +5,10 @@ mod dataset;
 mod rows;
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::labels::{LabelSet, Target};
-use super::{PreviewedExample, Task, TaskInfo, TaskOptions};
+use super::labels::{LabelSet, Target, several};
+use super::{PreviewedExample, Task, TaskInfo, TaskOptions, only_file};
 use crate::data::dataset::Dataset;
 use crate::data::example::Label;
 use crate::data::reader::Reader;
@@ -77,10 +77,7 @@ fn discover(path: &Path, roles: &Roles, model: &[String]) -> Result<Vec<String>>
     if names.len() == model.len() && as_set(&names) == as_set(model) {
         return Ok(model.to_vec());
     }
-    match names.as_slice() {
-        [only] => Err(Error::file(path, format!("every label is {only:?}: there is nothing to tell apart"))),
-        _ => Ok(names),
-    }
+    several(path, names)
 }
 
 impl TaggingTask {
@@ -124,11 +121,12 @@ impl Task for TaggingTask {
 
     fn dataset(
         &self,
-        path: &Path,
+        files: &[PathBuf],
         limit: usize,
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
+        let path = only_file(&self.info, files)?;
         Ok(Box::new(self.read(path, limit, labelled, reader)?))
     }
 

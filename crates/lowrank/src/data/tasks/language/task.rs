@@ -9,7 +9,7 @@ use crate::data::language::{
     self, CausalDataset, PromptDataset, RewritingDataset, Seq2SeqDataset, Seq2SeqLengths, SourceTarget,
 };
 use crate::data::reader::Reader;
-use crate::data::tasks::{PreviewedExample, Task, TaskInfo, TaskOptions};
+use crate::data::tasks::{PreviewedExample, Task, TaskInfo, TaskOptions, files};
 use crate::models::Head;
 use crate::{Error, Result};
 
@@ -151,22 +151,13 @@ impl LanguageTask {
     }
 }
 
-/// The first `limit` rows (0: all) of several files.
+/// What `read` makes of the first `limit` rows (0: all) of several files.
 fn in_turn<T>(
     files: &[PathBuf],
     limit: usize,
     read: impl Fn(&Path, usize) -> Result<language::Rows<T>>,
 ) -> Result<Vec<language::Rows<T>>> {
-    let (mut all, mut count) = (Vec::with_capacity(files.len()), 0);
-    for path in files {
-        if limit > 0 && count == limit {
-            break;
-        }
-        let rows = read(path, limit.saturating_sub(count))?;
-        count += rows.rows.len();
-        all.push(rows);
-    }
-    Ok(all)
+    files::in_turn(files, limit, read, |rows| rows.rows.len())
 }
 
 /// All parts in one.
@@ -196,16 +187,6 @@ impl Task for LanguageTask {
     }
 
     fn dataset(
-        &self,
-        path: &Path,
-        limit: usize,
-        labelled: bool,
-        reader: &Reader,
-    ) -> Result<Box<dyn Dataset>> {
-        self.dataset_of(&[path.to_path_buf()], limit, labelled, reader)
-    }
-
-    fn dataset_of(
         &self,
         files: &[PathBuf],
         limit: usize,
