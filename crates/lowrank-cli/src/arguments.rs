@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lowrank::Compute;
-use lowrank::data::{Columns, tasks};
+use lowrank::data::Columns;
 use lowrank::models::{HeadStyle, LoadIn};
 use lowrank::train::AskOptions;
 
@@ -132,12 +132,22 @@ pub struct TaskArguments {
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Longest example in tokens; what is beyond is cut off, or becomes another
-    /// window. Where the model writes: the longest answer [default: 128; squad: 384]
+    /// window. Where the model writes: the longest answer
+    /// [default: as the adapter's run; 128; squad: 384]
     #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
-    /// Tokens that the windows of a context share [default: 128]
+    /// Tokens that the windows of a context share
+    /// [default: as the adapter's run; 128]
     #[arg(long, value_name = "N")]
     pub stride: Option<usize>,
+    /// T5: what every source begins with, as in "summarize: "
+    /// [default: as the adapter's run]
+    #[arg(long, value_name = "TEXT")]
+    pub source_prefix: Option<String>,
+    /// text: whether documents are read in blocks of max-length tokens
+    /// [default: as the adapter's run; true]
+    #[arg(long, value_name = "true|false", hide_possible_values = true)]
+    pub packing: Option<bool>,
     /// squad_v2: by how much "no answer" must be the better one to be said
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub null_threshold: f64,
@@ -148,7 +158,7 @@ pub struct TaskArguments {
     /// [default: those that the adapter's run noted, the model's or the task's]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub labels: Vec<String>,
-    /// Columns, as in text=review,label=stars
+    /// Columns, as in text=review,label=stars [default: as the adapter's run]
     #[arg(long, value_name = "ROLE=NAME,…", value_delimiter = ',')]
     pub columns: Vec<String>,
 }
@@ -171,7 +181,6 @@ pub fn ask_options<'a>(
     task: &'a TaskArguments,
     global: Global,
 ) -> Result<AskOptions<'a>> {
-    let (max_length, stride) = tasks::usual_length(&task.task);
     Ok(AskOptions {
         model: &model.model,
         adapter: model.adapter.as_deref(),
@@ -179,8 +188,10 @@ pub fn ask_options<'a>(
         data: &task.data,
         columns: columns(&task.columns)?,
         labels: task.labels.clone(),
-        max_length: task.max_length.unwrap_or(max_length),
-        stride: task.stride.unwrap_or(stride),
+        max_length: task.max_length,
+        stride: task.stride,
+        source_prefix: task.source_prefix.as_deref(),
+        packing: task.packing,
         null_threshold: task.null_threshold,
         limit: task.limit,
         compute: global.compute(),

@@ -53,7 +53,8 @@ struct Places {
     #[arg(long, value_name = "M")]
     model: Option<String>,
     /// sst2, cola, rte, mrpc, stsb, qnli, qqp, mnli, text-classification,
-    /// token-classification, squad or squad_v2
+    /// token-classification, squad, squad_v2, cifar10, mnist, image-folder, text,
+    /// prompt-completion, messages, text2text, summarization or translation
     #[arg(long, value_name = "T")]
     task: Option<String>,
     /// Training data

@@ -86,11 +86,56 @@ fn columns_of_other_names_are_found_where_the_run_says() {
     assert!(ran.code == 1 && ran.stderr.contains("rows.jsonl:1: "), "{}", ran.stderr);
     let columns = ["--set", "data.columns.prompt=ask", "--set", "data.columns.completion=say"];
     workshop.succeed(&[&["train", "language.toml", "--overwrite"], &columns[..]].concat());
-    let eval = "eval --model writer --adapter told --task prompt-completion --data few.jsonl";
+    let eval = "eval --model writer --task prompt-completion --data few.jsonl";
     let columns = ["--columns", "prompt=ask,completion=say"];
     workshop.succeed(&[&eval.split(' ').collect::<Vec<_>>()[..], &columns].concat());
     let ran = workshop.run(&["train", "language.toml", "--set", "data.columns.completions=say"]);
     assert!(ran.code == 2 && ran.stderr.contains("did you mean data.columns.completion?"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_result_is_asked_as_its_examples_were_read() {
+    let eval = |workshop: &Workshop, more: &[&str]| {
+        let asked = ["eval", "--model", "writer", "--adapter", "told", "--data", "few.jsonl", "--json"];
+        workshop.succeed(&[&asked[..], more].concat()).json()
+    };
+    let sources = workshop("t5", "text2text");
+    let prefix = ["train", "language.toml", "--json", "--set", "data.source_prefix=\"w5 w6 \""];
+    let trained = sources.succeed(&prefix).json();
+    assert_eq!(trained["data"]["source_prefix"], "w5 w6 ");
+    let task = ["--task", "text2text"];
+    assert_eq!(eval(&sources, &task)["loss"], trained["eval"]["loss"]);
+    let bare = eval(&sources, &[&task[..], &["--source-prefix", ""]].concat());
+    assert_ne!(bare["loss"], trained["eval"]["loss"]);
+    // Of another task it says nothing.
+    assert_eq!(eval(&sources, &["--task", "summarization", "--max-length", "20"])["loss"], bare["loss"]);
+
+    let documents = workshop("llama", "text");
+    let each = ["train", "language.toml", "--json", "--set", "data.packing=false"];
+    let trained = documents.succeed(&each).json();
+    let task = ["--task", "text"];
+    assert_eq!(eval(&documents, &task)["loss"], trained["eval"]["loss"]);
+    let packed = eval(&documents, &[&task[..], &["--packing", "true"]].concat());
+    assert_ne!(packed["loss"], trained["eval"]["loss"]);
+}
+
+#[test]
+fn what_a_task_does_not_read_is_refused() {
+    let workshop = workshop("llama", "prompt-completion");
+    for (key, value, reason) in [
+        ("stride", "4", "cuts no windows"),
+        ("source_prefix", "\"tell: \"", "has no sources"),
+        ("packing", "false", "packs no documents"),
+    ] {
+        let set = format!("data.{key}={value}");
+        let ran = workshop.run(&["train", "language.toml", "--set", &set]);
+        let expected = format!("data.{key}: prompt-completion {reason}");
+        assert!(ran.code == 2 && ran.stderr.contains(&expected), "{}", ran.stderr);
+        let flag = format!("--{}={}", key.replace('_', "-"), value.trim_matches('"'));
+        let eval = ["eval", "--model", "writer", "--task", "prompt-completion", "--data", "few.jsonl", &flag];
+        let ran = workshop.run(&eval);
+        assert!(ran.code == 2 && ran.stderr.contains(reason), "{}", ran.stderr);
+    }
 }
 
 /// Runs what must fail, and gives its sentence.

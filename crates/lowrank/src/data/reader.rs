@@ -19,6 +19,8 @@ pub struct Reader {
     pub max_length: usize,
     /// By how many tokens the windows of a long text overlap.
     pub stride: usize,
+    /// Whether documents follow one another in blocks of one length; else each is an example of its own.
+    pub packing: bool,
     /// Whether an example that cannot be used is an error, not skipped and counted.
     pub strict: bool,
     /// How training pictures are changed.
@@ -35,6 +37,7 @@ impl Reader {
             info: info.clone(),
             max_length,
             stride: 0,
+            packing: true,
             strict: false,
             augmentation: Augmentation::default(),
             tokenizer: OnceLock::new(),

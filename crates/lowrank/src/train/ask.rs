@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use lowrank_kernels::Compute;
 
 use super::adapted_model::{AdaptedModel, LoadOptions};
-use super::dataset::{labels_of_run, note_left_out, note_length};
+use super::dataset::note_left_out;
 use super::evaluate::{collect, evaluate};
 use super::events::Observer;
+use super::reading::{Noted, Reading};
 use crate::adapter::AdapterFile;
-use crate::data::{Columns, Dataset, Prediction, Reader, Scores, Task, TaskOptions, tasks};
+use crate::data::{Columns, Dataset, Prediction, Scores, Task, TaskOptions, tasks};
 use crate::hub::{self, RepositoryKind};
 use crate::models::{HeadStyle, LoadIn};
 use crate::{Error, Result};
@@ -25,14 +26,19 @@ pub struct AskOptions<'a> {
     pub task: &'a str,
     /// The file with the examples, a folder with a validation file, or the id of a data set of the Hub.
     pub data: &'a Path,
-    /// Where the texts and the label are in a table.
+    /// Where the texts and the label are in a table; what is absent here and below is as the run that made the adapter or
+    /// the model noted it, if it was of this task, else as the task has it.
     pub columns: Columns,
     /// The names of the head's outputs in their order; empty: as the adapter's run, the model or the task has them.
     pub labels: Vec<String>,
     /// The longest example in tokens.
-    pub max_length: usize,
+    pub max_length: Option<usize>,
     /// By how many tokens the windows of a longer text overlap, where the task cuts windows.
-    pub stride: usize,
+    pub stride: Option<usize>,
+    /// What is put before each source of an encoder-decoder.
+    pub source_prefix: Option<&'a str>,
+    /// Whether documents follow one another in blocks of one length.
+    pub packing: Option<bool>,
     /// By how much "no answer" must be the better one to be said, where it may be.
     pub null_threshold: f64,
     /// The number of rows to read; 0: all.
@@ -43,6 +49,21 @@ pub struct AskOptions<'a> {
     pub style: HeadStyle,
     /// What the weights are loaded as.
     pub load_in: LoadIn,
+}
+
+impl AskOptions<'_> {
+    /// What is given here in the place of what was noted.
+    fn over(&self, noted: Reading) -> Reading {
+        let mut columns = noted.columns;
+        columns.extend(&self.columns);
+        Reading {
+            columns,
+            max_length: self.max_length.unwrap_or(noted.max_length),
+            stride: self.stride.unwrap_or(noted.stride),
+            source_prefix: self.source_prefix.map_or(noted.source_prefix, str::to_owned),
+            packing: self.packing.unwrap_or(noted.packing),
+        }
+    }
 }
 
 /// The names of the outputs of a head.
@@ -56,6 +77,9 @@ struct Labelling {
 /// A model that is ready to be asked.
 pub struct Ask {
     adapted: AdaptedModel,
+    /// Labels that the adapter's run noted.
+    noted_labels: Option<Vec<String>>,
+    reading: Reading,
 }
 
 impl Ask {
@@ -73,7 +97,16 @@ impl Ask {
         };
         let adapted = AdaptedModel::load(options.model, options.adapter, load)?;
         check_head(options, &adapted)?;
-        Ok(Self { adapted })
+        let noted = match options.adapter {
+            Some(adapter) => Noted::of(&hub::resolve(adapter, RepositoryKind::Adapter)?.path),
+            None => Noted::of(adapted.folder()),
+        };
+        let noted_labels =
+            noted.as_ref().filter(|_| options.adapter.is_some()).and_then(|n| n.labels.clone());
+        let noted = noted.and_then(|noted| noted.reading(options.task));
+        let reading = options.over(noted.unwrap_or_else(|| Reading::usual(options.task)));
+        reading.check(options.task)?;
+        Ok(Self { adapted, noted_labels, reading })
     }
 
     /// The task's metrics on labelled examples, and how many they are. The labels are those of the options, else those
@@ -132,7 +165,8 @@ impl Ask {
         let width = self.adapted.model().info().num_labels;
         let given = labels.names.clone().filter(|_| labels.of_this_head).unwrap_or_default();
         let task_options = TaskOptions {
-            columns: options.columns.clone(),
+            columns: self.reading.columns.clone(),
+            source_prefix: self.reading.source_prefix.clone(),
             labels: labels.names,
             regression: width == 1,
             strict: false,
@@ -180,11 +214,11 @@ impl Ask {
         if !options.labels.is_empty() {
             return Ok(Labelling { names: Some(options.labels.clone()), of_this_head: true });
         }
+        if let Some(labels) = self.noted_labels.clone().filter(|labels| labels.len() == width) {
+            return Ok(Labelling { names: Some(labels), of_this_head: true });
+        }
         if let Some(adapter) = options.adapter {
             let folder = hub::resolve(adapter, RepositoryKind::Adapter)?.path;
-            if let Some(labels) = labels_of_run(&folder).filter(|labels| labels.len() == width) {
-                return Ok(Labelling { names: Some(labels), of_this_head: true });
-            }
             if AdapterFile::open(&folder)?.num_labels().is_some() {
                 // The adapter's head is not the one that the model's configuration names.
                 return Ok(Labelling::default());
@@ -205,10 +239,8 @@ impl Ask {
         observer: &mut dyn Observer,
     ) -> Result<Box<dyn Dataset>> {
         let info = self.adapted.model().info();
-        note_length(options.max_length, info, observer);
         self.adapted.placement_note().into_iter().for_each(|note| observer.note(note));
-        let mut reader = Reader::new(self.adapted.folder(), info, options.max_length);
-        reader.stride = options.stride;
+        let reader = self.reading.reader(self.adapted.folder(), info, observer);
         let dataset = task.dataset(files, options.limit, labelled, &reader)?;
         note_left_out(&*dataset, "", observer);
         if dataset.truncated() > 0 {

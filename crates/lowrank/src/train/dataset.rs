@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::events::Observer;
+use super::reading::{Noted, Reading};
 use super::run_file::RunFile;
 use crate::Result;
 use crate::data::image::Augmentation;
 use crate::data::{DataFiles, Dataset, Reader, Task, TaskOptions, tasks};
-use crate::hub::{self, RepositoryKind, SUMMARY_FILE};
+use crate::hub::{self, RepositoryKind};
 use crate::models::{ModelConfig, ModelInfo};
 
 /// The files of a run, and how they are read.
@@ -27,10 +28,11 @@ impl RunData {
     pub fn open(run: &RunFile, config: &ModelConfig) -> Result<Self> {
         let files = tasks::locate(&run.task, &run.data.train, run.data.validation.as_deref())?;
         let adapter = run.init_adapter_source().map(|name| hub::resolve(&name, RepositoryKind::Adapter));
-        let noted = adapter.transpose()?.and_then(|folder| labels_of_run(&folder.path));
+        let noted = adapter.transpose()?.and_then(|folder| Noted::of(&folder.path)?.labels);
         let own = || tasks::has_labels(&run.task).then(|| config.labels.clone());
         let options = TaskOptions {
             columns: run.data.columns.clone(),
+            source_prefix: run.data.source_prefix.clone(),
             labels: noted.or_else(own),
             regression: false,
             strict: run.data.strict,
@@ -44,28 +46,12 @@ impl RunData {
     }
 }
 
-/// The labels in the summary of the run that made an adapter. An adapter from elsewhere has none.
-pub(super) fn labels_of_run(folder: &Path) -> Option<Vec<String>> {
-    let text = std::fs::read_to_string(folder.join(SUMMARY_FILE)).ok()?;
-    let summary: serde_json::Value = serde_json::from_str(&text).ok()?;
-    summary.get("labels")?.as_array()?.iter().map(|label| label.as_str().map(str::to_owned)).collect()
-}
-
 /// How a run's examples are read for its model: what it asks for, but no longer than the model has positions.
 pub(super) fn reader(run: &RunFile, folder: &Path, info: &ModelInfo, observer: &mut dyn Observer) -> Reader {
-    note_length(run.data.max_length, info, observer);
-    let mut reader = Reader::new(folder, info, run.data.max_length);
-    reader.stride = run.data.stride;
+    let mut reader = Reading::of(run).reader(folder, info, observer);
     reader.strict = run.data.strict;
     reader.augmentation = Augmentation { crop_padding: run.data.random_crop, flip: run.data.random_flip };
     reader
-}
-
-/// Tells where a model has fewer positions than are asked for.
-pub(super) fn note_length(asked: usize, info: &ModelInfo, observer: &mut dyn Observer) {
-    if info.max_length > 0 && asked > info.max_length {
-        observer.note(&format!("max_length {asked} is cut to the model's {} positions", info.max_length));
-    }
 }
 
 /// Tells how many rows of the data (`what` of it) could not be used.

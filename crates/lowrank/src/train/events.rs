@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::reading::Reading;
 use super::trainer::Step;
 use crate::adapter::ParameterCount;
 use crate::data::Scores;
@@ -74,6 +75,9 @@ pub struct Summary {
     pub task: String,
     /// The names of the labels in the order of their ids; empty in regression.
     pub labels: Vec<String>,
+    /// How the examples were read.
+    #[serde(default)]
+    pub data: Reading,
     /// `lora` or `full`.
     pub method: String,
     /// The optimiser steps taken.

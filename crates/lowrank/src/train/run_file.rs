@@ -94,6 +94,10 @@ pub struct DataSection {
     pub max_length: usize,
     /// By how many tokens the windows of a long text overlap.
     pub stride: usize,
+    /// What is put before each source of an encoder-decoder.
+    pub source_prefix: String,
+    /// Whether documents follow one another in blocks of one length; else each is an example of its own.
+    pub packing: bool,
     /// The number of training rows to read; 0: all.
     pub limit: usize,
     /// Whether an example that cannot be used is an error.

@@ -13,6 +13,7 @@ use super::evaluate::evaluate;
 use super::events::{Observer, Start, StepReport, Summary};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::output::{self, MetricsLog, RUN_FILE};
+use super::reading::Reading;
 use super::run::RunOptions;
 use super::run_file::{EvalEvery, Method, RunFile};
 use super::settings::{Selection, check_settings, name_of, settings};
@@ -267,6 +268,7 @@ impl<'a> Session<'a> {
             model: self.run.model.clone(),
             task: self.task.name.clone(),
             labels: self.task.labels.clone(),
+            data: Reading::of(self.run),
             method: self.subject.method().to_owned(),
             steps: state.step,
             epochs: state.examples as f64 / self.train.len().max(1) as f64,

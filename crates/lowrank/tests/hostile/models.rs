@@ -80,7 +80,9 @@ fn a_model_without_a_pooler_has_no_head() {
     assert!(head.iter().all(|name| missing.iter().any(|other| other == name)), "{missing:?}");
     let options = AskOptions {
         style: lowrank::models::HeadStyle::Default,
-        stride: 0,
+        stride: None,
+        source_prefix: None,
+        packing: None,
         null_threshold: 0.0,
         load_in: lowrank::models::LoadIn::Auto,
         model: folder.path().to_str().unwrap(),
@@ -89,7 +91,7 @@ fn a_model_without_a_pooler_has_no_head() {
         data: folder.path(),
         labels: Vec::new(),
         columns: Columns::default(),
-        max_length: 16,
+        max_length: None,
         limit: 0,
         compute: None,
     };

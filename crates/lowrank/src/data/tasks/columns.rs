@@ -22,6 +22,13 @@ macro_rules! columns {
                     .filter_map(|(role, name)| Some((role, name?)))
             }
 
+            /// Takes over the names that another has.
+            pub fn extend(&mut self, other: &Self) {
+                $(if other.$field.is_some() {
+                    self.$field.clone_from(&other.$field);
+                })*
+            }
+
             fn field(&mut self, role: &str) -> Option<&mut Option<String>> {
                 $(if role == stringify!($field) {
                     return Some(&mut self.$field);

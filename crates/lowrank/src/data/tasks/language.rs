@@ -11,7 +11,7 @@ pub use conversations::conversations;
 pub use documents::documents;
 pub use pairs::source_targets;
 pub(crate) use task::chat_template;
-pub(super) use task::{NAMES, head, open};
+pub(super) use task::{NAMES, TEXT, head, open};
 
 use super::Columns;
 use super::table::{Need, Role};

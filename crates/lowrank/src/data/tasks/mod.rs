@@ -148,6 +148,8 @@ pub struct PreviewedImage {
 pub struct TaskOptions<'a> {
     /// Where the texts and the label are.
     pub columns: Columns,
+    /// What is put before each source of an encoder-decoder.
+    pub source_prefix: String,
     /// The label set in the order of the model's ids, where a model has one.
     pub labels: Option<Vec<String>>,
     /// The model has a single output that meets a number.
@@ -188,6 +190,9 @@ pub const NAMES: [&str; 21] = [
     language::NAMES[4],
     language::NAMES[5],
 ];
+
+/// The task whose examples are documents.
+pub const TEXT: &str = language::TEXT;
 
 /// Whether a task has labels of its own, not those of its data.
 pub fn has_labels(name: &str) -> bool {

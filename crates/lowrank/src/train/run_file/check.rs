@@ -3,6 +3,7 @@
 use super::{KeepBest, Method, RunFile, Warmup};
 use crate::data::tasks;
 use crate::models::{Head, HeadStyle, LoadIn};
+use crate::train::reading::Reading;
 use crate::{Error, Result};
 
 /// The names of the metrics.
@@ -32,11 +33,7 @@ impl RunFile {
     pub fn check(&self) -> Result<()> {
         self.check_task()?;
         self.check_start()?;
-        if self.data.stride > 0 && self.data.stride >= self.data.max_length {
-            let (stride, length) = (self.data.stride, self.data.max_length);
-            let reason = format!("{stride} is not below data.max_length, {length}");
-            return Err(Error::setting("data.stride", reason));
-        }
+        Reading::of(self).check(&self.task).map_err(|error| error.in_section("data"))?;
         if let HeadStyle::NormDropoutLinear { dropout } = self.head
             && !(0.0..1.0).contains(&dropout)
         {

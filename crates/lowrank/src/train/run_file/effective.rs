@@ -116,6 +116,8 @@ impl RunFile {
         if data.stride != tasks::usual_length(&self.task).1 {
             rows.insert("stride".to_owned(), count(data.stride));
         }
+        rows.insert("source_prefix".to_owned(), text(&data.source_prefix));
+        rows.insert("packing".to_owned(), Value::Boolean(data.packing));
         rows.insert("limit".to_owned(), count(data.limit));
         rows.insert("strict".to_owned(), Value::Boolean(data.strict));
         rows.insert("random_crop".to_owned(), count(data.random_crop));

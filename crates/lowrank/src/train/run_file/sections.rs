@@ -44,6 +44,8 @@ fn data(values: &Values, folder: &Path) -> Result<DataSection> {
         columns: columns(values)?,
         max_length: if values.gives("data.max_length") { values.count("data.max_length")? } else { length },
         stride: if values.gives("data.stride") { values.count("data.stride")? } else { stride },
+        source_prefix: values.text("data.source_prefix")?.to_owned(),
+        packing: values.flag("data.packing")?,
         limit: values.count("data.limit")?,
         strict: values.flag("data.strict")?,
         random_crop: values.count("data.random_crop")?,

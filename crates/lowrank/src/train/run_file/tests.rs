@@ -42,6 +42,8 @@ fn the_least_run_file_has_the_documented_defaults() {
         columns: Columns::default(),
         max_length: 128,
         stride: 0,
+        source_prefix: String::new(),
+        packing: true,
         random_crop: 0,
         random_flip: false,
         limit: 0,

@@ -13,14 +13,17 @@ use crate::data::tasks::{PreviewedExample, Task, TaskInfo, TaskOptions, files};
 use crate::models::Head;
 use crate::{Error, Result};
 
-/// Their names in a run file.
+/// The task whose examples are documents.
+pub(in crate::data::tasks) const TEXT: &str = "text";
+
+/// The names of all in a run file.
 pub(in crate::data::tasks) const NAMES: [&str; 6] =
-    ["text", "prompt-completion", "messages", "text2text", "summarization", "translation"];
+    [TEXT, "prompt-completion", "messages", "text2text", "summarization", "translation"];
 
 /// The task of this name, if it is one of a language model.
 pub(in crate::data::tasks) fn open(name: &str, options: &TaskOptions<'_>) -> Option<LanguageTask> {
     let (rows, metrics): (_, &[_]) = match name {
-        "text" => (Rows::Documents, &["perplexity"]),
+        TEXT => (Rows::Documents, &["perplexity"]),
         "prompt-completion" => (Rows::Completions, &["perplexity"]),
         "messages" => (Rows::Conversations, &["perplexity"]),
         "text2text" => (Rows::Pairs, &["rougeL", "rouge1", "rouge2", "bleu"]),
@@ -41,14 +44,18 @@ pub(in crate::data::tasks) fn open(name: &str, options: &TaskOptions<'_>) -> Opt
     Some(LanguageTask {
         info,
         rows,
-        options: LanguageOptions { columns: options.columns.clone(), ..Default::default() },
+        options: LanguageOptions {
+            columns: options.columns.clone(),
+            source_prefix: options.source_prefix.clone(),
+            ..Default::default()
+        },
     })
 }
 
 /// The head that the task of this name needs.
 pub(in crate::data::tasks) fn head(name: &str) -> Option<Head> {
     match name {
-        "text" | "prompt-completion" | "messages" => Some(Head::CausalLm),
+        TEXT | "prompt-completion" | "messages" => Some(Head::CausalLm),
         "text2text" | "summarization" | "translation" => Some(Head::Seq2SeqLm),
         _ => None,
     }
@@ -77,11 +84,12 @@ impl LanguageTask {
         let (length, strict) = (reader.max_length, reader.strict);
         let data = match self.rows {
             Rows::Documents => {
-                // Blocks of one length: a batch holds the same number of tokens whatever the documents' lengths.
                 let read = |path: &Path, limit| documents(path, options, limit);
                 let rows = in_turn(files, limit, read)?;
                 rows.iter()
-                    .map(|rows| CausalDataset::from_documents(tokenizer, rows, length, true, strict))
+                    .map(|rows| {
+                        CausalDataset::from_documents(tokenizer, rows, length, reader.packing, strict)
+                    })
                     .collect::<Result<Vec<_>>>()?
             }
             Rows::Conversations => {
