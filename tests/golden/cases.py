@@ -33,6 +33,13 @@ def adapter_cases():
     case("bert_exclude_list", "bert", r=4, target_modules=[*QV, "dense"], exclude_modules=exclude)
     case("bert_exclude_regex", "bert", r=4, target_modules="all-linear", exclude_modules=r".*layer\.0\..*")
     case("bert_gaussian", "bert", r=6, target_modules=QV, init_lora_weights="gaussian")
+    # Of patterns that overlap the first decides; PEFT sorts them when it saves, so these are sorted.
+    ranks = {"attention.self.value": 2, r"layer\.1\.attention\.self\..*": 5, "query": 6}
+    alphas = {"0.attention.self.value": 3}
+    case("bert_rank_pattern", "bert", r=4, target_modules=[*QV, "dense"], rank_pattern=ranks, alpha_pattern=alphas | {"dense": 16})
+    case("bert_rslora_pattern", "bert", r=4, target_modules=QV, use_rslora=True, rank_pattern=ranks, alpha_pattern=alphas)
+    case("bert_layer_number", "bert", r=4, target_modules=QV, layers_to_transform=1)
+    case("bert_layer_numbers", "bert", r=4, target_modules=QV, layers_to_transform=[0], layers_pattern="layer")
     case("bert_switch_a", "bert", inputs="bert_switch", r=4, target_modules=QV)
     case("bert_switch_b", "bert", inputs="bert_switch", r=7, lora_alpha=3, target_modules=["key", "intermediate.dense"])
     case("bert_save_layer_norm", "bert", r=4, target_modules=QV, modules_to_save=["classifier", "LayerNorm"])

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let adapter = AdapterId(0);
     let info = adapted.model().info().clone();
     let plan = adapter::attach(adapted.model_mut(), &info, &config, adapter, 42)?;
-    println!("{}", ParameterCount::with_adapter(adapted.model(), &config, &plan));
+    println!("{}", ParameterCount::with_adapter(adapted.model(), &plan));
 
     // Two sentences as one ragged batch.
     let rows = [("a warm and funny film", 1), ("two hours of nothing at all", 0)]

@@ -128,7 +128,7 @@ fn train_adapter(model: &mut ColourModel, module: &str, step: u32, folder: &Path
     };
     let (adapter, info) = (AdapterId(0), ModelInfo::without_head());
     let plan = adapter::attach(model, &info, &config, adapter, 7)?;
-    let count = ParameterCount::with_adapter(model, &config, &plan);
+    let count = ParameterCount::with_adapter(model, &plan);
     let weight =
         if module == "linear" { model.linear.weight.shape() } else { model.embedding.weight.shape() };
     let ratio = count.trainable as f64 / weight.elements() as f64;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{Case, alone, bert_config, difference, load, random_batch, random_model};
-use lowrank::adapter::{self, AdapterFile, LoraConfig, Plan, Targets};
+use lowrank::adapter::{self, Adapted, AdapterFile, LoraConfig, Plan, Targets};
 use lowrank::data::{BatchSource, Labels};
 use lowrank::hub::{Checkpoint, Tensors, to_tensor, write_tensors};
 use lowrank::models::{self, HeadSpec};
@@ -52,8 +52,9 @@ fn a_fresh_adapter_of_embeddings_starts_as_pefts_and_answers_as_the_base() {
     let base = adapted.logits(&batch, None).unwrap();
     let config = config(&["word_embeddings", "token_type_embeddings", "query"], 8);
     let plan = attach(&mut adapted, &config, A);
-    assert_eq!(plan.embeddings, ["bert.embeddings.word_embeddings", "bert.embeddings.token_type_embeddings"]);
-    assert_eq!(plan.linears.len(), 2);
+    let embeddings: Vec<&str> = Adapted::paths(&plan.targets.embeddings).collect();
+    assert_eq!(embeddings, ["bert.embeddings.word_embeddings", "bert.embeddings.token_type_embeddings"]);
+    assert_eq!(plan.targets.linears.len(), 2);
     let mut pairs = 0;
     adapter::for_each_leaf_mut(adapted.model_mut(), A, |name, leaf| {
         let values = leaf.value().to_f32_vec();
@@ -235,14 +236,14 @@ fn embeddings_are_adapted_where_they_are_named_and_nowhere_else() {
     let adapted = random_model(&bert_config(1), 2, Compute::F32);
     let plan = |config: &LoraConfig| adapter::plan(adapted.model(), adapted.model().info(), config);
     let all = LoraConfig { target_modules: Some(Targets::AllLinear), ..LoraConfig::default() };
-    assert!(plan(&all).unwrap().embeddings.is_empty(), "all-linear means linear layers");
+    assert!(plan(&all).unwrap().targets.embeddings.is_empty(), "all-linear means linear layers");
     let error = plan(&config(&["embeddings"], 2)).unwrap_err().to_string();
     assert!(error.contains("no linear layer and no embedding"), "{error}");
     let pattern = LoraConfig {
         target_modules: Some(Targets::Pattern(r".*\.(word|position)_embeddings".into())),
         ..LoraConfig::default()
     };
-    assert_eq!(plan(&pattern).unwrap().embeddings.len(), 2);
+    assert_eq!(plan(&pattern).unwrap().targets.embeddings.len(), 2);
 
     let config_of_t5 = models::read_config(Case::named("t5_embeddings").model().as_ref()).unwrap();
     let spec = HeadSpec::new(lowrank::models::Head::Seq2SeqLm, 2);

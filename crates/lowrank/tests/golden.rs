@@ -108,7 +108,7 @@ fn the_count_of_parameters_is_pefts_line_digit_for_digit() {
         let file = AdapterFile::open(folder.as_ref()).unwrap();
         let config = file.config_for(&*model);
         let plan = plan(&*model, model.info(), &config).map_err(|error| error.to_string())?;
-        let count = ParameterCount::with_adapter(&*model, &config, &plan).to_string();
+        let count = ParameterCount::with_adapter(&*model, &plan).to_string();
         require(count == line, || format!("{count}\n  PEFT: {line}"))
     });
 }

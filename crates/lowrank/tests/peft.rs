@@ -124,13 +124,39 @@ fn a_fresh_adapter_brings_the_pooler_that_the_checkpoint_lacks() {
         LoraConfig { target_modules: Some(Targets::Names(vec!["dense".into()])), ..Default::default() };
     let plan = attach_perturbed(&mut adapted, &config);
     assert_eq!(plan.modules_to_save, ["classifier", "bert.pooler"]);
-    assert!(plan.linears.iter().all(|name| !name.contains("pooler")), "it is trained whole");
+    assert!(plan.targets.paths().all(|name| !name.contains("pooler")), "it is trained whole");
     let folder = tempfile::tempdir().unwrap();
     let info = adapted.model().info().clone();
     adapter::save(adapted.model_mut(), &info, ADAPTER, &plan, &config, "someone/base", folder.path())
         .unwrap();
     let again = AdaptedModel::load(&model, folder.path().to_str(), options()).unwrap();
     let batch = random_batch(&[4, 9], 61, 2);
+    let answers = |adapted: &AdaptedModel| adapted.logits(&batch, Some(ADAPTER)).unwrap();
+    assert_eq!(answers(&again), answers(&adapted));
+}
+
+/// PEFT sorts patterns when it saves, and another one may then be the first to match.
+#[test]
+fn overlapping_patterns_mean_the_same_after_a_save_and_a_load() {
+    let model = Case::named("bert_rank_pattern").model();
+    let options = || LoadOptions { compute: Some(Compute::F32), ..LoadOptions::default() };
+    let mut adapted = AdaptedModel::load(&model, None, options()).unwrap();
+    let config = LoraConfig {
+        rank_pattern: vec![(r"layer\.1\..*query".into(), 5), ("attention.self.query".into(), 2)],
+        alpha_pattern: vec![("query".into(), 3.0), ("attention.self.value".into(), 1.0)],
+        ..LoraConfig::default()
+    };
+    let plan = attach_perturbed(&mut adapted, &config);
+    let ranks: Vec<(usize, f32)> =
+        plan.targets.linears.iter().map(|layer| (layer.r, layer.scaling)).collect();
+    assert_eq!(ranks, [(2, 1.5), (8, 0.125), (5, 0.6), (8, 0.125)]);
+    let folder = tempfile::tempdir().unwrap();
+    let info = adapted.model().info().clone();
+    adapter::save(adapted.model_mut(), &info, ADAPTER, &plan, &config, "someone/base", folder.path())
+        .unwrap();
+    let again = AdaptedModel::load(&model, folder.path().to_str(), options()).unwrap();
+    assert_eq!(again.adapters()[0].plan.targets, plan.targets);
+    let batch = random_batch(&[4, 9], 61, 3);
     let answers = |adapted: &AdaptedModel| adapted.logits(&batch, Some(ADAPTER)).unwrap();
     assert_eq!(answers(&again), answers(&adapted));
 }

@@ -72,19 +72,15 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let kind = of_adapter.or(config.head).unwrap_or(config.usual_head());
     let style = file.as_ref().and_then(AdapterFile::head_style).unwrap_or_default();
     let model = models::from_config(&config, HeadSpec { style, ..HeadSpec::new(kind, num_labels) })?;
-    let (lora, plan) = match &file {
-        Some(file) => (file.config_for(&*model), file.plan(&*model, model.info())?),
-        None => {
-            let lora = lora_config(&arguments.lora);
-            let plan = adapter::plan(&*model, model.info(), &lora)?;
-            (lora, plan)
-        }
+    let plan = match &file {
+        Some(file) => file.plan(&*model, model.info())?,
+        None => adapter::plan(&*model, model.info(), &lora_config(&arguments.lora))?,
     };
     if arguments.tree {
         output.say(format_args!("before:\n{}", Tree::of_base(&*model)))?;
-        output.say(format_args!("after:\n{}", Tree::with_adapter(&*model, &lora, &plan)))?;
+        output.say(format_args!("after:\n{}", Tree::with_adapter(&*model, &plan)))?;
     }
-    let count = ParameterCount::with_adapter(&*model, &lora, &plan);
+    let count = ParameterCount::with_adapter(&*model, &plan);
     let ParameterCount { trainable, all } = count;
     output.result(count, &json!({ "trainable_parameters": trainable, "all_parameters": all }))
 }

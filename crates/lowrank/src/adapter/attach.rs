@@ -3,9 +3,10 @@
 use lowrank_kernels::random::Philox;
 
 use super::config::{Bias, Distribution, LoraConfig};
+use super::layers::Adapted;
 use super::matcher::is_saved;
 use super::targets::{
-    Targeted, check_exclude_modules, check_modules_to_save, modules_to_save, target_modules,
+    Strictness, Targeted, check_exclude_modules, check_modules_to_save, modules_to_save, targeted,
 };
 use crate::models::ModelInfo;
 use crate::nn::{
@@ -17,16 +18,26 @@ use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// What an adapter changes in a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// The linear layers that get a low-rank pair.
-    pub linears: Vec<String>,
-    /// The embeddings that get one.
-    pub embeddings: Vec<String>,
+    /// The layers that get a low-rank pair.
+    pub targets: Targeted,
     /// The parameters that get a value of their own: heads, other modules to save, biases.
     pub replaced: Vec<String>,
     /// The modules of `modules_to_save`, the head among them.
     pub modules_to_save: Vec<String>,
+}
+
+impl Plan {
+    /// What the linear layer at `path` gets.
+    pub fn linear(&self, path: &str) -> Option<&Adapted> {
+        Adapted::find(&self.targets.linears, path)
+    }
+
+    /// What the embedding at `path` gets.
+    pub fn embedding(&self, path: &str) -> Option<&Adapted> {
+        Adapted::find(&self.targets.embeddings, path)
+    }
 }
 
 /// Works out what a fresh adapter changes in a model; shapes are enough.
@@ -35,15 +46,15 @@ pub struct Plan {
 /// If a target, a module to exclude or a module to save matches nothing, or the rank is 0 or beyond a linear layer. A
 /// rank may be beyond an embedding: tables of two segments are adapted together with those of words.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
-    let plan = plan_any_rank(model, info, config)?;
+    let plan = planned(model, info, config, Strictness::Fresh)?;
     check_exclude_modules(model, info, config)?;
     let mut result = Ok(());
     for_each_linear(model, |path, linear| {
-        let (r, inputs, outputs) = (config.r, linear.inputs(), linear.outputs());
-        let adapted = plan.linears.iter().any(|name| name == path);
-        if result.is_ok() && adapted && r > inputs.min(outputs) {
+        let (inputs, outputs) = (linear.inputs(), linear.outputs());
+        let r = plan.linear(path).map_or(0, |layer| layer.r);
+        if result.is_ok() && r > inputs.min(outputs) {
             let reason = format!("{r} is beyond {path}, which is {outputs} by {inputs}");
-            result = Err(Error::setting("r", reason));
+            result = Err(Error::setting(if r == config.r { "r" } else { "rank_pattern" }, reason));
         }
     });
     result.map(|()| plan)
@@ -54,9 +65,18 @@ pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result
 /// # Errors
 /// If a target or a module to save matches nothing, or the rank is 0.
 pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
+    planned(model, info, config, Strictness::Written)
+}
+
+fn planned(
+    model: &dyn Module,
+    info: &ModelInfo,
+    config: &LoraConfig,
+    strictness: Strictness,
+) -> Result<Plan> {
     config.check()?;
     check_modules_to_save(model, config)?;
-    let Targeted { linears, embeddings } = target_modules(model, info, config)?;
+    let targets = targeted(model, info, config, strictness)?;
     let saved = modules_to_save(config, info);
     let mut replaced = Vec::new();
     for_each_parameter(model, |path, _| {
@@ -65,13 +85,13 @@ pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraC
             && match config.bias {
                 Bias::None => false,
                 Bias::All => true,
-                Bias::LoraOnly => linears.iter().any(|linear| linear == module),
+                Bias::LoraOnly => Adapted::find(&targets.linears, module).is_some(),
             };
         if trained_bias || saved.iter().any(|name| is_saved(module, name)) {
             replaced.push(path.to_owned());
         }
     });
-    Ok(Plan { linears, embeddings, replaced, modules_to_save: saved })
+    Ok(Plan { targets, replaced, modules_to_save: saved })
 }
 
 /// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained
@@ -93,18 +113,18 @@ pub fn attach(
     let plan = plan(&*model, info, config)?;
     detach(model, adapter);
     for_each_linear_mut(model, |path, linear| {
-        if plan.linears.iter().any(|name| name == path) {
+        if let Some(layer) = plan.linear(path) {
             let sizes = [linear.inputs(), linear.outputs()];
-            let start = config.init_lora_weights.distributions(config.r, linear.inputs());
-            let pair = fresh(path, sizes, start, config, adapter, seed);
+            let start = config.init_lora_weights.distributions(layer.r, linear.inputs());
+            let pair = fresh(layer, sizes, start, adapter, seed);
             linear.lora.push(Lora { dropout: config.lora_dropout, ..pair });
         }
     });
     for_each_embedding_mut(model, |path, embedding| {
-        if plan.embeddings.iter().any(|name| name == path) {
+        if let Some(layer) = plan.embedding(path) {
             let sizes = [embedding.entries(), embedding.width()];
             let start = config.init_lora_weights.of_embedding();
-            embedding.lora.push(fresh(path, sizes, start, config, adapter, seed));
+            embedding.lora.push(fresh(layer, sizes, start, adapter, seed));
         }
     });
     let tied = tied_values(&*model, &plan);
@@ -147,14 +167,12 @@ fn tied_values(model: &dyn Module, plan: &Plan) -> Vec<(String, Tensor)> {
 
 /// A trained pair, `A` and `B` drawn from these distributions, without dropout.
 fn fresh(
-    path: &str,
+    &Adapted { ref path, r, scaling, .. }: &Adapted,
     [inputs, outputs]: [usize; 2],
     (a, b): (Distribution, Distribution),
-    config: &LoraConfig,
     adapter: AdapterId,
     seed: u64,
 ) -> Lora {
-    let r = config.r;
     let mut generator = Philox::new(seed, stream_of(path));
     let mut draw = |shape: [usize; 2], distribution: &Distribution| {
         let mut value = Tensor::zeros(shape, DType::F32);
@@ -162,7 +180,7 @@ fn fresh(
         Leaf::trained(value)
     };
     let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
-    Lora { adapter, a, b, scaling: config.scaling(), dropout: 0.0 }
+    Lora { adapter, a, b, scaling, dropout: 0.0 }
 }
 
 /// FNV-1a of a layer's name: the number of its random stream.

@@ -24,6 +24,14 @@ pub struct LoraConfig {
     pub bias: Bias,
     /// Modules that are trained whole and saved with the adapter; the head is added by itself.
     pub modules_to_save: Vec<String>,
+    /// Ranks of single layers: a name, the end of one, or a regular expression for these; the first that matches decides.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// `lora_alpha` of single layers, in the same way.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Of the layers in a numbered list, those to adapt; absent or empty: all.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// The names of the lists that `layers_to_transform` numbers; empty: whatever list comes first in a name.
+    pub layers_pattern: Vec<String>,
     /// Divide by `√r` rather than `r`.
     pub use_rslora: bool,
     /// How `A` and `B` begin.
@@ -44,6 +52,10 @@ impl Default for LoraConfig {
             exclude_modules: None,
             bias: Bias::None,
             modules_to_save: Vec::new(),
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            layers_to_transform: None,
+            layers_pattern: Vec::new(),
             use_rslora: false,
             init_lora_weights: Init::default(),
             train_layer_norms: false,
@@ -53,13 +65,13 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
-    /// What multiplies `B·A·x`.
+    /// What multiplies `B·A·x` of a layer with this rank and numerator.
     ///
     /// # Source
     /// `alpha/r` of LoRA (arXiv 2106.09685); `alpha/√r` of rsLoRA (arXiv 2312.03732).
-    pub fn scaling(&self) -> f32 {
-        let r = self.r as f64;
-        let alpha = self.lora_alpha.unwrap_or(r);
+    pub(super) fn scaling(&self, r: usize, lora_alpha: Option<f64>) -> f32 {
+        let r = r as f64;
+        let alpha = lora_alpha.unwrap_or(r);
         (alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
     }
 
@@ -71,11 +83,29 @@ impl LoraConfig {
         if self.r == 0 {
             return Err(Error::setting("r", "it is 0; a rank is at least 1"));
         }
+        if let Some((pattern, _)) = self.rank_pattern.iter().find(|(_, r)| *r == 0) {
+            return Err(Error::setting("rank_pattern", format!("{pattern:?} is 0; a rank is at least 1")));
+        }
+        let in_range = |alpha: f64| alpha.is_finite() && alpha > 0.0;
+        if let Some((pattern, alpha)) = self.alpha_pattern.iter().find(|(_, alpha)| !in_range(*alpha)) {
+            return Err(Error::setting("alpha_pattern", format!("{pattern:?} is {alpha}, not above 0")));
+        }
+        let numbered = self.layers_to_transform.as_ref().is_some_and(|numbers| !numbers.is_empty());
+        if numbered && matches!(self.target_modules, Some(Targets::Pattern(_))) {
+            let reason = "it goes with a list of target_modules, not with a regular expression, which can name layers itself";
+            return Err(Error::setting("layers_to_transform", reason));
+        }
+        if !numbered && !self.layers_pattern.is_empty() {
+            return Err(Error::setting(
+                "layers_pattern",
+                "it says what layers_to_transform numbers, which is absent",
+            ));
+        }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return Err(Error::setting("lora_dropout", format!("{} is not in 0..1", self.lora_dropout)));
         }
         match self.lora_alpha {
-            Some(alpha) if !(alpha.is_finite() && alpha > 0.0) => {
+            Some(alpha) if !in_range(alpha) => {
                 Err(Error::setting("lora_alpha", format!("{alpha} is not above 0")))
             }
             _ => Ok(()),

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::attach::Plan;
-use super::config::LoraConfig;
 use super::matcher::is_saved;
 use crate::nn::{Module, for_each_embedding, for_each_linear, for_each_parameter};
 
@@ -33,17 +32,17 @@ impl ParameterCount {
     ///
     /// # Source
     /// PEFT's `get_nb_trainable_parameters`: a module to save counts twice, a bias that is trained in its place once.
-    pub fn with_adapter(model: &dyn Module, config: &LoraConfig, plan: &Plan) -> Self {
+    pub fn with_adapter(model: &dyn Module, plan: &Plan) -> Self {
         let mut count = Self::of_base(model);
         let mut pairs = 0;
         for_each_linear(model, |path, linear| {
-            if plan.linears.iter().any(|name| name == path) {
-                pairs += (config.r * (linear.inputs() + linear.outputs())) as u64;
+            if let Some(layer) = plan.linear(path) {
+                pairs += (layer.r * (linear.inputs() + linear.outputs())) as u64;
             }
         });
         for_each_embedding(model, |path, embedding| {
-            if plan.embeddings.iter().any(|name| name == path) {
-                pairs += (config.r * (embedding.entries() + embedding.width())) as u64;
+            if let Some(layer) = plan.embedding(path) {
+                pairs += (layer.r * (embedding.entries() + embedding.width())) as u64;
             }
         });
         count.trainable += pairs;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
 use super::config::{LoraConfig, Targets};
+use super::layers::Adapted;
 use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
-use super::targets::{Targeted, target_modules};
+use super::targets::target_modules;
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
 use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
@@ -24,7 +25,7 @@ const PREFIX: &str = "base_model.model.";
 /// The key in an adapter file of a tensor that [`for_each_leaf_mut`] names.
 pub fn peft_key(name: &str, plan: &Plan) -> String {
     if let Some((module, "bias")) = name.rsplit_once('.')
-        && plan.linears.iter().any(|linear| linear == module)
+        && plan.linear(module).is_some()
     {
         return format!("{PREFIX}{module}.base_layer.bias");
     }
@@ -59,11 +60,11 @@ pub fn save(
     // PEFT writes what its last layer needed; when it loads, it goes by the layer.
     let mut transposed = false;
     for_each_linear(&*model, |path, linear| {
-        if plan.linears.iter().any(|name| name == path) {
+        if plan.linear(path).is_some() {
             transposed = linear.weight.is_transposed();
         }
     });
-    let targets = [&plan.linears[..], &plan.embeddings].concat();
+    let targets: Vec<&str> = plan.targets.paths().collect();
     let meaning = peft_config::Meaning {
         targets: &targets,
         modules_to_save: &saved,
@@ -88,18 +89,25 @@ fn in_names_of_now<'c>(
     config: &'c LoraConfig,
 ) -> Cow<'c, LoraConfig> {
     let now = ModelInfo { older_name: None, ..info.clone() };
-    let meant = Targeted { linears: plan.linears.clone(), embeddings: plan.embeddings.clone() };
     let means_the_plan =
-        |config: &LoraConfig| target_modules(model, &now, config).is_ok_and(|found| found == meant);
+        |config: &LoraConfig| target_modules(model, &now, config).is_ok_and(|found| found == plan.targets);
     if info.older_name.is_none() || means_the_plan(config) {
         return Cow::Borrowed(config);
     }
+    let layers = || plan.targets.linears.iter().chain(&plan.targets.embeddings);
+    let own_ranks = layers().filter(|layer| layer.r != config.r).map(|layer| (layer.path.clone(), layer.r));
+    let own_alphas = layers().filter(|layer| layer.lora_alpha != config.lora_alpha);
+    let own_alphas = own_alphas.filter_map(|layer| Some((layer.path.clone(), layer.lora_alpha?)));
     let named = |names: Vec<String>| LoraConfig {
         target_modules: Some(Targets::Names(names)),
         exclude_modules: None,
+        layers_to_transform: None,
+        layers_pattern: Vec::new(),
+        rank_pattern: own_ranks.clone().collect(),
+        alpha_pattern: own_alphas.clone().collect(),
         ..config.clone()
     };
-    let all = [&plan.linears[..], &plan.embeddings].concat();
+    let all: Vec<String> = plan.targets.paths().map(str::to_owned).collect();
     let mut last: Vec<String> =
         all.iter().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned()).collect();
     last.sort_unstable();
@@ -218,23 +226,35 @@ impl AdapterFile {
         let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
-            if result.is_ok() && plan.linears.iter().any(|name| name == path) {
+            if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
                 let names = ["lora_A.weight", "lora_B.weight"].map(|part| format!("{path}.{part}"));
                 let sizes = [linear.inputs(), linear.outputs()];
                 let dropout = self.config.lora_dropout;
                 result = self
-                    .pair(names.map(|name| self.key_of(&name, info, plan)), sizes, adapter, &mut unused)
+                    .pair(
+                        names.map(|name| self.key_of(&name, info, plan)),
+                        layer,
+                        sizes,
+                        adapter,
+                        &mut unused,
+                    )
                     .map(|pair| linear.lora.push(Lora { dropout, ..pair }));
             }
         });
         result?;
         let mut result = Ok(());
         for_each_embedding_mut(model, |path, embedding| {
-            if result.is_ok() && plan.embeddings.iter().any(|name| name == path) {
+            if let Some(layer) = plan.embedding(path).filter(|_| result.is_ok()) {
                 let names = ["lora_embedding_A", "lora_embedding_B"].map(|part| format!("{path}.{part}"));
                 let sizes = [embedding.entries(), embedding.width()];
                 result = self
-                    .pair(names.map(|name| self.key_of(&name, info, plan)), sizes, adapter, &mut unused)
+                    .pair(
+                        names.map(|name| self.key_of(&name, info, plan)),
+                        layer,
+                        sizes,
+                        adapter,
+                        &mut unused,
+                    )
                     .map(|pair| embedding.lora.push(pair));
             }
         });
@@ -297,17 +317,17 @@ impl AdapterFile {
     fn pair(
         &self,
         [a, b]: [String; 2],
+        &Adapted { r, scaling, .. }: &Adapted,
         [inputs, outputs]: [usize; 2],
         adapter: AdapterId,
         unused: &mut BTreeSet<String>,
     ) -> Result<Lora> {
-        let r = self.config.r;
         let mut leaf = |key: &str, shape: [usize; 2]| {
             unused.remove(key);
             self.tensor(key, &shape).map(Leaf::frozen)
         };
         let (a, b) = (leaf(&a, [r, inputs])?, leaf(&b, [outputs, r])?);
-        Ok(Lora { adapter, a, b, scaling: self.config.scaling(), dropout: 0.0 })
+        Ok(Lora { adapter, a, b, scaling, dropout: 0.0 })
     }
 
     /// Checks the copies that PEFT also writes, and takes them off the list.
@@ -345,9 +365,8 @@ fn copies_of<'a>(path: &'a str, kinds: &'a [&'a str]) -> impl Iterator<Item = St
 /// logits, where that is adapted: its `save_embedding_layers`.
 fn base_layer_key(path: &str, info: &ModelInfo, plan: &Plan) -> Option<String> {
     let module = path.strip_suffix(".weight")?;
-    let embedding = plan.embeddings.iter().any(|name| name == module);
-    let output = info.output == Some(module) && plan.linears.iter().any(|name| name == module);
-    (embedding || output).then(|| format!("{PREFIX}{module}.base_layer.weight"))
+    let output = info.output == Some(module) && plan.linear(module).is_some();
+    (plan.embedding(module).is_some() || output).then(|| format!("{PREFIX}{module}.base_layer.weight"))
 }
 
 fn is_present(model: &dyn Module, module: &str) -> bool {

@@ -23,11 +23,7 @@ impl Matcher {
         let choice = match targets {
             Targets::Names(names) => Choice::Names(names.clone()),
             Targets::AllLinear => Choice::AllLinear,
-            Targets::Pattern(pattern) => {
-                let whole = Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|e| Error::setting(key, format!("{pattern:?} is no regular expression: {e}")))?;
-                Choice::Pattern(Box::new(whole))
-            }
+            Targets::Pattern(pattern) => Choice::Pattern(Box::new(regex(key, pattern, pattern)?)),
         };
         Ok(Self { key, choice })
     }
@@ -49,6 +45,12 @@ impl Matcher {
             Choice::AllLinear => Ok(true),
         }
     }
+}
+
+/// An expression that must match from end to end, made of what `key` holds as `given`.
+pub(super) fn regex(key: &'static str, whole: &str, given: &str) -> Result<Regex> {
+    Regex::new(&format!("^(?:{whole})$"))
+        .map_err(|e| Error::setting(key, format!("{given:?} is no regular expression: {e}")))
 }
 
 /// Whether `name` is the whole path or its last parts.

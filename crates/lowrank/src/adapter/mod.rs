@@ -4,6 +4,7 @@ mod attach;
 mod config;
 mod count;
 mod file;
+mod layers;
 mod matcher;
 mod merge;
 mod peft_config;
@@ -14,6 +15,7 @@ pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
 pub use count::{Grouped, ParameterCount};
 pub use file::{AdapterFile, peft_key, save, tensors};
+pub use layers::Adapted;
 pub use merge::{Merged, merge};
 pub use targets::{Targeted, target_modules};
 pub use tree::Tree;

@@ -12,19 +12,15 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 18] = [
+const UNSUPPORTED: [&str; 14] = [
     "alora_invocation_tokens",
-    "alpha_pattern",
     "arrow_config",
     "ensure_weight_tying",
     "kasa_config",
     "layer_replication",
-    "layers_pattern",
-    "layers_to_transform",
     "lora_bias",
     "megatron_config",
     "monteclora_config",
-    "rank_pattern",
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
@@ -40,7 +36,7 @@ const RUNTIME_CONFIG: &str = "runtime_config";
 #[derive(Clone, Debug, Default)]
 pub struct Meaning<'a> {
     /// The layers that are adapted, embeddings among them.
-    pub targets: &'a [String],
+    pub targets: &'a [&'a str],
     /// The modules that are trained whole.
     pub modules_to_save: &'a [String],
     /// The base model's folder or id, as it was given.
@@ -74,15 +70,18 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         Some(Targets::Pattern(pattern)) => json!(pattern),
         Some(Targets::Names(names)) => json!(sorted(names)),
     };
-    let alpha = config.lora_alpha.unwrap_or(config.r as f64);
-    let alpha = if alpha.fract() == 0.0 && alpha < 1e15 { json!(alpha as i64) } else { json!(alpha) };
+    let alpha = number(config.lora_alpha.unwrap_or(config.r as f64));
+    let alphas: Map<String, Value> =
+        config.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), number(*alpha))).collect();
+    let ranks: Map<String, Value> =
+        config.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), json!(r))).collect();
     let init = match config.init_lora_weights {
         Init::Gaussian => json!("gaussian"),
         _ => json!(true),
     };
     json!({
         "alora_invocation_tokens": null,
-        "alpha_pattern": {},
+        "alpha_pattern": alphas,
         "arrow_config": null,
         "auto_mapping": auto_mapping,
         "base_model_name_or_path": base_model,
@@ -96,8 +95,8 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         "init_lora_weights": init,
         "kasa_config": null,
         "layer_replication": null,
-        "layers_pattern": null,
-        "layers_to_transform": null,
+        "layers_pattern": (!config.layers_pattern.is_empty()).then_some(&config.layers_pattern),
+        "layers_to_transform": config.layers_to_transform,
         "loftq_config": {},
         "lora_alpha": alpha,
         "lora_bias": false,
@@ -111,7 +110,7 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         "peft_version": PEFT_VERSION,
         "qalora_group_size": 16,
         "r": config.r,
-        "rank_pattern": {},
+        "rank_pattern": ranks,
         "revision": null,
         "target_modules": target_modules,
         "target_parameters": null,
@@ -125,13 +124,18 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
     })
 }
 
+/// A number as Python writes it that was given whole.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
 /// The decimal that a person wrote: 0.1, not 0.10000000149.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-fn sorted(names: &[String]) -> Vec<&str> {
-    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+fn sorted<S: AsRef<str>>(names: &[S]) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -167,8 +171,7 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
     }
     let known = to_value(&LoraConfig::default(), &Meaning::default());
     for (key, value) in map {
-        // The number 0 is a layer in layers_to_transform.
-        if UNSUPPORTED.contains(&key.as_str()) && (value.is_number() || !is_off(value)) {
+        if UNSUPPORTED.contains(&key.as_str()) && !is_off(value) {
             return Err(format!("{key} is {value}, a variant of LoRA that is not supported"));
         }
         if known.get(key).is_none() && key != RUNTIME_CONFIG && !is_off(value) {
@@ -179,11 +182,7 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
         }
     }
     let config = LoraConfig {
-        r: map
-            .get("r")
-            .and_then(Value::as_u64)
-            .and_then(|r| usize::try_from(r).ok())
-            .ok_or("r is not a whole number")?,
+        r: map.get("r").and_then(whole).ok_or("r is not a whole number")?,
         lora_alpha: match map.get("lora_alpha") {
             None => Some(8.0),
             Some(Value::Null) => None,
@@ -200,6 +199,24 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
             Some(bias) => Bias::parse(bias.as_str().unwrap_or_default()).map_err(|e| e.to_string())?,
         },
         modules_to_save: names(map, "modules_to_save")?.unwrap_or_default(),
+        rank_pattern: pattern(map, "rank_pattern", "a whole number", whole)?,
+        alpha_pattern: pattern(map, "alpha_pattern", "a number", Value::as_f64)?,
+        layers_to_transform: match map.get("layers_to_transform") {
+            None | Some(Value::Null) => None,
+            Some(Value::Array(numbers)) => Some(
+                numbers
+                    .iter()
+                    .map(whole)
+                    .collect::<Option<_>>()
+                    .ok_or("layers_to_transform is no list of layers")?,
+            ),
+            Some(number) => Some(vec![whole(number).ok_or("layers_to_transform is no list of layers")?]),
+        },
+        layers_pattern: match map.get("layers_pattern") {
+            Some(Value::String(name)) if !name.is_empty() => vec![name.clone()],
+            Some(Value::String(_)) => Vec::new(),
+            _ => names(map, "layers_pattern")?.unwrap_or_default(),
+        },
         use_rslora: match map.get("use_rslora") {
             None => false,
             Some(flag) => flag.as_bool().ok_or("use_rslora is neither true nor false")?,
@@ -236,6 +253,31 @@ fn init(map: &Map<String, Value>) -> Result<Init, String> {
         )),
         _ => Ok(Init::Default),
     }
+}
+
+fn whole(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|number| usize::try_from(number).ok())
+}
+
+/// A value for each pattern, in the file's order.
+fn pattern<T>(
+    map: &Map<String, Value>,
+    key: &str,
+    what: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>, String> {
+    let patterns = match map.get(key) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(patterns)) => patterns,
+        Some(other) => return Err(format!("{key} is {other}; it must be {what} for each pattern")),
+    };
+    patterns
+        .iter()
+        .map(|(pattern, value)| {
+            let value = read(value).ok_or_else(|| format!("{key}: {pattern:?} is {value}, not {what}"))?;
+            Ok((pattern.clone(), value))
+        })
+        .collect()
 }
 
 fn targets(map: &Map<String, Value>, key: &str) -> Result<Option<Targets>, String> {

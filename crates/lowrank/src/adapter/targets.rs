@@ -1,6 +1,7 @@
 //! Which modules a configuration means.
 
 use super::config::{LoraConfig, Targets};
+use super::layers::{Adapted, Numbered, PerLayer};
 use super::matcher::{Matcher, is_saved, is_suffix, is_within};
 use crate::models::ModelInfo;
 use crate::nn::{Module, ModuleKind, for_each_module, for_each_parameter};
@@ -42,6 +43,11 @@ impl Place {
             || self.older.as_ref().map_or(Ok(false), |older| matcher.matches(older))?)
     }
 
+    fn is_named_in_full(&self, targets: &Targets) -> bool {
+        let is = |name: &String| *name == self.path || self.older.as_ref() == Some(name);
+        matches!(targets, Targets::Names(names) if names.iter().any(is))
+    }
+
     fn is_called(&self, name: &str) -> bool {
         is_suffix(&self.path, name) || self.older.as_ref().is_some_and(|older| is_suffix(older, name))
     }
@@ -59,12 +65,28 @@ fn places(model: &dyn Module, info: &ModelInfo) -> Vec<Place> {
 }
 
 /// The modules that a configuration adapts, in the model's order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Targeted {
     /// The linear layers.
-    pub linears: Vec<String>,
+    pub linears: Vec<Adapted>,
     /// The embeddings.
-    pub embeddings: Vec<String>,
+    pub embeddings: Vec<Adapted>,
+}
+
+impl Targeted {
+    /// The names of all of them, those of the linear layers first.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        Adapted::paths(&self.linears).chain(Adapted::paths(&self.embeddings))
+    }
+}
+
+/// How strictly a configuration is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strictness {
+    /// Of a person: what means nothing is an error.
+    Fresh,
+    /// Of a file: PEFT passes over patterns and numbers that mean nothing.
+    Written,
 }
 
 /// The names of the linear layers and embeddings that a configuration adapts.
@@ -75,8 +97,18 @@ pub struct Targeted {
 ///
 /// # Source
 /// PEFT's `inject_adapter`: every module is matched, what is excluded or trained whole is passed over, and a module
-/// that cannot be adapted is an error.
+/// that cannot be adapted is an error. `layers_to_transform` passes over no module that is named in full.
 pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Targeted> {
+    targeted(model, info, config, Strictness::Written)
+}
+
+/// As [`target_modules`], strict or not.
+pub(super) fn targeted(
+    model: &dyn Module,
+    info: &ModelInfo,
+    config: &LoraConfig,
+    strictness: Strictness,
+) -> Result<Targeted> {
     let usual = Targets::Names(info.default_targets.iter().map(|name| (*name).to_owned()).collect());
     let targets = config.target_modules.as_ref().unwrap_or(&usual);
     let matcher = Matcher::new("target_modules", targets)?;
@@ -91,6 +123,8 @@ pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
     if let Targets::Names(names) = targets {
         names.iter().try_for_each(|name| check_name(name, &places))?;
     }
+    let (mut per_layer, numbered) = (PerLayer::new(config)?, Numbered::new(config)?);
+    let mut numbers = Vec::new();
     let (mut kept, mut other, mut left_out) = (Targeted::default(), None, false);
     for place in &places {
         let Place { path, kind, .. } = place;
@@ -102,10 +136,20 @@ pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
             || saved.iter().any(|name| is_within(path, name))
         {
             left_out = true;
-        } else {
+            continue;
+        }
+        if let Some(numbered) = numbered.as_ref().filter(|_| !place.is_named_in_full(targets)) {
+            let number = numbered.number(path);
+            numbers.extend(number);
+            if !numbered.means(number) {
+                continue;
+            }
+        }
+        let adapted = per_layer.adapted(path, place.older.as_deref());
+        {
             match kind {
-                ModuleKind::Linear => kept.linears.push(path.clone()),
-                ModuleKind::Embedding => kept.embeddings.push(path.clone()),
+                ModuleKind::Linear => kept.linears.push(adapted?),
+                ModuleKind::Embedding => kept.embeddings.push(adapted?),
                 ModuleKind::Convolution | ModuleKind::Table | ModuleKind::Other => {
                     other = other.or(Some(place));
                 }
@@ -114,6 +158,10 @@ pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
     }
     if let Some(place) = other {
         return Err(not_adaptable(targets, place, &kept, &places));
+    }
+    if strictness == Strictness::Fresh {
+        numbered.as_ref().map_or(Ok(()), |numbered| numbered.check(&numbers))?;
+        per_layer.check_all_used()?;
     }
     match (targets, left_out) {
         _ if kept != Targeted::default() => Ok(kept),
@@ -155,7 +203,7 @@ fn not_adaptable(targets: &Targets, place: &Place, kept: &Targeted, places: &[Pl
     };
     let (given, hint) = match targets {
         Targets::Pattern(pattern) => {
-            let names = last_names(kept.linears.iter().chain(&kept.embeddings).map(String::as_str));
+            let names = last_names(kept.paths());
             let start = pattern.strip_suffix(".*").unwrap_or_default();
             let example = format!("{start}.*({})", names.join("|"));
             let hint = format!("; end the pattern with the names of layers, for example {example}");

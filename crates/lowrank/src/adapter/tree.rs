@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::attach::Plan;
-use super::config::LoraConfig;
+use super::layers::Adapted;
 use crate::nn::{Embedding, LayerNorm, Linear, Module, RmsNorm, Visitor};
 use crate::tape::Parameter;
 use crate::tensor::Shape;
@@ -48,12 +48,12 @@ impl Tree {
     }
 
     /// The tree with the adapter that `plan` describes.
-    pub fn with_adapter(model: &dyn Module, config: &LoraConfig, plan: &Plan) -> Self {
-        Self::build(model, Some((config, plan)))
+    pub fn with_adapter(model: &dyn Module, plan: &Plan) -> Self {
+        Self::build(model, Some(plan))
     }
 
-    fn build(model: &dyn Module, adapter: Option<(&LoraConfig, &Plan)>) -> Self {
-        let mut builder = Builder { adapter, open: vec![Node::new("", "")] };
+    fn build(model: &dyn Module, plan: Option<&Plan>) -> Self {
+        let mut builder = Builder { plan, open: vec![Node::new("", "")] };
         model.visit("", &mut builder);
         // A model is one module, or a lone layer.
         let root = builder.open.pop().and_then(|mut top| top.children.pop());
@@ -62,14 +62,14 @@ impl Tree {
 }
 
 struct Builder<'p> {
-    adapter: Option<(&'p LoraConfig, &'p Plan)>,
+    plan: Option<&'p Plan>,
     /// The modules that have begun, the innermost last; the first holds the root.
     open: Vec<Node>,
 }
 
 impl Builder<'_> {
     fn tensor(&self, path: &str, name: &'static str, shape: Shape) -> Tensor {
-        let mark = self.adapter.map(|(_, plan)| {
+        let mark = self.plan.map(|plan| {
             let trained = plan.replaced.iter().any(|other| is_joined(other, path, name));
             if trained { Mark::Trained } else { Mark::Frozen }
         });
@@ -105,13 +105,9 @@ impl<'a> Visitor<'a> for Builder<'_> {
         if let Some(bias) = &linear.bias {
             node.tensors.push(self.tensor(path, "bias", bias.shape()));
         }
-        if let Some((config, plan)) = self.adapter
-            && plan.linears.iter().any(|other| other == path)
-        {
+        if let Some(&Adapted { r, .. }) = self.plan.and_then(|plan| plan.linear(path)) {
             node.adapted = true;
-            for (name, shape) in
-                [("lora_A", [config.r, linear.inputs()]), ("lora_B", [linear.outputs(), config.r])]
-            {
+            for (name, shape) in [("lora_A", [r, linear.inputs()]), ("lora_B", [linear.outputs(), r])] {
                 let weight = Tensor { name: "weight", shape: shape.into(), mark: Some(Mark::Trained) };
                 node.children.push(Node { tensors: vec![weight], ..Node::new(name, "Linear") });
             }
@@ -130,14 +126,11 @@ impl<'a> Visitor<'a> for Builder<'_> {
     fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
         let mut node = Node::new(last(path), "Embedding");
         node.tensors.push(self.tensor(path, "weight", embedding.weight.shape()));
-        if let Some((config, plan)) = self.adapter
-            && plan.embeddings.iter().any(|other| other == path)
-        {
+        if let Some(&Adapted { r, .. }) = self.plan.and_then(|plan| plan.embedding(path)) {
             node.adapted = true;
-            for (name, shape) in [
-                ("lora_embedding_A", [config.r, embedding.entries()]),
-                ("lora_embedding_B", [embedding.width(), config.r]),
-            ] {
+            for (name, shape) in
+                [("lora_embedding_A", [r, embedding.entries()]), ("lora_embedding_B", [embedding.width(), r])]
+            {
                 let tensor = Tensor { name: "", shape: shape.into(), mark: Some(Mark::Trained) };
                 node.children.push(Node { tensors: vec![tensor], ..Node::new(name, "Parameter") });
             }
@@ -146,7 +139,7 @@ impl<'a> Visitor<'a> for Builder<'_> {
     }
 
     fn parameter(&mut self, path: &str, parameter: &'a Parameter) {
-        let trained = self.adapter.map(|(_, plan)| plan.replaced.iter().any(|other| other == path));
+        let trained = self.plan.map(|plan| plan.replaced.iter().any(|other| other == path));
         let mark = trained.map(|trained| if trained { Mark::Trained } else { Mark::Frozen });
         let tensor = Tensor { name: "", shape: parameter.shape(), mark };
         self.push(Node { tensors: vec![tensor], ..Node::new(last(path), "Parameter") });
@@ -248,7 +241,7 @@ impl fmt::Display for Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::{Targets, plan};
+    use crate::adapter::{LoraConfig, Targets, plan};
     use crate::models::{HeadSpec, ModelConfig, from_config};
 
     fn model() -> Box<dyn crate::models::Model> {
@@ -299,7 +292,7 @@ BertForSequenceClassification
         let target_modules = Some(Targets::Names(vec!["word_embeddings".into(), "query".into()]));
         let config = LoraConfig { r: 4, target_modules, ..LoraConfig::default() };
         let plan = plan(&*model, model.info(), &config).unwrap();
-        let text = Tree::with_adapter(&*model, &config, &plan).to_string();
+        let text = Tree::with_adapter(&*model, &plan).to_string();
         let shown = "\
       (word_embeddings): Embedding(weight [30, 8])  adapted
         (lora_embedding_A): Parameter([4, 30])  trained
@@ -319,7 +312,7 @@ BertForSequenceClassification
             ..LoraConfig::default()
         };
         let plan = plan(&*model, model.info(), &config).unwrap();
-        let text = Tree::with_adapter(&*model, &config, &plan).to_string();
+        let text = Tree::with_adapter(&*model, &plan).to_string();
         for line in [
             "        (0-1): 2 x BertLayer\n",
             "        (2): BertLayer\n",

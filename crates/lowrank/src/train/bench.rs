@@ -79,7 +79,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     }
     let mut adapted = AdaptedModel::from_model(model, options.config.clone(), compute);
     let plan = adapter::attach(adapted.model_mut(), &info, &options.lora, ADAPTER, SEED)?;
-    let count = ParameterCount::with_adapter(adapted.model(), &options.lora, &plan);
+    let count = ParameterCount::with_adapter(adapted.model(), &plan);
 
     let schedule = Schedule {
         kind: ScheduleKind::Constant,

@@ -84,7 +84,7 @@ impl Subject {
     /// How much is trained.
     pub fn count(&self, adapted: &AdaptedModel) -> ParameterCount {
         match self {
-            Self::Adapter { config, plan } => ParameterCount::with_adapter(adapted.model(), config, plan),
+            Self::Adapter { plan, .. } => ParameterCount::with_adapter(adapted.model(), plan),
             Self::Model => {
                 let all = ParameterCount::of_base(adapted.model()).all;
                 ParameterCount { trainable: all, all }

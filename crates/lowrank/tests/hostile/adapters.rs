@@ -92,10 +92,6 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         ("use_qalora", json!(true)),
         ("lora_bias", json!(true)),
         ("ensure_weight_tying", json!(true)),
-        ("rank_pattern", json!({"query": 4})),
-        ("alpha_pattern", json!({"query": 4})),
-        ("layers_to_transform", json!([0])),
-        ("layers_to_transform", json!(0)),
         ("layer_replication", json!([[0, 1]])),
         ("trainable_token_indices", json!([3])),
         ("target_parameters", json!(["x"])),
@@ -109,6 +105,23 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         let folder = adapter("bert_query_value");
         set(&folder, key, value);
         assert_refused(load(&folder), &["adapter_config.json", key]);
+    }
+}
+
+#[test]
+fn a_pattern_or_number_that_the_tensors_contradict_is_refused_with_the_tensor() {
+    for (key, value, parts) in [
+        ("rank_pattern", json!({"query": 4}), ["0.attention.self.query.lora_A.weight", "[8, 36]"]),
+        (
+            "layers_to_transform",
+            json!([0]),
+            ["layer.1.attention.self.query.lora_A.weight", "binds to nothing"],
+        ),
+        ("layers_to_transform", json!(1), ["layer.0.attention.self.query.lora_A.weight", "binds to nothing"]),
+    ] {
+        let folder = adapter("bert_query_value");
+        set(&folder, key, value);
+        assert_refused(load(&folder), &parts);
     }
 }
 
@@ -162,6 +175,14 @@ fn a_configuration_of_the_wrong_type_is_refused_with_its_key() {
         ("r", json!(8.5)),
         ("r", json!(-8)),
         ("r", json!(null)),
+        ("rank_pattern", json!(["query"])),
+        ("rank_pattern", json!({"query": 1.5})),
+        ("rank_pattern", json!({"query": 0})),
+        ("alpha_pattern", json!({"query": "a"})),
+        ("alpha_pattern", json!({"query": -1})),
+        ("layers_to_transform", json!("0")),
+        ("layers_to_transform", json!([-1])),
+        ("layers_pattern", json!(1)),
         ("lora_alpha", json!("16")),
         ("lora_alpha", json!(-1)),
         ("lora_dropout", json!("0.1")),

@@ -1,6 +1,6 @@
 //! Configurations of fresh adapters.
 
-use lowrank::adapter::{self, LoraConfig, Targets};
+use lowrank::adapter::{self, LoraConfig, Plan, Targets};
 use lowrank::tape::AdapterId;
 use lowrank_kernels::Compute;
 
@@ -115,6 +115,7 @@ fn a_pattern_that_takes_too_long() {
 fn targets_beside_what_is_excluded_or_saved() {
     let model = random_model(&bert_config(1), 2, Compute::F32);
     let plan = |config: &LoraConfig| adapter::plan(model.model(), model.model().info(), config).unwrap();
+    let paths = |plan: Plan| plan.targets.paths().map(str::to_owned).collect::<Vec<_>>();
     let mut config = LoraConfig {
         target_modules: Some(Targets::Pattern(r".*layer\.0\.attention\..*".into())),
         exclude_modules: names(&["self", "output", "LayerNorm", "dropout"]),
@@ -122,12 +123,42 @@ fn targets_beside_what_is_excluded_or_saved() {
     };
     let linears = ["self.query", "self.key", "self.value", "output.dense"];
     let linears = linears.map(|name| format!("bert.encoder.layer.0.attention.{name}"));
-    assert_eq!(plan(&config).linears, linears);
+    assert_eq!(paths(plan(&config)), linears);
     config.exclude_modules = names(&["self", "dropout"]);
     config.modules_to_save = vec!["attention.output".into()];
-    assert_eq!(plan(&config).linears, linears[..3]);
+    assert_eq!(paths(plan(&config)), linears[..3]);
     config.target_modules = names(&["query", "classifier", "dropout"]);
-    assert_eq!(plan(&config).linears, linears[..1], "the head is saved");
+    assert_eq!(paths(plan(&config)), linears[..1], "the head is saved");
+}
+
+#[test]
+fn patterns_and_numbers_of_layers_that_mean_nothing() {
+    let ranks = |patterns: &[(&str, usize)]| LoraConfig {
+        rank_pattern: patterns.iter().map(|(pattern, r)| ((*pattern).to_owned(), *r)).collect(),
+        ..LoraConfig::default()
+    };
+    refused(ranks(&[("query", 0)]), &["rank_pattern", "\"query\"", "at least 1"]);
+    refused(
+        ranks(&[("query", 2), ("key", 3)]),
+        &["rank_pattern", "\"key\"", "means no layer that is adapted"],
+    );
+    refused(ranks(&[("query", 2), ("self.query", 3)]), &["\"self.query\"", "an earlier pattern"]);
+    refused(ranks(&[("value", 34)]), &["rank_pattern", "34 is beyond", "value"]);
+    refused(ranks(&[("que(ry", 2)]), &["rank_pattern", "no regular expression"]);
+    let alphas =
+        |alpha: f64| LoraConfig { alpha_pattern: vec![("query".to_owned(), alpha)], ..LoraConfig::default() };
+    refused(alphas(f64::NAN), &["alpha_pattern", "\"query\" is NaN"]);
+    let layers = |numbers: &[usize], lists: &[&str], target_modules| LoraConfig {
+        layers_to_transform: Some(numbers.to_vec()),
+        layers_pattern: lists.iter().map(|&name| name.to_owned()).collect(),
+        target_modules,
+        ..LoraConfig::default()
+    };
+    refused(layers(&[0, 3], &[], None), &["layers_to_transform", "layer 3", "0 to 0"]);
+    refused(layers(&[0], &["block"], None), &["layers_to_transform", "no", "numbered layer"]);
+    let pattern = Some(Targets::Pattern(".*query".into()));
+    refused(layers(&[0], &[], pattern), &["layers_to_transform", "a list of target_modules"]);
+    refused(layers(&[], &["layer"], None), &["layers_pattern", "absent"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::RunFile;
-use super::values::{Values, wrong};
+use super::values::{Values, describe, wrong};
 use crate::adapter::{Bias, Init, LoraConfig, Targets};
 use crate::{Error, Result};
 
@@ -19,6 +19,15 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
         exclude_modules: targets(values, "lora.exclude_modules")?,
         bias: bias(values)?,
         modules_to_save: values.list("lora.modules_to_save")?,
+        rank_pattern: by_pattern(values, "lora.rank_pattern", "a whole number from 1", |value| {
+            value.as_integer().and_then(|r| usize::try_from(r).ok())
+        })?,
+        alpha_pattern: by_pattern(values, "lora.alpha_pattern", "a number", |value| match value {
+            Value::Integer(number) => Some(*number as f64),
+            other => other.as_float(),
+        })?,
+        layers_to_transform: numbers(values, "lora.layers_to_transform")?,
+        layers_pattern: values.list("lora.layers_pattern")?,
         use_rslora: values.flag("lora.use_rslora")?,
         init_lora_weights: init(values)?,
         train_layer_norms: values.flag("lora.train_layer_norms")?,
@@ -27,8 +36,15 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
 }
 
 /// Keys that choose modules: two ways of choosing the same ones agree.
-const CHOICES: [&str; 5] =
-    ["target_modules", "exclude_modules", "modules_to_save", "train_layer_norms", "train_embeddings"];
+const CHOICES: [&str; 7] = [
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "modules_to_save",
+    "train_layer_norms",
+    "train_embeddings",
+];
 
 impl RunFile {
     /// Checks that what the run gives of `[lora]` is what the adapter to start from has; modules are not compared.
@@ -57,6 +73,10 @@ impl RunFile {
             match key.as_str() {
                 "target_modules" => config.target_modules.clone_from(&self.lora.target_modules),
                 "exclude_modules" => config.exclude_modules.clone_from(&self.lora.exclude_modules),
+                "layers_to_transform" => {
+                    config.layers_to_transform.clone_from(&self.lora.layers_to_transform);
+                }
+                "layers_pattern" => config.layers_pattern.clone_from(&self.lora.layers_pattern),
                 "modules_to_save" => config.modules_to_save.clone_from(&self.lora.modules_to_save),
                 "train_layer_norms" => config.train_layer_norms = self.lora.train_layer_norms,
                 "train_embeddings" => config.train_embeddings = self.lora.train_embeddings,
@@ -81,6 +101,42 @@ fn targets(values: &Values, key: &str) -> Result<Option<Targets>> {
         Some(other) => Err(wrong(key, other, "a list of names, a regular expression, or \"all-linear\"")),
         None => Ok(None),
     }
+}
+
+/// A table of patterns, in the run's order.
+fn by_pattern<T>(
+    values: &Values,
+    key: &str,
+    what: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>> {
+    let patterns = match values.get(key) {
+        None => return Ok(Vec::new()),
+        Some(Value::Table(patterns)) => patterns,
+        Some(other) => return Err(wrong(key, other, "a table such as {\"layer.0.*query\" = 16}")),
+    };
+    patterns
+        .iter()
+        .map(|(pattern, value)| {
+            let read = read(value).ok_or_else(|| wrong(&format!("{key}.{pattern:?}"), value, what))?;
+            Ok((pattern.clone(), read))
+        })
+        .collect()
+}
+
+/// A list of whole numbers; none where it is empty.
+fn numbers(values: &Values, key: &str) -> Result<Option<Vec<usize>>> {
+    let wanted = "a list of numbers of layers, from 0";
+    let items = match values.get(key) {
+        None => return Ok(None),
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(wrong(key, other, wanted)),
+    };
+    let number = |item: &Value| {
+        let number = item.as_integer().and_then(|number| usize::try_from(number).ok());
+        number.ok_or_else(|| Error::setting(key, format!("it holds {}; it is {wanted}", describe(item))))
+    };
+    Ok(Some(items.iter().map(number).collect::<Result<Vec<_>>>()?).filter(|numbers| !numbers.is_empty()))
 }
 
 fn bias(values: &Values) -> Result<Bias> {
@@ -127,6 +183,13 @@ pub(super) fn write(config: &LoraConfig, table: &mut Table) {
     set("exclude_modules", targets_value(config.exclude_modules.as_ref()));
     set("bias", Value::String(config.bias.as_str().to_owned()));
     set("modules_to_save", strings(&config.modules_to_save));
+    let ranks = config.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), Value::Integer(*r as i64)));
+    set("rank_pattern", Value::Table(ranks.collect()));
+    let alphas = config.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), Value::Float(*alpha)));
+    set("alpha_pattern", Value::Table(alphas.collect()));
+    let layers = config.layers_to_transform.iter().flatten();
+    set("layers_to_transform", Value::Array(layers.map(|layer| Value::Integer(*layer as i64)).collect()));
+    set("layers_pattern", strings(&config.layers_pattern));
     set("use_rslora", Value::Boolean(config.use_rslora));
     let init = match config.init_lora_weights {
         Init::Default => Value::Boolean(true),

@@ -76,6 +76,8 @@ fn the_least_run_file_has_the_documented_defaults() {
     assert_eq!((lora.r, lora.lora_alpha, lora.lora_dropout, lora.bias), (8, Some(8.0), 0.0, Bias::None));
     assert_eq!((&lora.target_modules, &lora.exclude_modules), (&None, &None));
     assert!(lora.modules_to_save.is_empty() && !lora.use_rslora);
+    assert!(lora.rank_pattern.is_empty() && lora.alpha_pattern.is_empty());
+    assert!(lora.layers_to_transform.is_none() && lora.layers_pattern.is_empty());
     assert!(matches!(lora.init_lora_weights, Init::Default));
     assert!(!lora.train_layer_norms && !lora.train_embeddings);
 }
@@ -105,6 +107,10 @@ fn every_key_can_be_given() {
         exclude_modules = ".*layer\\.0\\..*"
         bias = "lora_only"
         modules_to_save = ["pooler"]
+        rank_pattern = {"layer.1.*query" = 16, "query" = 2}
+        alpha_pattern = {"value" = 3}
+        layers_to_transform = [0, 1]
+        layers_pattern = ["layer"]
         use_rslora = true
         init_lora_weights = "gaussian"
         train_layer_norms = true
@@ -141,6 +147,10 @@ fn every_key_can_be_given() {
     assert_eq!(run.lora.target_modules, Some(Targets::Names(vec!["query".into(), "self.value".into()])));
     assert_eq!(run.lora.exclude_modules, Some(Targets::Pattern(r".*layer\.0\..*".into())));
     assert_eq!((run.lora.bias, run.lora.lora_dropout), (Bias::LoraOnly, 0.1));
+    assert_eq!(run.lora.rank_pattern, [("layer.1.*query".to_owned(), 16), ("query".to_owned(), 2)]);
+    assert_eq!(run.lora.alpha_pattern, [("value".to_owned(), 3.0)]);
+    assert_eq!(run.lora.layers_to_transform, Some(vec![0, 1]));
+    assert_eq!(run.lora.layers_pattern, ["layer"]);
     assert_eq!((run.train.warmup, run.train.eval_every), (Warmup::Steps(5), EvalEvery::Steps(50)));
     assert_eq!((run.train.compute, run.train.dtype), (Some(Compute::Bf16), Some(Compute::Bf16)));
     assert_eq!(run.compute(), Compute::Bf16);
@@ -214,6 +224,10 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
         ("task=sst", r#"unknown task "sst"; did you mean sst2"#),
         ("method=dora", r#"method: "dora" is not one of lora, full"#),
         ("lora.r=0", "lora.r: it is 0; a rank is at least 1"),
+        ("lora.rank_pattern={\"query\" = 0}", "lora.rank_pattern: \"query\" is 0; a rank is at least 1"),
+        ("lora.rank_pattern=4", "lora.rank_pattern: it is the whole number 4; it must be a table"),
+        ("lora.alpha_pattern={\"query\" = \"a\"}", "lora.alpha_pattern.\"query\": it is the string"),
+        ("lora.layers_to_transform=[-1]", "lora.layers_to_transform: it holds the whole number -1"),
         ("lora.lora_alpha=0", "lora.lora_alpha: 0 is not above 0"),
         ("lora.lora_dropout=1.0", "lora.lora_dropout: 1 is not in 0..1"),
         ("lora.bias=some", r#"lora.bias: "some" is not one of none, all, lora_only"#),

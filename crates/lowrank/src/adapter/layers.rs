@@ -1,0 +1,161 @@
+//! What a configuration says of single layers: their rank and alpha by pattern, and which are meant by number.
+
+use fancy_regex::Regex;
+
+use super::config::LoraConfig;
+use super::matcher::regex;
+use crate::{Error, Result};
+
+/// A layer that gets a low-rank pair, and what the configuration gives this one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapted {
+    /// Its name in the model.
+    pub path: String,
+    /// The rank of its pair.
+    pub r: usize,
+    /// The numerator of its scaling; absent: `r`.
+    pub lora_alpha: Option<f64>,
+    /// What multiplies `B·A·x`.
+    pub scaling: f32,
+}
+
+impl Adapted {
+    /// The layer of this name among others.
+    pub fn find<'a>(layers: &'a [Self], path: &str) -> Option<&'a Self> {
+        layers.iter().find(|layer| layer.path == path)
+    }
+
+    /// Their names.
+    pub fn paths(layers: &[Self]) -> impl Iterator<Item = &str> {
+        layers.iter().map(|layer| layer.path.as_str())
+    }
+}
+
+/// Values for layers whose names match patterns; the first pattern that does decides.
+///
+/// # Source
+/// PEFT's `get_pattern_key`: a pattern means a name, or its last parts.
+pub(super) struct ByPattern<T> {
+    key: &'static str,
+    patterns: Vec<(Regex, T)>,
+    used: Vec<bool>,
+}
+
+impl<T: Copy> ByPattern<T> {
+    pub(super) fn new(key: &'static str, patterns: &[(String, T)]) -> Result<Self> {
+        let compile = |(pattern, value): &(String, T)| {
+            Ok((regex(key, &format!(r"(?:.*\.)?(?:{pattern})"), pattern)?, *value))
+        };
+        let used = vec![false; patterns.len()];
+        Ok(Self { key, patterns: patterns.iter().map(compile).collect::<Result<_>>()?, used })
+    }
+
+    /// The value for a layer of these names.
+    pub(super) fn get(&mut self, names: &[&str]) -> Result<Option<T>> {
+        for ((pattern, value), used) in self.patterns.iter().zip(&mut self.used) {
+            for name in names {
+                let matches = pattern.is_match(name).map_err(|e| {
+                    Error::setting(self.key, format!("the pattern cannot be matched with {name}: {e}"))
+                })?;
+                if matches {
+                    *used = true;
+                    return Ok(Some(*value));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The place of a pattern that decided nothing.
+    fn unused(&self) -> Option<usize> {
+        self.used.iter().position(|used| !used)
+    }
+}
+
+/// What a configuration gives single layers.
+pub(super) struct PerLayer<'c> {
+    config: &'c LoraConfig,
+    ranks: ByPattern<usize>,
+    alphas: ByPattern<f64>,
+}
+
+impl<'c> PerLayer<'c> {
+    pub(super) fn new(config: &'c LoraConfig) -> Result<Self> {
+        let ranks = ByPattern::new("rank_pattern", &config.rank_pattern)?;
+        Ok(Self { config, ranks, alphas: ByPattern::new("alpha_pattern", &config.alpha_pattern)? })
+    }
+
+    /// The layer at `path`, which may have had another name in older versions of Transformers.
+    pub(super) fn adapted(&mut self, path: &str, older: Option<&str>) -> Result<Adapted> {
+        let names: Vec<&str> = [path].into_iter().chain(older).collect();
+        let r = self.ranks.get(&names)?.unwrap_or(self.config.r);
+        let lora_alpha = self.alphas.get(&names)?.or(self.config.lora_alpha);
+        let scaling = self.config.scaling(r, lora_alpha);
+        Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling })
+    }
+
+    /// Checks that every pattern decided something.
+    pub(super) fn check_all_used(&self) -> Result<()> {
+        let unused = [
+            ("rank_pattern", self.ranks.unused().map(|at| &self.config.rank_pattern[at].0)),
+            ("alpha_pattern", self.alphas.unused().map(|at| &self.config.alpha_pattern[at].0)),
+        ];
+        match unused.into_iter().find_map(|(key, pattern)| Some((key, pattern?))) {
+            None => Ok(()),
+            Some((key, pattern)) => {
+                let reason =
+                    "means no layer that is adapted, or none that an earlier pattern has not decided";
+                Err(Error::setting(key, format!("{pattern:?} {reason}")))
+            }
+        }
+    }
+}
+
+/// The layers of `layers_to_transform`.
+pub(super) struct Numbered<'c> {
+    numbers: &'c [usize],
+    /// The number that follows the name of a list of layers.
+    patterns: Vec<Regex>,
+}
+
+impl<'c> Numbered<'c> {
+    /// None where all layers are meant.
+    pub(super) fn new(config: &'c LoraConfig) -> Result<Option<Self>> {
+        let numbers = match config.layers_to_transform.as_deref() {
+            None | Some([]) => return Ok(None),
+            Some(numbers) => numbers,
+        };
+        let any = [r"[^.]*".to_owned()];
+        let lists = if config.layers_pattern.is_empty() { &any[..] } else { &config.layers_pattern };
+        let start = if config.layers_pattern.is_empty() { r".*?\." } else { r"(?:|.*?\.)" };
+        let compile = |list: &String| regex("layers_pattern", &format!(r"{start}{list}\.(\d+)\..*"), list);
+        Ok(Some(Self { numbers, patterns: lists.iter().map(compile).collect::<Result<_>>()? }))
+    }
+
+    /// The number of the layer that the module at `path` is in.
+    ///
+    /// # Source
+    /// PEFT's `check_target_module_exists`: the first number after the name of the list that matches first.
+    pub(super) fn number(&self, path: &str) -> Option<usize> {
+        self.patterns
+            .iter()
+            .find_map(|pattern| pattern.captures(path).ok().flatten())
+            .and_then(|found| found.get(1)?.as_str().parse().ok())
+    }
+
+    pub(super) fn means(&self, number: Option<usize>) -> bool {
+        number.is_some_and(|number| self.numbers.contains(&number))
+    }
+
+    /// Checks that each number is one of those that matched modules are in.
+    pub(super) fn check(&self, found: &[usize]) -> Result<()> {
+        let Some(unknown) = self.numbers.iter().find(|number| !found.contains(number)) else { return Ok(()) };
+        let reason = match found.iter().min().zip(found.iter().max()) {
+            None => "none of target_modules is in a numbered layer".to_owned(),
+            Some((first, last)) => {
+                format!("layer {unknown} has none of target_modules; the layers are {first} to {last}")
+            }
+        };
+        Err(Error::setting("layers_to_transform", reason))
+    }
+}
