@@ -34,8 +34,9 @@ struct Pair {
 /// place of the base model's. The adapter is then off the model, which answers with it in every batch, at the cost of
 /// the base alone. Other adapters add to what is merged.
 ///
-/// A weight keeps its type: in bf16, the sum is rounded to that. One that is another name of a changed weight keeps its
-/// old value, so that the answers are those of the adapter.
+/// A weight keeps its type: in bf16 or f16, the sum is rounded to that. One in 8 bits becomes f32, as no 8 bits hold the
+/// sum of its decoded values and the product. What was never packed is not packed afterwards either. A weight that is
+/// another name of a changed one keeps its old value, so that the answers are those of the adapter.
 ///
 /// # Errors
 /// If a weight has no value, or would not be finite; the model is then as it was.
@@ -53,15 +54,18 @@ pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
         let tied = parameter.tie().filter(|_| parameter.base().is_none());
         let loses_its_value = tied.is_some_and(|name| changed.iter().any(|path| *path == name));
         if result.is_ok() && (changed.contains(&path.to_owned()) || loses_its_value) {
-            let start = match tied.and_then(|name| bases.get(name)) {
+            let tied = tied.and_then(|name| bases.get(name));
+            let start = match tied {
                 Some(base) => Ok(parameter.replacement(adapter).unwrap_or(base)),
                 None => parameter.active(Some(adapter)),
             };
+            let kept = |value: Tensor| match parameter.base().or(tied) {
+                Some(base) => base.with_value(value),
+                None => Leaf::frozen(value),
+            };
             result = start
-                .and_then(|leaf| {
-                    pair.map_or(Ok(leaf.value().clone()), |pair| pair.added_to(path, leaf.value()))
-                })
-                .map(|value| drop(values.insert(path.to_owned(), value)));
+                .and_then(|leaf| pair.map_or_else(|| Ok(leaf.float()), |pair| pair.added_to(path, leaf)))
+                .map(|value| drop(values.insert(path.to_owned(), kept(value))));
         }
     });
     result?;
@@ -69,7 +73,7 @@ pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
     for_each_parameter_mut(model, |path, parameter| {
         if let Some(value) = values.remove(path).filter(|_| result.is_ok()) {
             merged.before.insert(path.to_owned(), parameter.base().cloned());
-            result = parameter.set_base(Leaf::frozen(value));
+            result = parameter.set_base(value);
         }
     });
     result?;
@@ -95,12 +99,13 @@ fn collect(model: &mut dyn Module, adapter: AdapterId) -> Merged {
 }
 
 impl Pair {
-    /// `W + s·B·A`, or `W + s·Aᵀ·Bᵀ`, in the type of `W`.
-    fn added_to(&self, path: &str, weight: &Tensor) -> Result<Tensor> {
+    /// `W + s·B·A`, or `W + s·Aᵀ·Bᵀ`, in the floating type of `W`.
+    fn added_to(&self, path: &str, leaf: &Leaf) -> Result<Tensor> {
         let Lora { a, b, scaling, .. } = &self.lora;
         let transposed = a.value().transposed();
         let (left, right) =
             if self.is_embedding { (&transposed, b.value()) } else { (b.value(), &transposed) };
+        let weight = leaf.float();
         let (rows, width) = weight.rows_and_width();
         let mut sum = weight.to_dtype(DType::F32);
         let left = Rows::dense(left.as_slice::<f32>(), rows, self.lora.rank());
@@ -154,5 +159,65 @@ impl Merged {
             embedding.lora.extend(self.pairs.remove(&join(path, "weight")).map(|pair| pair.lora));
         });
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Linear;
+    use crate::tape::Queue;
+    use crate::tensor::Quantized;
+
+    const A: AdapterId = AdapterId(0);
+
+    /// A layer of 16 by 16 under an adapter of rank 1 that adds 0.5 to each weight.
+    fn layer(base: Leaf) -> Linear {
+        let mut layer = Linear::new(16, 16, false);
+        layer.weight.set_base(base).unwrap();
+        let ones = |shape: [usize; 2]| Leaf::frozen(Tensor::from_slice(shape, &[1.0f32; 16]));
+        layer.lora.push(Lora { adapter: A, a: ones([1, 16]), b: ones([16, 1]), scaling: 0.5, dropout: 0.0 });
+        layer
+    }
+
+    fn weight() -> Tensor {
+        Tensor::from_slice([16, 16], &(0..256).map(|i| i as f32 / 64.0 - 2.0).collect::<Vec<f32>>())
+    }
+
+    #[test]
+    fn a_weight_of_any_type_is_merged_and_comes_back() {
+        for dtype in [DType::F32, DType::Bf16, DType::F16, DType::I8] {
+            let leaf = match dtype {
+                DType::I8 => Leaf::quantized(Quantized::from_float(&weight()).unwrap()),
+                float => Leaf::frozen(weight().to_dtype(float)),
+            };
+            let before = leaf.float().to_f32_vec();
+            let mut layer = layer(leaf.clone());
+            let merged = merge(&mut layer, A).unwrap();
+            let value = layer.weight.base().unwrap().value().clone();
+            let expected = if dtype == DType::I8 { DType::F32 } else { dtype };
+            assert_eq!(value.dtype(), expected);
+            for (after, before) in value.to_f32_vec().into_iter().zip(before) {
+                assert!((after - before - 0.5).abs() < 1e-2, "{dtype}: {before} became {after}");
+            }
+            merged.unmerge(&mut layer).unwrap();
+            assert_eq!(layer.weight.base().unwrap().id(), leaf.id(), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_in_f16_is_not_merged() {
+        let mut layer = layer(Leaf::frozen(weight().to_dtype(DType::F16)));
+        layer.lora[0].scaling = 1e6;
+        assert!(merge(&mut layer, A).unwrap_err().to_string().contains("would not be finite"));
+    }
+
+    #[test]
+    fn a_weight_that_is_never_packed_is_not_packed_once_it_is_merged() {
+        let mut leaf = Leaf::frozen(weight());
+        leaf.stream(Queue::places(vec![weight()]).next().unwrap());
+        let mut layer = layer(leaf);
+        merge(&mut layer, A).unwrap();
+        assert!(layer.weight.base().unwrap().queue().is_some());
     }
 }

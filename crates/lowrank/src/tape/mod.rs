@@ -242,11 +242,12 @@ impl DropoutSite {
     }
 }
 
-/// Whether every element of a floating tensor is finite.
+/// Whether every element is finite, as all whole numbers are.
 pub fn is_finite(tensor: &Tensor) -> bool {
     match tensor.dtype() {
         DType::F32 => elementwise::is_finite(tensor.as_slice::<f32>()),
         DType::Bf16 => elementwise::is_finite(tensor.as_slice::<half::bf16>()),
-        _ => true,
+        DType::F16 => tensor.as_slice::<half::f16>().iter().all(|x| x.is_finite()),
+        DType::I8 | DType::U8 | DType::I64 => true,
     }
 }

@@ -76,6 +76,11 @@ impl Leaf {
         self.quantized.as_ref().map_or_else(|| self.value.clone(), |quantized| quantized.to_f32())
     }
 
+    /// A frozen leaf of another value, of which no packed form is kept if none is of this one.
+    pub(crate) fn with_value(&self, value: Tensor) -> Self {
+        Self { queue: self.queue.clone(), ..Self::frozen(value) }
+    }
+
     /// Keeps no packed form of a frozen value: products read it where it is, and have the next weights of the queue
     /// read ahead from their file.
     pub(crate) fn stream(&mut self, queue: Queue) {
@@ -147,7 +152,7 @@ impl Leaf {
     }
 
     /// Where it stands among the streamed weights.
-    pub(super) fn queue(&self) -> Option<&Queue> {
+    pub(crate) fn queue(&self) -> Option<&Queue> {
         self.queue.as_ref()
     }
 

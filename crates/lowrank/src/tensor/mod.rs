@@ -190,13 +190,16 @@ impl Tensor {
         match (self.dtype, dtype) {
             (DType::Bf16, DType::F32) => convert(self.as_slice::<bf16>(), out.make_mut::<f32>()),
             (DType::F32, DType::Bf16) => convert(self.as_slice::<f32>(), out.make_mut::<bf16>()),
-            (DType::F16, _) => {
-                let wide: Vec<f32> = self.as_slice::<f16>().iter().map(|x| x.to_f32()).collect();
-                match dtype {
-                    DType::F32 => out.make_mut::<f32>().copy_from_slice(&wide),
-                    DType::Bf16 => convert(&wide, out.make_mut::<bf16>()),
-                    _ => panic!("no conversion of f16 to {dtype}"),
-                }
+            (DType::F16, DType::F32) => {
+                let pairs = out.make_mut::<f32>().iter_mut().zip(self.as_slice::<f16>());
+                pairs.for_each(|(wide, half)| *wide = half.to_f32());
+            }
+            (DType::F32, DType::F16) => {
+                let pairs = out.make_mut::<f16>().iter_mut().zip(self.as_slice::<f32>());
+                pairs.for_each(|(half, wide)| *half = f16::from_f32(*wide));
+            }
+            (DType::F16, DType::Bf16) | (DType::Bf16, DType::F16) => {
+                return self.to_dtype(DType::F32).to_dtype(dtype);
             }
             (from, to) => panic!("no conversion of {from} to {to}"),
         }
@@ -248,6 +251,21 @@ impl From<Compute> for DType {
         match compute {
             Compute::F32 => Self::F32,
             Compute::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_floating_type_becomes_every_other() {
+        let floats = [DType::F32, DType::Bf16, DType::F16];
+        let values = [0.0, -1.5, 0.25, 384.0];
+        for (from, to) in floats.into_iter().flat_map(|from| floats.map(|to| (from, to))) {
+            let tensor = Tensor::from_slice([2, 2], &values).to_dtype(from).to_dtype(to);
+            assert_eq!((tensor.dtype(), tensor.to_f32_vec()), (to, values.to_vec()), "{from} to {to}");
         }
     }
 }
