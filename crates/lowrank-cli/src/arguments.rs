@@ -100,6 +100,7 @@ pub enum Command {
     Generate(Box<commands::generate::Arguments>),
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
+    Merge(commands::merge::Arguments),
     Compare(commands::compare::Arguments),
     Quantize(commands::quantize::Arguments),
     #[command(subcommand)]

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod eval;
 pub mod forward;
 pub mod generate;
+pub mod merge;
 pub mod params;
 pub mod predict;
 pub mod quantize;
@@ -27,6 +28,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Predict(arguments) => predict::run(arguments, global),
         Command::Generate(arguments) => generate::run(*arguments, global),
         Command::Forward(arguments) => forward::run(arguments, global),
+        Command::Merge(arguments) => merge::run(arguments, global),
         Command::Params(arguments) => params::run(arguments, global),
         Command::Compare(arguments) => compare::run(arguments, global),
         Command::Quantize(arguments) => quantize::run(arguments, global),

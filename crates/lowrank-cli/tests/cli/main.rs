@@ -11,6 +11,7 @@ mod hub_data;
 mod images;
 mod language;
 mod measure;
+mod merge;
 mod refuse;
 #[allow(dead_code)]
 #[path = "../../../lowrank/tests/hub/server.rs"]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lowrank_kernels::{Rows, RowsMut, low_rank};
 
 use crate::nn::{
-    Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter, for_each_parameter_mut, join,
+    Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
+    for_each_parameter, for_each_parameter_mut, join,
 };
 use crate::tape::{AdapterId, Leaf, Lora, is_finite};
 use crate::tensor::{DType, Tensor};
@@ -17,14 +18,21 @@ pub struct Merged {
     adapter: AdapterId,
     /// The base model's values before; none where there was none.
     before: BTreeMap<String, Option<Leaf>>,
-    /// The low-rank pairs by the weight that they change.
-    pairs: BTreeMap<String, Pair>,
-    /// What stood in for a value of the base model's.
-    replacements: BTreeMap<String, Leaf>,
+    changes: Changes,
 }
 
+/// What an adapter changes in a model's parameters, by their names.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// The low-rank pairs that are added to a weight.
+    pub pairs: BTreeMap<String, Vec<Pair>>,
+    /// What stands in for a value of the base model's.
+    pub replacements: BTreeMap<String, Leaf>,
+}
+
+/// A low-rank pair.
 #[derive(Debug)]
-struct Pair {
+pub(crate) struct Pair {
     lora: Lora,
     /// An embedding's weight is `[entries, width]`: the product is `Aᵀ·Bᵀ`.
     is_embedding: bool,
@@ -41,16 +49,17 @@ struct Pair {
 /// # Errors
 /// If a weight has no value, or would not be finite; the model is then as it was.
 pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
-    let mut merged = collect(model, adapter);
+    let changes = Changes::of(&*model, adapter);
+    let mut before = BTreeMap::new();
     let mut bases = BTreeMap::new();
     for_each_parameter(&*model, |path, parameter| {
         bases.extend(parameter.base().map(|leaf| (path.to_owned(), leaf.clone())));
     });
-    let changed: BTreeSet<&String> = merged.pairs.keys().chain(merged.replacements.keys()).collect();
+    let changed: BTreeSet<&String> = changes.pairs.keys().chain(changes.replacements.keys()).collect();
     let mut values = BTreeMap::new();
     let mut result = Ok(());
     for_each_parameter(&*model, |path, parameter| {
-        let pair = merged.pairs.get(path);
+        let pairs = changes.pairs.get(path).map_or(&[][..], Vec::as_slice);
         let tied = parameter.tie().filter(|_| parameter.base().is_none());
         let loses_its_value = tied.is_some_and(|name| changed.iter().any(|path| *path == name));
         if result.is_ok() && (changed.contains(&path.to_owned()) || loses_its_value) {
@@ -64,7 +73,7 @@ pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
                 None => Leaf::frozen(value),
             };
             result = start
-                .and_then(|leaf| pair.map_or_else(|| Ok(leaf.float()), |pair| pair.added_to(path, leaf)))
+                .and_then(|leaf| sum(path, leaf, pairs))
                 .map(|value| drop(values.insert(path.to_owned(), kept(value))));
         }
     });
@@ -72,50 +81,84 @@ pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
     let mut result = Ok(());
     for_each_parameter_mut(model, |path, parameter| {
         if let Some(value) = values.remove(path).filter(|_| result.is_ok()) {
-            merged.before.insert(path.to_owned(), parameter.base().cloned());
+            before.insert(path.to_owned(), parameter.base().cloned());
             result = parameter.set_base(value);
         }
     });
     result?;
     super::detach(model, adapter);
-    Ok(merged)
+    Ok(Merged { adapter, before, changes })
 }
 
-/// What an adapter brought to a model.
-fn collect(model: &mut dyn Module, adapter: AdapterId) -> Merged {
-    let (mut pairs, mut replacements) = (BTreeMap::new(), BTreeMap::new());
-    for_each_linear_mut(model, |path, linear| {
-        let pair = linear.adapter(adapter).map(|lora| Pair { lora: lora.clone(), is_embedding: false });
-        pairs.extend(pair.map(|pair| (join(path, "weight"), pair)));
-    });
-    for_each_embedding_mut(model, |path, embedding| {
-        let pair = embedding.adapter(adapter).map(|lora| Pair { lora: lora.clone(), is_embedding: true });
-        pairs.extend(pair.map(|pair| (join(path, "weight"), pair)));
-    });
-    for_each_parameter(&*model, |path, parameter| {
-        replacements.extend(parameter.replacement(adapter).map(|leaf| (path.to_owned(), leaf.clone())));
-    });
-    Merged { adapter, before: BTreeMap::new(), pairs, replacements }
+impl Changes {
+    /// Those of an adapter.
+    pub fn of(model: &dyn Module, adapter: AdapterId) -> Self {
+        let mut changes = Self::default();
+        let mut add = |path: &str, lora: &[Lora], is_embedding| {
+            for lora in lora.iter().filter(|lora| lora.adapter == adapter) {
+                let pair = Pair { lora: lora.clone(), is_embedding };
+                changes.pairs.entry(join(path, "weight")).or_default().push(pair);
+            }
+        };
+        for_each_linear(model, |path, linear| add(path, &linear.lora, false));
+        for_each_embedding(model, |path, embedding| add(path, &embedding.lora, true));
+        for_each_parameter(model, |path, parameter| {
+            let leaf = parameter.replacement(adapter).cloned();
+            changes.replacements.extend(leaf.map(|leaf| (path.to_owned(), leaf)));
+        });
+        changes
+    }
+}
+
+/// A weight with the products of pairs added, in its floating type.
+pub(crate) fn sum(path: &str, leaf: &Leaf, pairs: &[Pair]) -> Result<Tensor> {
+    let weight = leaf.float();
+    if pairs.is_empty() {
+        return Ok(weight);
+    }
+    let (rows, width) = weight.rows_and_width();
+    let mut sum = weight.to_dtype(DType::F32);
+    for pair in pairs {
+        pair.product(false).add_to(0, RowsMut::dense(sum.make_mut::<f32>(), rows, width));
+    }
+    let sum = sum.to_dtype(weight.dtype());
+    if is_finite(&sum) { Ok(sum) } else { Err(not_finite(path)) }
+}
+
+/// The error of a sum that is not finite.
+pub(crate) fn not_finite(path: &str) -> Error {
+    Error::Usage(format!("{path} would not be finite with the adapter merged into it"))
 }
 
 impl Pair {
-    /// `W + s·B·A`, or `W + s·Aᵀ·Bᵀ`, in the floating type of `W`.
-    fn added_to(&self, path: &str, leaf: &Leaf) -> Result<Tensor> {
+    /// What is added to the weight, or to the transposed one.
+    pub fn product(&self, of_transposed: bool) -> Product {
         let Lora { a, b, scaling, .. } = &self.lora;
-        let transposed = a.value().transposed();
-        let (left, right) =
-            if self.is_embedding { (&transposed, b.value()) } else { (b.value(), &transposed) };
-        let weight = leaf.float();
-        let (rows, width) = weight.rows_and_width();
-        let mut sum = weight.to_dtype(DType::F32);
-        let left = Rows::dense(left.as_slice::<f32>(), rows, self.lora.rank());
-        let out = RowsMut::dense(sum.make_mut::<f32>(), rows, width);
-        low_rank::up(left, right.as_slice::<f32>(), *scaling, out);
-        let sum = sum.to_dtype(weight.dtype());
-        if is_finite(&sum) {
-            return Ok(sum);
-        }
-        Err(Error::Usage(format!("{path} would not be finite with the adapter merged into it")))
+        let (a, b) = (a.value().transposed(), b.value().clone());
+        // An embedding's weight is `[entries, width]`: `Aᵀ·Bᵀ`.
+        let (left, right) = if self.is_embedding == of_transposed { (b, a) } else { (a, b) };
+        Product { left, right, scaling: *scaling }
+    }
+}
+
+/// A product `s·L·Rᵀ` that is added to a matrix.
+pub(crate) struct Product {
+    /// `[rows, r]`.
+    left: Tensor,
+    /// `[width, r]`.
+    right: Tensor,
+    scaling: f32,
+}
+
+impl Product {
+    /// Adds it to the rows from `first` on.
+    ///
+    /// # Shapes
+    /// `rows`: `[N, width]`.
+    pub fn add_to(&self, first: usize, rows: RowsMut<'_, f32>) {
+        let r = self.left.shape().width();
+        let left = &self.left.as_slice::<f32>()[first * r..(first + rows.rows()) * r];
+        low_rank::up(Rows::dense(left, rows.rows(), r), self.right.as_slice::<f32>(), self.scaling, rows);
     }
 }
 
@@ -129,7 +172,7 @@ impl Merged {
         let mut shapes = BTreeMap::new();
         for_each_parameter(&*model, |path, parameter| shapes.extend([(path.to_owned(), parameter.shape())]));
         let before = self.before.iter().filter_map(|(path, leaf)| Some((path, leaf.as_ref()?)));
-        for (path, leaf) in before.chain(&self.replacements) {
+        for (path, leaf) in before.chain(&self.changes.replacements) {
             if shapes.get(path) != Some(&leaf.value().shape()) {
                 let reason = format!("{path} is not that of the model that the adapter was merged into");
                 return Err(Error::Usage(reason));
@@ -145,7 +188,7 @@ impl Merged {
                 }
                 None => Ok(()),
             };
-            let replaced = self.replacements.remove(path);
+            let replaced = self.changes.replacements.remove(path);
             let back = back
                 .and_then(|()| replaced.map_or(Ok(()), |leaf| parameter.set_replacement(self.adapter, leaf)));
             if result.is_ok() {
@@ -153,10 +196,12 @@ impl Merged {
             }
         });
         for_each_linear_mut(model, |path, linear| {
-            linear.lora.extend(self.pairs.remove(&join(path, "weight")).map(|pair| pair.lora));
+            let pairs = self.changes.pairs.remove(&join(path, "weight"));
+            linear.lora.extend(pairs.into_iter().flatten().map(|pair| pair.lora));
         });
         for_each_embedding_mut(model, |path, embedding| {
-            embedding.lora.extend(self.pairs.remove(&join(path, "weight")).map(|pair| pair.lora));
+            let pairs = self.changes.pairs.remove(&join(path, "weight"));
+            embedding.lora.extend(pairs.into_iter().flatten().map(|pair| pair.lora));
         });
         result
     }

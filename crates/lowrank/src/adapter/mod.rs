@@ -4,6 +4,7 @@ mod attach;
 mod config;
 mod count;
 mod file;
+mod join;
 mod layers;
 mod matcher;
 mod merge;
@@ -15,7 +16,9 @@ pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
 pub use count::{Grouped, ParameterCount};
 pub use file::{AdapterFile, peft_key, save, tensors};
+pub use join::join;
 pub use layers::Adapted;
+pub(crate) use merge::{Changes, Pair, not_finite, sum};
 pub use merge::{Merged, merge};
 pub use targets::{Targeted, target_modules};
 pub use tree::Tree;

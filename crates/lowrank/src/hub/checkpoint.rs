@@ -161,6 +161,11 @@ impl Checkpoint {
         })
     }
 
+    /// The files, each with the keys that it holds, sorted.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, Vec<&str>)> {
+        self.files.iter().map(|file| (&*file.path, file.entries.keys().map(String::as_str).collect()))
+    }
+
     /// The files' own notes, such as `format`; of several shards the first one's.
     pub fn metadata(&self) -> Option<&BTreeMap<String, String>> {
         self.files.first().map(|file| &file.metadata)

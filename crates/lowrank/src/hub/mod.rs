@@ -24,4 +24,4 @@ pub use repository::{
 };
 pub use tensors::{Tensors, to_tensor, write_tensors};
 pub use watch::{Download, OnDownload, watch_downloads};
-pub use write::{TensorToWrite, write_safetensors};
+pub use write::{StreamError, TensorHeader, TensorToWrite, stream_safetensors, write_safetensors};

@@ -135,6 +135,17 @@ fn settle_pooler(model: &mut dyn Model, checkpoint: &Checkpoint, keys: &Keys<'_>
     }
 }
 
+/// The key of each parameter in a checkpoint: the one that is there, or what it would be.
+pub(crate) fn keys_of(model: &dyn Model, checkpoint: &Checkpoint) -> BTreeMap<String, String> {
+    let keys = Keys::new(model.info(), checkpoint);
+    let mut found = BTreeMap::new();
+    for_each_parameter(model, |path, _| {
+        let key = keys.find(path).map_or_else(|| keys.key(path).to_owned(), |(key, _)| key);
+        found.insert(path.to_owned(), key);
+    });
+    found
+}
+
 /// The keys of the checkpoint's tensors that can be brought into 8 bits, each with whether its rows and columns are
 /// exchanged there.
 pub(crate) fn quantizable_keys(model: &mut dyn Model, checkpoint: &Checkpoint) -> BTreeMap<String, bool> {

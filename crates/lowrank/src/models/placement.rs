@@ -24,6 +24,8 @@ pub enum LoadIn {
     Auto,
     /// 8 bits.
     Int8,
+    /// The checkpoint's type, in its file: what holds two models at once, and no name in a run file asks for.
+    Mapped,
 }
 
 impl LoadIn {
@@ -35,6 +37,7 @@ impl LoadIn {
         match self {
             Self::Auto => "auto",
             Self::Int8 => "int8",
+            Self::Mapped => "mapped",
         }
     }
 }

@@ -118,6 +118,7 @@ impl AdaptedModel {
         let compute = compute.unwrap_or_else(default_compute);
         let (placement, placement_note) = match (load_in, purpose) {
             (LoadIn::Int8, _) => (Placement::Int8, None),
+            (LoadIn::Mapped, _) => (Placement::Mapped, None),
             // What is trained is in memory in any case.
             (LoadIn::Auto, Use::FullTraining) => (Placement::Packed, None),
             (LoadIn::Auto, _) => Needs::of(&*model, &checkpoint, compute, purpose == Use::Training)

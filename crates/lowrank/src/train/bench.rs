@@ -73,7 +73,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     check(options, &info)?;
     let dtype = if compute == Compute::Bf16 { DType::Bf16 } else { DType::F32 };
     match options.load_in {
-        LoadIn::Auto => models::initialise(&mut *model, SEED, dtype)?,
+        LoadIn::Auto | LoadIn::Mapped => models::initialise(&mut *model, SEED, dtype)?,
         // Tables and what is not in 8 bits are in bf16, whatever is computed in.
         LoadIn::Int8 => models::initialise_int8(&mut *model, SEED, DType::Bf16)?,
     }

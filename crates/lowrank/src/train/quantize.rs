@@ -183,7 +183,7 @@ fn relative_error(value: &Tensor, made: &Quantized) -> f64 {
 }
 
 /// Everything of a model's folder but its weights and its configuration.
-fn copy_files(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn copy_files(from: &Path, to: &Path) -> Result<()> {
     const WEIGHTS: [&str; 9] =
         [".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf"];
     for entry in fs::read_dir(from).map_err(Error::io(from))? {

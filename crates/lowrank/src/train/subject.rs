@@ -144,7 +144,23 @@ pub fn save_model(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Res
         let text = ImageProcessor::square(shape.size).to_json_of(shape.channels).to_string();
         write_atomically(folder.join(PREPROCESSOR_CONFIG), |file| writeln!(file, "{text}"))?;
     }
-    write_config(adapted, task, folder)
+    let head = NewHead { labels: labels_of(task), regression: task.regression };
+    write_config(adapted, task.head.is_new().then_some(&head), folder, |_| ())
+}
+
+/// The labels of a task's head, with names for those that have none.
+fn labels_of(task: &TaskInfo) -> Vec<String> {
+    let mut labels = task.labels.clone();
+    labels.extend((labels.len()..task.num_labels).map(|id| format!("LABEL_{id}")));
+    labels
+}
+
+/// What a model's configuration says of a head that the base model had not.
+pub(super) struct NewHead {
+    /// The names of its outputs.
+    pub labels: Vec<String>,
+    /// Whether its one output is to meet a number.
+    pub regression: bool,
 }
 
 /// Draws a model of the configuration in `folder` and writes its weights there: something to train from scratch.
@@ -170,32 +186,36 @@ fn write_weights(model: &dyn Model, folder: &Path) -> Result<()> {
     write_tensors(&folder.join(MODEL_FILE), &tensors)
 }
 
-fn write_config(adapted: &AdaptedModel, task: &TaskInfo, folder: &Path) -> Result<()> {
+/// Writes the configuration of the base model with this architecture and head, and what `change` makes of it.
+///
+/// # Errors
+/// If the base model's cannot be read, or the file cannot be written.
+pub(super) fn write_config(
+    adapted: &AdaptedModel,
+    head: Option<&NewHead>,
+    folder: &Path,
+    change: impl FnOnce(&mut Map<String, Value>),
+) -> Result<()> {
     let source = adapted.folder().join(MODEL_CONFIG);
     let text = fs::read_to_string(&source).map_err(Error::io(&source))?;
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::file(&source, format!("not a JSON object: {e}")))?;
     config.insert("architectures".into(), json!([adapted.model().info().architecture]));
-    if adapted.model().info().kind.is_language_model() {
-        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-        return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
+    if !adapted.model().info().kind.is_language_model() {
+        config.remove("num_labels");
     }
-    config.remove("num_labels");
-    if !task.head.is_new() {
-        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-        return write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"));
+    if let Some(NewHead { labels, regression }) = head {
+        let ids: Map<String, Value> =
+            labels.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
+        let names: Map<String, Value> =
+            labels.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
+        config.insert("id2label".into(), Value::Object(ids));
+        config.insert("label2id".into(), Value::Object(names));
+        if *regression {
+            config.insert("problem_type".into(), json!("regression"));
+        }
     }
-    let mut labels = task.labels.clone();
-    labels.extend((labels.len()..task.num_labels).map(|id| format!("LABEL_{id}")));
-    let ids: Map<String, Value> =
-        labels.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
-    let names: Map<String, Value> =
-        labels.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
-    config.insert("id2label".into(), Value::Object(ids));
-    config.insert("label2id".into(), Value::Object(names));
-    if task.regression {
-        config.insert("problem_type".into(), json!("regression"));
-    }
+    change(&mut config);
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
     write_atomically(folder.join(MODEL_CONFIG), |file| writeln!(file, "{text}"))
 }

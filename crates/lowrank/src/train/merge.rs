@@ -1,0 +1,228 @@
+//! A model folder with adapters merged into it, compared with the model under the adapters before it is there.
+
+mod write;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lowrank_kernels::Compute;
+use lowrank_kernels::random::Philox;
+use serde::Serialize;
+
+use self::write::{Merging, Untied};
+use super::adapted_model::{AdaptedModel, LoadOptions};
+use super::bench::random_batch;
+use super::quantize::copy_files;
+use super::reading::Noted;
+use super::subject::{NewHead, write_config};
+use crate::adapter::{self, AdapterFile};
+use crate::hub::{self, Checkpoint, RepositoryKind, StoredDtype};
+use crate::models::{self, HeadStyle, LoadIn};
+use crate::tape::AdapterId;
+use crate::{Error, Result};
+
+const SEED: u64 = 42;
+/// The lengths of the sequences that are compared.
+const PROBES: [usize; 4] = [3, 8, 17, 32];
+const PROBE_ANSWER: usize = 6;
+
+/// What to merge.
+#[derive(Clone, Copy, Debug)]
+pub struct MergeOptions<'a> {
+    /// The base model: a folder or Hub id.
+    pub model: &'a str,
+    /// The adapters: folders or Hub ids. What they add is added up.
+    pub adapters: &'a [String],
+    /// The folder to write; it is made, or is empty.
+    pub out: &'a Path,
+    /// Whether weights in 8 bits become bf16, all of them.
+    pub dequantize: bool,
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MergeReport {
+    /// The folder.
+    pub out: PathBuf,
+    /// How many weights have an adapter's product in them.
+    pub merged: usize,
+    /// How many tensors are an adapter's own: heads, other modules to save, biases.
+    pub replaced: usize,
+    /// The bytes of all tensors.
+    pub bytes: u64,
+    /// The largest difference of an output of the merged model to that of the base model under the adapters, on random
+    /// inputs.
+    pub largest_difference: f32,
+    /// What it may be: it follows from the type that the weights are stored in.
+    pub tolerance: f32,
+    /// The largest change of an output that the adapters make; 0: they change nothing.
+    pub largest_change: f32,
+}
+
+/// Writes a model folder that answers as the base model does under adapters, one tensor after the other: no more of the
+/// model is held in memory than a block of a tensor. Then both are run on random inputs, with their weights in their
+/// files. Shards, names and types of tensors are the base model's; a value that has no place there goes into the last file.
+///
+/// # Errors
+/// If a file cannot be read or written, or the folder is not empty; if two adapters have a value of their own for one
+/// parameter; if weights are in 8 bits and are not to become bf16, or Transformers would tie a changed weight to another
+/// whatever the configuration says; if a sum is not finite, or the merged model answers otherwise. The folder is then not
+/// there.
+pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
+    let MergeOptions { model, adapters, out, .. } = *options;
+    let (Some(first), further) = (adapters.first(), &adapters[1..]) else {
+        return Err(Error::Usage("there is no adapter to merge".into()));
+    };
+    let load = LoadOptions { compute: Some(Compute::F32), load_in: LoadIn::Mapped, ..LoadOptions::default() };
+    let mut adapted = AdaptedModel::load(model, Some(first), load)?;
+    let id = adapted.first_adapter().unwrap_or(AdapterId(0));
+    for name in further {
+        let other = adapted.attach(name)?;
+        adapter::join(adapted.model_mut(), other, id)
+            .map_err(|error| Error::Usage(format!("{name} cannot be merged with the others: {error}")))?;
+    }
+    let unfinished = Unfinished::beside(out)?;
+    let checkpoint = Checkpoint::open(adapted.folder())?;
+    refuse_eight_bits(&checkpoint, options.dequantize)?;
+    let merging = Merging::new(&adapted, id, &checkpoint)?;
+    let written = merging.write(&unfinished.path)?;
+    let head =
+        NewHead { labels: noted_labels(first, &adapted), regression: adapted.model().info().num_labels == 1 };
+    let head = written.has_new_head.then_some(&head);
+    write_config(&adapted, head, &unfinished.path, |config| {
+        config.remove("quantization_config");
+        if written.untied == Untied::Output {
+            config.insert("tie_word_embeddings".into(), false.into());
+        }
+    })?;
+    copy_files(adapted.folder(), &unfinished.path)?;
+
+    // What neither the base model nor an adapter has is drawn alike on both sides.
+    models::initialise_head(adapted.model_mut(), SEED)?;
+    let style = AdapterFile::open(&hub::resolve(first, RepositoryKind::Adapter)?.path)?.head_style();
+    let info = adapted.model().info();
+    let after = LoadOptions {
+        num_labels: info.head.first().map(|_| info.num_labels),
+        head: Some(info.kind),
+        style: style.unwrap_or(HeadStyle::Default),
+        ..load
+    };
+    let mut after = AdaptedModel::load(&unfinished.path.to_string_lossy(), None, after)?;
+    models::initialise_head(after.model_mut(), SEED)?;
+    let expected = outputs(&adapted, Some(id))?;
+    let largest_difference = largest(&expected, &outputs(&after, None)?);
+    let magnitude = expected.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    let tolerance = written.relative_tolerance() * magnitude.max(1.0);
+    // A difference that is not a number is none to be content with.
+    if !(largest_difference <= tolerance) {
+        return Err(Error::Usage(format!(
+            "the merged model is not the model under its adapters: an output of random inputs is off by \
+             {largest_difference:e}, where {tolerance:e} are allowed; nothing was written"
+        )));
+    }
+    let largest_change = largest(&expected, &outputs(&adapted, None)?);
+    unfinished.finish(out)?;
+    Ok(MergeReport {
+        out: out.to_path_buf(),
+        merged: written.merged,
+        replaced: written.replaced,
+        bytes: written.bytes,
+        largest_difference,
+        tolerance,
+        largest_change,
+    })
+}
+
+fn refuse_eight_bits(checkpoint: &Checkpoint, dequantize: bool) -> Result<()> {
+    let eight =
+        checkpoint.names().find(|key| checkpoint.get(key).is_some_and(|view| view.dtype == StoredDtype::I8));
+    match eight.filter(|_| !dequantize) {
+        None => Ok(()),
+        Some(key) => {
+            let reason = "it is in 8 bits, which do not hold the sum with an adapter's product; --dequantize saves all \
+                          weights in bf16, or merge into the model as it was before it was quantized";
+            Err(Error::tensor(checkpoint.path(), key, reason))
+        }
+    }
+}
+
+/// The labels that the adapter's run noted, if they are those of its head.
+fn noted_labels(adapter: &str, adapted: &AdaptedModel) -> Vec<String> {
+    let folder = hub::resolve(adapter, RepositoryKind::Adapter).map(|found| found.path);
+    let noted = folder.ok().and_then(|folder| Noted::of(&folder)?.labels);
+    let width = adapted.model().info().num_labels;
+    let fits = |labels: &Vec<String>| labels.len() == width;
+    let own = Some(adapted.config().labels.clone());
+    let labels = noted.filter(fits).or(own.filter(fits));
+    labels.unwrap_or_else(|| (0..width).map(|id| format!("LABEL_{id}")).collect())
+}
+
+/// What a model makes of random inputs.
+fn outputs(adapted: &AdaptedModel, adapter: Option<AdapterId>) -> Result<Vec<f32>> {
+    let info = adapted.model().info();
+    let lengths = PROBES.map(|length| length.min(info.max_length.max(1)));
+    let generator = &mut Philox::new(SEED, 0);
+    let batch = random_batch(&lengths, PROBE_ANSWER, info, adapted.config().regression, generator)?;
+    adapted.logits(&batch, adapter)
+}
+
+fn largest(one: &[f32], other: &[f32]) -> f32 {
+    let differences = one.iter().zip(other).map(|(a, b)| (a - b).abs());
+    // `max` would pass over what is not a number.
+    differences.fold(0.0, |largest, off| if off > largest || off.is_nan() { off } else { largest })
+}
+
+/// A folder beside its place, removed unless it is finished.
+struct Unfinished {
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn beside(out: &Path) -> Result<Self> {
+        if out.exists() && fs::read_dir(out).map_err(Error::io(out))?.next().is_some() {
+            return Err(Error::file(out, "this folder is not empty; name another"));
+        }
+        let name = out.file_name().ok_or_else(|| Error::file(out, "it names no folder to write"))?;
+        let name = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
+        let path = out.parent().unwrap_or(Path::new("")).join(name);
+        fs::create_dir_all(&path).map_err(Error::io(&path))?;
+        Ok(Self { path })
+    }
+
+    fn finish(self, out: &Path) -> Result<()> {
+        if out.exists() {
+            fs::remove_dir(out).map_err(Error::io(out))?;
+        }
+        fs::rename(&self.path, out).map_err(Error::io(out))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl fmt::Display for MergeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { merged, replaced, largest_difference, tolerance, largest_change, .. } = self;
+        if *largest_change == 0.0 {
+            writeln!(
+                f,
+                "the adapter changes no output of random inputs: it was never trained, or is all zero"
+            )?;
+        } else {
+            writeln!(
+                f,
+                "outputs of random inputs: the adapter changes them by {largest_change:.2e} at most,"
+            )?;
+        }
+        writeln!(
+            f,
+            "the merged model is off by {largest_difference:.2e}, where {tolerance:.2e} are allowed"
+        )?;
+        let megabytes = self.bytes as f64 / 1e6;
+        write!(f, "{merged} weights merged, {replaced} replaced, {megabytes:.1} MB in {}", self.out.display())
+    }
+}

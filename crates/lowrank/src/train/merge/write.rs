@@ -1,0 +1,327 @@
+//! The weights of a merged model, written one after the other.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use lowrank_kernels::RowsMut;
+use serde_json::json;
+
+use crate::adapter::{Changes, Pair, not_finite};
+use crate::hub::{
+    Checkpoint, INDEX_FILE, MODEL_FILE, StoredDtype, StreamError, TensorHeader, TensorView,
+    stream_safetensors, to_tensor, write_atomically,
+};
+use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
+use crate::models::keys_of;
+use crate::nn::for_each_parameter;
+use crate::tape::{AdapterId, Leaf, Parameter, is_finite};
+use crate::tensor::{DType, Tensor};
+use crate::train::AdaptedModel;
+use crate::{Error, Result};
+
+/// Elements that are merged at a time: 4 MiB of f32.
+const BLOCK: usize = 1 << 20;
+
+/// What becomes of a tied weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Untied {
+    /// None has a value of its own.
+    #[default]
+    Nothing,
+    /// The layer before a language model's logits has one.
+    Output,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub merged: usize,
+    pub replaced: usize,
+    pub bytes: u64,
+    pub untied: Untied,
+    /// Whether an adapter brought a head.
+    pub has_new_head: bool,
+    /// The type that keeps the fewest digits of what was changed.
+    coarsest: Option<StoredDtype>,
+}
+
+impl Written {
+    /// How far outputs may be off, as a part of the largest: 32 times what rounding to the stored type loses of a weight,
+    /// or what sums in f32 lose of an output.
+    pub fn relative_tolerance(&self) -> f32 {
+        match self.coarsest {
+            Some(StoredDtype::BF16) => 32.0 * f32::powi(2.0, -9),
+            Some(StoredDtype::F16) => 32.0 * f32::powi(2.0, -12),
+            _ => 1e-4,
+        }
+    }
+}
+
+/// A tensor of the result.
+struct Output<'a> {
+    key: String,
+    dtype: StoredDtype,
+    shape: Vec<usize>,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    /// As it is in the base model.
+    Stored(&'a [u8]),
+    /// With products added to what the base model has, which is the weight itself or has rows and columns exchanged.
+    Sum { view: TensorView<'a>, pairs: &'a [Pair], transposed: bool },
+    /// With products added to a value in the form that it has in the model.
+    Made { start: Leaf, pairs: &'a [Pair], parameter: &'a Parameter },
+}
+
+/// What is to be written.
+pub(super) struct Merging<'a> {
+    checkpoint: &'a Checkpoint,
+    changes: Changes,
+    /// The parameters with their keys in the base model.
+    parameters: Vec<(&'a Parameter, String, String)>,
+    untied: Vec<(String, &'static str)>,
+    has_new_head: bool,
+}
+
+impl<'a> Merging<'a> {
+    /// What the adapter of this id changes in the model of a checkpoint.
+    pub fn new(adapted: &'a AdaptedModel, adapter: AdapterId, checkpoint: &'a Checkpoint) -> Result<Self> {
+        let model = adapted.model();
+        let changes = Changes::of(model, adapter);
+        let keys = keys_of(model, checkpoint);
+        let mut parameters = Vec::new();
+        for_each_parameter(model, |path, parameter| {
+            let key = keys.get(path).cloned().unwrap_or_else(|| path.to_owned());
+            parameters.push((parameter, path.to_owned(), key));
+        });
+        let changed =
+            |path: &str| changes.pairs.contains_key(path) || changes.replacements.contains_key(path);
+        let tied = |parameter: &Parameter| parameter.tie().filter(|_| parameter.base().is_none());
+        let untied: Vec<(String, &'static str)> = parameters
+            .iter()
+            .filter_map(|(parameter, path, _)| Some((path.clone(), tied(parameter)?)))
+            .filter(|(path, target)| changed(path) || changed(target))
+            .collect();
+        let output = model.info().output.map(|output| format!("{output}.weight"));
+        let is_t5 = model.info().base_prefix.is_empty() && output.as_deref() == Some("lm_head.weight");
+        if let Some((path, target)) = untied.iter().find(|(path, _)| is_t5 || Some(path) != output.as_ref()) {
+            let reason = format!(
+                "{path} would have another value than {target}, and Transformers gives them one value in this \
+                 architecture; load the adapter beside the base model instead"
+            );
+            return Err(Error::Usage(reason));
+        }
+        let inside =
+            |path: &str, module: &&str| path.strip_prefix(*module).is_some_and(|rest| rest.starts_with('.'));
+        let info = model.info();
+        let has_new_head =
+            changes.replacements.keys().any(|path| info.head.iter().any(|module| inside(path, module)));
+        Ok(Self { checkpoint, changes, parameters, untied, has_new_head })
+    }
+
+    /// Writes the files.
+    pub fn write(&self, folder: &Path) -> Result<Written> {
+        let files = self.files()?;
+        let mut written = Written {
+            untied: if self.untied.is_empty() { Untied::Nothing } else { Untied::Output },
+            has_new_head: self.has_new_head,
+            replaced: self.changes.replacements.len(),
+            merged: self.changes.pairs.len(),
+            ..Written::default()
+        };
+        let changed = files.iter().flat_map(|(_, outputs)| outputs);
+        let changed = changed.filter(|output| !matches!(output.content, Content::Stored(_)));
+        let digits = |dtype: &StoredDtype| match dtype {
+            StoredDtype::BF16 => 0,
+            StoredDtype::F16 => 1,
+            _ => 2,
+        };
+        written.coarsest = changed.map(|output| output.dtype).min_by_key(digits);
+        let mut places = BTreeMap::new();
+        for (name, outputs) in &files {
+            let headers: Vec<TensorHeader<'_>> = outputs
+                .iter()
+                .map(|output| TensorHeader { name: &output.key, dtype: output.dtype, shape: &output.shape })
+                .collect();
+            let bytes: usize = headers.iter().filter_map(TensorHeader::bytes).sum();
+            written.bytes += bytes as u64;
+            places.extend(outputs.iter().map(|output| (output.key.clone(), name.clone())));
+            let by_key: BTreeMap<&str, &Output<'_>> =
+                outputs.iter().map(|output| (output.key.as_str(), output)).collect();
+            stream_safetensors(folder.join(&*name), &headers, &[("format", "pt")], |key, file| {
+                by_key.get(key).map_or(Ok(()), |output| output.write(file))
+            })?;
+        }
+        if files.len() > 1 || files.iter().any(|(name, _)| name != MODEL_FILE) {
+            let index = json!({ "metadata": { "total_size": written.bytes }, "weight_map": places });
+            let text = serde_json::to_string_pretty(&index).unwrap_or_default();
+            write_atomically(folder.join(INDEX_FILE), |file| writeln!(file, "{text}"))?;
+        }
+        Ok(written)
+    }
+
+    /// The tensors of each file: those of the base model's, and at the end of the last what has no place there.
+    fn files(&self) -> Result<Vec<(String, Vec<Output<'_>>)>> {
+        let by_key: BTreeMap<&str, (&Parameter, &str)> =
+            self.parameters.iter().map(|(parameter, path, key)| (&**key, (*parameter, &**path))).collect();
+        let mut files = Vec::new();
+        for (file, keys) in self.checkpoint.files() {
+            let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            let mut outputs = Vec::new();
+            for key in keys.into_iter().filter(|key| !self.is_companion(key)) {
+                if let Some(view) = self.checkpoint.get(key) {
+                    outputs.push(self.output(key, view, by_key.get(key).copied())?);
+                }
+            }
+            files.push((name, outputs));
+        }
+        let dtype = self.usual_dtype();
+        let mut new = Vec::new();
+        for (parameter, path, key) in &self.parameters {
+            if let Some(start) = self.own_value(path)?.filter(|_| self.checkpoint.get(key).is_none()) {
+                new.push(self.made(key, dtype, parameter, path, start));
+            }
+        }
+        files.last_mut().into_iter().for_each(|(_, outputs)| outputs.append(&mut new));
+        Ok(files)
+    }
+
+    /// What becomes of a tensor of the base model.
+    fn output<'m>(
+        &'m self,
+        key: &str,
+        view: TensorView<'m>,
+        parameter: Option<(&'m Parameter, &'m str)>,
+    ) -> Result<Output<'m>> {
+        let (dtype, shape) = (view.dtype, view.shape.to_vec());
+        let as_it_is = |view: TensorView<'m>| Output {
+            key: key.to_owned(),
+            dtype,
+            shape: shape.clone(),
+            content: Content::Stored(view.bytes),
+        };
+        let Some((parameter, path)) = parameter else { return Ok(as_it_is(view)) };
+        let dense = if dtype == StoredDtype::I8 { StoredDtype::BF16 } else { dtype };
+        if let Some(start) = self.own_value(path)? {
+            return Ok(self.made(key, dense, parameter, path, start));
+        }
+        let eight_bits = parameter.base().filter(|leaf| leaf.as_quantized().is_some());
+        if let Some(leaf) = eight_bits {
+            return Ok(self.made(key, dense, parameter, path, leaf.clone()));
+        }
+        let pairs = self.pairs(path);
+        if pairs.is_empty() {
+            return Ok(as_it_is(view));
+        }
+        let transposed = parameter.is_transposed();
+        let content = Content::Sum { view, pairs, transposed };
+        Ok(Output { key: key.to_owned(), dtype, shape: shape.clone(), content })
+    }
+
+    /// A tensor whose value starts from a leaf.
+    fn made<'m>(
+        &'m self,
+        key: &str,
+        dtype: StoredDtype,
+        parameter: &'m Parameter,
+        path: &'m str,
+        start: Leaf,
+    ) -> Output<'m> {
+        let shape = parameter.file_shape().dims().to_vec();
+        let content = Content::Made { start, pairs: self.pairs(path), parameter };
+        Output { key: key.to_owned(), dtype, shape, content }
+    }
+
+    fn pairs(&self, path: &str) -> &[Pair] {
+        self.changes.pairs.get(path).map_or(&[], Vec::as_slice)
+    }
+
+    /// What a parameter starts from that does not have the base model's value under its own name: one that an adapter
+    /// put in its place, or that of the parameter which it no longer is another name of.
+    fn own_value(&self, path: &str) -> Result<Option<Leaf>> {
+        if let Some(leaf) = self.changes.replacements.get(path) {
+            return Ok(Some(leaf.clone()));
+        }
+        let Some((_, target)) = self.untied.iter().find(|(name, _)| name == path) else { return Ok(None) };
+        let target = self.parameters.iter().find(|(_, path, _)| path == target);
+        target.map(|(parameter, _, _)| parameter.active(None).cloned()).transpose()
+    }
+
+    /// The type of what is new: that of the weights which are merged.
+    fn usual_dtype(&self) -> StoredDtype {
+        let merged = self.parameters.iter().filter(|(_, path, _)| self.changes.pairs.contains_key(path));
+        let mut types = merged.filter_map(|(_, _, key)| Some(self.checkpoint.get(key)?.dtype));
+        match types.next() {
+            Some(StoredDtype::I8) => StoredDtype::BF16,
+            found => found.unwrap_or(StoredDtype::F32),
+        }
+    }
+
+    /// Whether a tensor belongs to a weight in 8 bits.
+    fn is_companion(&self, key: &str) -> bool {
+        let weight =
+            key.rsplit_once('.').filter(|(_, name)| [SCALE, OUTLIER_COLUMNS, OUTLIERS].contains(name));
+        weight
+            .and_then(|(weight, _)| self.checkpoint.get(weight))
+            .is_some_and(|view| view.dtype == StoredDtype::I8)
+    }
+}
+
+impl Output<'_> {
+    fn write(&self, file: &mut dyn Write) -> std::result::Result<(), StreamError> {
+        let value = match &self.content {
+            Content::Stored(bytes) => return file.write_all(bytes).map_err(StreamError::Io),
+            Content::Sum { view, pairs, transposed } => {
+                return self.write_sum(view, pairs, *transposed, file);
+            }
+            Content::Made { start, pairs, parameter } => {
+                let sum = crate::adapter::sum(&self.key, start, pairs).map_err(StreamError::Failed)?;
+                parameter.to_file(&sum)
+            }
+        };
+        self.write_value(&value, file)
+    }
+
+    /// Writes a weight with products added, a block of rows after the other.
+    fn write_sum(
+        &self,
+        view: &TensorView<'_>,
+        pairs: &[Pair],
+        transposed: bool,
+        file: &mut dyn Write,
+    ) -> std::result::Result<(), StreamError> {
+        let products: Vec<_> = pairs.iter().map(|pair| pair.product(transposed)).collect();
+        let (rows, width) = match self.shape[..] {
+            [rows, ref inner @ ..] => (rows, inner.iter().product::<usize>()),
+            [] => (1, 1),
+        };
+        let bytes = view.bytes.len() / rows.max(1);
+        let block = (BLOCK / width.max(1)).max(1);
+        for first in (0..rows).step_by(block) {
+            let count = block.min(rows - first);
+            let start = view.range.start + first * bytes;
+            let shape = [count, width];
+            let part = TensorView { shape: &shape, range: start..start + count * bytes, ..view.clone() };
+            let mut sum = to_tensor(&self.key, &part).map_err(StreamError::Failed)?.to_dtype(DType::F32);
+            for product in &products {
+                product.add_to(first, RowsMut::dense(sum.make_mut::<f32>(), count, width));
+            }
+            self.write_value(&sum, file)?;
+        }
+        Ok(())
+    }
+
+    fn write_value(&self, value: &Tensor, file: &mut dyn Write) -> std::result::Result<(), StreamError> {
+        let value = value.to_dtype(match self.dtype {
+            StoredDtype::BF16 => DType::Bf16,
+            StoredDtype::F16 => DType::F16,
+            _ => DType::F32,
+        });
+        if !is_finite(&value) {
+            return Err(StreamError::Failed(not_finite(&self.key)));
+        }
+        file.write_all(value.bytes()).map_err(StreamError::Io)
+    }
+}
