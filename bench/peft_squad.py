@@ -2,7 +2,8 @@
 
     python bench/peft_squad.py --model DIR --train train-v1.1.json --dev dev-v1.1.json --out OUT [--epochs 2] [--limit 2000]
 
-Windows, positions and answers are those of Transformers' run_qa.py; batches are padded to their longest window.
+Windows, positions and answers are those of Transformers' run_qa.py; batches are padded to their longest window, and
+hold windows of like length, as Transformers' group_by_length has it.
 """
 
 import argparse
@@ -76,10 +77,20 @@ def score(prediction, answers):
     return exact, max(f1(prediction, answer["text"]) for answer in answers)
 
 
+def grouped(examples, order, size):
+    """A random order, sorted by length within each fifty batches; the batches are in random order again."""
+    order.shuffle(examples)
+    mega = [sorted(examples[at:at + 50 * size], key=lambda e: len(e["ids"])) for at in range(0, len(examples), 50 * size)]
+    batches = [part[at:at + size] for part in mega for at in range(0, len(part), size)]
+    order.shuffle(batches)
+    return batches
+
+
 @torch.no_grad()
 def evaluate(model, rows, examples, size=64):
     model.eval()
     best = [(-1e9, "")] * len(rows)
+    examples = sorted(examples, key=lambda example: len(example["ids"]))
     for at in range(0, len(examples), size):
         part = examples[at:at + size]
         output = model(**batch(part))
@@ -130,9 +141,7 @@ def main():
     order, begun, done, losses = random.Random(arguments.seed), time.time(), 0, []
     for _ in range(arguments.epochs):
         model.train()
-        order.shuffle(train)
-        for at in range(0, len(train), arguments.batch_size):
-            part = train[at:at + arguments.batch_size]
+        for part in grouped(train, order, arguments.batch_size):
             labels = {"start_positions": torch.tensor([example["start"] for example in part]),
                       "end_positions": torch.tensor([example["stop"] for example in part])}
             loss = model(**batch(part), **labels).loss

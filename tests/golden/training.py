@@ -1,10 +1,11 @@
 """fixtures/training: runs of a dozen steps, and the learning rates of whole schedules.
 
-Both runs start from `start/` and see the batches of `inputs.safetensors`; dropout is 0 everywhere.
+All runs start from `start/` and see the batches of `inputs.safetensors`; dropout is 0 everywhere.
 """
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
@@ -35,28 +36,34 @@ def make():
     perturb(model)
     save_adapter(model, path / "start")
     for schedule in "linear", "cosine":
-        train(path, schedule, batches)
+        train(path, schedule, schedule, batches)
+    # PEFT decays no biases under LoRA+.
+    train(path, "loraplus", "linear", batches, loraplus_lr_ratio=4.0, weight_decay=0.0)
     write_json(path / "schedules.json", [table(name, warmup) for name in SCHEDULES for warmup in (0, 3)], depth=1)
 
 
-def train(path, schedule, batches):
+def train(path, name, schedule, batches, **changes):
+    run = RUN | changes
     model = PeftModel.from_pretrained(load_base(MODEL), path / "start", is_trainable=True).train()
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        trainable.values(), lr=RUN["learning_rate"], betas=(0.9, 0.999), eps=1e-8, weight_decay=RUN["weight_decay"]
-    )
-    scheduler = SCHEDULES[schedule](optimizer, RUN["warmup_steps"], RUN["steps"])
+    options = dict(lr=run["learning_rate"], betas=(0.9, 0.999), eps=1e-8, weight_decay=run["weight_decay"])
+    if "loraplus_lr_ratio" in run:
+        ratio = run["loraplus_lr_ratio"]
+        optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, loraplus_lr_ratio=ratio, **options)
+    else:
+        optimizer = torch.optim.AdamW(trainable.values(), **options)
+    scheduler = SCHEDULES[schedule](optimizer, run["warmup_steps"], run["steps"])
     log = []
     for inputs in batches:
         loss = model(**inputs).loss
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trainable.values(), RUN["max_grad_norm"])
+        norm = torch.nn.utils.clip_grad_norm_(trainable.values(), run["max_grad_norm"])
         log.append({"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": scheduler.get_last_lr()[0]})
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-    write_tensors(path / f"{schedule}.safetensors", {plain(name): p for name, p in trainable.items()})
-    write_json(path / f"{schedule}.json", {"model": MODEL, "lr_schedule": schedule} | RUN | {"log": log})
+    write_tensors(path / f"{name}.safetensors", {plain(key): p for key, p in trainable.items()})
+    write_json(path / f"{name}.json", {"model": MODEL, "lr_schedule": schedule} | run | {"log": log})
 
 
 def table(name, warmup, total=20, learning_rate=0.001):

@@ -34,7 +34,7 @@ fn a_merged_folder_answers_as_the_model_under_its_adapter() {
     for case in Case::all() {
         let Some(folder) = case.adapter() else { continue };
         let out = tempfile::tempdir().unwrap();
-        let report = match merged(&case.model(), &[folder.clone()], out.path()) {
+        let report = match merged(&case.model(), std::slice::from_ref(&folder), out.path()) {
             Ok(report) => report,
             Err(error) => {
                 assert!(
@@ -162,7 +162,7 @@ fn a_folder_that_is_not_empty_and_a_sum_that_is_not_finite_are_refused() {
     let adapter = case.adapter().unwrap();
     let full = tempfile::tempdir().unwrap();
     fs::write(full.path().join("a"), "").unwrap();
-    let error = merged(&case.model(), &[adapter.clone()], full.path()).unwrap_err().to_string();
+    let error = merged(&case.model(), std::slice::from_ref(&adapter), full.path()).unwrap_err().to_string();
     assert!(error.contains("not empty"), "{error}");
 
     let broken = tempfile::tempdir().unwrap();

@@ -17,7 +17,8 @@ use lowrank::nn::{Embedding, Linear, Module, assign_names, for_each_parameter_mu
 use lowrank::tape::{AdapterId, Gradients, Leaf, Tape, Var, ops};
 use lowrank::tensor::{DType, Tensor};
 use lowrank::train::{
-    AdamW, AdamWConfig, AdaptedModel, LoadOptions, Schedule, ScheduleKind, Trainer, loss, read_batch,
+    AdamW, AdamWConfig, AdaptedModel, LearningRates, LoadOptions, Schedule, ScheduleKind, Trainer, loss,
+    read_batch,
 };
 use lowrank::{Error, Result, module};
 use lowrank_kernels::Compute;
@@ -48,7 +49,11 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
     let golden = fixtures().join("training");
     let inputs = Checkpoint::open_file(golden.join("inputs.safetensors")).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    for (name, kind) in [("linear", ScheduleKind::Linear), ("cosine", ScheduleKind::Cosine)] {
+    for (name, kind) in [
+        ("linear", ScheduleKind::Linear),
+        ("cosine", ScheduleKind::Cosine),
+        ("loraplus", ScheduleKind::Linear),
+    ] {
         let text = std::fs::read_to_string(golden.join(format!("{name}.json"))).unwrap();
         let facts: Value = serde_json::from_str(&text).unwrap();
         let number = |value: &Value, key: &str| value[key].as_f64().unwrap();
@@ -57,12 +62,18 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
         let options = LoadOptions { compute: Some(Compute::F32), ..LoadOptions::default() };
         let mut adapted = AdaptedModel::load(model.to_str().unwrap(), start.to_str(), options).unwrap();
         adapter::set_trainable(adapted.model_mut(), AdapterId(0), true);
-        let optimizer = AdamW::new(AdamWConfig {
+        let mut optimizer = AdamW::new(AdamWConfig {
             weight_decay: number(&facts, "weight_decay"),
             max_grad_norm: number(&facts, "max_grad_norm"),
             ..AdamWConfig::default()
         });
-        let mut trainer = Trainer::new(optimizer, schedule(kind, number(&facts, "learning_rate")), 0);
+        let rates = LearningRates {
+            learning_rate: number(&facts, "learning_rate"),
+            loraplus_lr_ratio: facts["loraplus_lr_ratio"].as_f64().unwrap_or(1.0),
+            ..LearningRates::default()
+        };
+        optimizer.set_rates(adapted.model_mut(), &rates).unwrap();
+        let mut trainer = Trainer::new(optimizer, schedule(kind, rates.learning_rate), 0);
         let mut clipped = 0;
         for (index, expected) in facts["log"].as_array().unwrap().iter().enumerate() {
             let batch = golden_batch(&inputs, index, folder.path(), adapted.model().info());
@@ -86,6 +97,52 @@ fn twelve_steps_of_adamw_with_schedule_and_clipping_are_pytorchs() {
             let (off, scale) = difference(&tensors[&key].to_f32_vec(), &expected);
             assert!(off <= 1e-4 * scale.max(1.0), "{name}: {key} is off by {off:e}");
         }
+    }
+}
+
+/// In its first step AdamW moves whatever has a gradient by its learning rate.
+#[test]
+fn a_module_moves_at_the_learning_rate_of_its_pattern() {
+    let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
+    let names = ["query", "word_embeddings"].map(str::to_owned).to_vec();
+    let config = LoraConfig { r: 3, target_modules: Some(Targets::Names(names)), ..LoraConfig::default() };
+    attach_perturbed(&mut adapted, &config);
+    let rates = LearningRates {
+        learning_rate: 1e-2,
+        loraplus_lr_ratio: 2.0,
+        loraplus_lr_embedding: 1e-3,
+        patterns: vec![("layer.1".into(), 5e-3), ("classifier|layer.0.*lora_A".into(), 1e-4)],
+    };
+    let values = |adapted: &mut AdaptedModel| {
+        let mut values = Vec::new();
+        for_each_trained_mut(adapted.model_mut(), |name, leaf| {
+            values.push((name.to_owned(), leaf.value().to_f32_vec()));
+        });
+        values
+    };
+    let mut optimizer = AdamW::new(AdamWConfig::default());
+    optimizer.set_rates(adapted.model_mut(), &rates).unwrap();
+    let constant =
+        Schedule { kind: ScheduleKind::Constant, warmup_steps: 0, total_steps: 9, base_learning_rate: 1e-2 };
+    let before = values(&mut adapted);
+    Trainer::new(optimizer, constant, 0)
+        .step(&mut adapted, ADAPTER, &[random_batch(&[5, 9], 84, 2)])
+        .unwrap();
+    for ((name, after), (_, before)) in values(&mut adapted).iter().zip(&before) {
+        let expected = match &**name {
+            name if name.contains("layer.1.") => 5e-3,
+            name if name.starts_with("classifier") || name.contains("lora_A.") => 1e-4,
+            name if name.contains("lora_embedding") => 1e-3,
+            _ => 2e-2,
+        };
+        let moved = after.iter().zip(before).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!((moved / expected - 1.0).abs() < 1e-2, "{name} moved by {moved}, not {expected}");
+    }
+    for (pattern, reason) in [("layer.7", "means nothing that is trained"), ("(", "no regular expression")] {
+        let rates = LearningRates { patterns: vec![(pattern.into(), 1.0)], ..rates.clone() };
+        let mut optimizer = AdamW::new(AdamWConfig::default());
+        let error = optimizer.set_rates(adapted.model_mut(), &rates).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }
 

@@ -115,7 +115,7 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
     let magnitude = expected.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
     let tolerance = written.relative_tolerance() * magnitude.max(1.0);
     // A difference that is not a number is none to be content with.
-    if !(largest_difference <= tolerance) {
+    if largest_difference.is_nan() || largest_difference > tolerance {
         return Err(Error::Usage(format!(
             "the merged model is not the model under its adapters: an output of random inputs is off by \
              {largest_difference:e}, where {tolerance:e} are allowed; nothing was written"

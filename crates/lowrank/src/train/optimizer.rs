@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use lowrank_kernels::optimizer::{self, squared_norm};
 
+use super::rates::LearningRates;
 use crate::nn::{Module, for_each_trained_mut};
 use crate::tape::{Gradients, LeafId};
 use crate::tensor::{DType, Shape, Tensor};
@@ -58,12 +59,28 @@ pub struct AdamW {
     config: AdamWConfig,
     steps: u64,
     moments: HashMap<LeafId, Moments>,
+    /// What the learning rate of a tensor is multiplied by, where that is not 1.
+    factors: HashMap<LeafId, f64>,
 }
 
 impl AdamW {
     /// An optimiser that has not stepped yet.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, steps: 0, moments: HashMap::new() }
+        Self { config, steps: 0, moments: HashMap::new(), factors: HashMap::new() }
+    }
+
+    /// Has the tensors that `module` trains move at learning rates of their own.
+    ///
+    /// # Errors
+    /// If a pattern is no regular expression, or means nothing that is trained.
+    pub fn set_rates(&mut self, module: &mut dyn Module, rates: &LearningRates) -> Result<()> {
+        let mut factors = rates.factors(module)?.into_iter();
+        self.factors.clear();
+        for_each_trained_mut(module, |_, leaf| {
+            let factor = factors.next().filter(|factor| *factor != 1.0);
+            self.factors.extend(factor.map(|factor| (leaf.id(), factor)));
+        });
+        Ok(())
     }
 
     /// How many steps it has taken.
@@ -134,7 +151,9 @@ impl AdamW {
             let shape = leaf.value().shape();
             let moments = self.moments.entry(leaf.id()).or_insert_with(|| Moments::new(shape));
             moments.steps += 1;
-            let settings = optimizer::AdamW { step: moments.steps, ..settings };
+            let factor = self.factors.get(&leaf.id()).copied().unwrap_or(1.0);
+            let learning_rate = learning_rate * factor;
+            let settings = optimizer::AdamW { step: moments.steps, learning_rate, ..settings };
             let (exp_avg, exp_avg_sq) = (moments.exp_avg.make_mut(), moments.exp_avg_sq.make_mut());
             optimizer::adamw_step(leaf.value_mut(), gradient, exp_avg, exp_avg_sq, settings);
         });

@@ -15,6 +15,7 @@ pub use builder::RunFileBuilder;
 use lowrank_kernels::Compute;
 
 use super::adapted_model::default_compute;
+use super::rates::LearningRates;
 use super::schedule::{Schedule, ScheduleKind};
 use crate::Result;
 use crate::adapter::LoraConfig;
@@ -131,6 +132,12 @@ pub struct TrainSection {
     pub max_grad_norm: f64,
     /// The type of the matrix products' operands; absent: as `dtype`.
     pub compute: Option<Compute>,
+    /// LoRA+: by how much the learning rate of `B` is larger.
+    pub loraplus_lr_ratio: f64,
+    /// LoRA+: the learning rate of pairs on embeddings.
+    pub loraplus_lr_embedding: f64,
+    /// Learning rates of single modules by pattern.
+    pub learning_rate_pattern: Vec<(String, f64)>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
     /// What every random number comes from.
@@ -216,6 +223,17 @@ impl RunFile {
     /// What is computed in: `compute`, else `dtype`, else the machine's own.
     pub fn compute(&self) -> Compute {
         self.train.compute.or(self.train.dtype).unwrap_or_else(default_compute)
+    }
+
+    /// The learning rates of its tensors.
+    pub(in crate::train) fn learning_rates(&self) -> LearningRates {
+        let train = &self.train;
+        LearningRates {
+            learning_rate: train.learning_rate,
+            loraplus_lr_ratio: train.loraplus_lr_ratio,
+            loraplus_lr_embedding: train.loraplus_lr_embedding,
+            patterns: train.learning_rate_pattern.clone(),
+        }
     }
 
     /// The learning rates of a run of this many optimiser steps.

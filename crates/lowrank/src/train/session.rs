@@ -90,7 +90,11 @@ impl<'a> Session<'a> {
             max_grad_norm: run.train.max_grad_norm,
             ..AdamWConfig::default()
         };
-        let trainer = Trainer::new(AdamW::new(optimizer), run.schedule(total_steps), run.train.seed);
+        let mut optimizer = AdamW::new(optimizer);
+        optimizer
+            .set_rates(adapted.model_mut(), &run.learning_rates())
+            .map_err(|error| error.in_section("train"))?;
+        let trainer = Trainer::new(optimizer, run.schedule(total_steps), run.train.seed);
         let sets = [Some(&*train), validation.as_deref()];
         let settings = settings(run, compute, &selection, sets, &mut adapted);
         if options.overwrite {

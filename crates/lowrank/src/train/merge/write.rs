@@ -150,7 +150,7 @@ impl<'a> Merging<'a> {
             places.extend(outputs.iter().map(|output| (output.key.clone(), name.clone())));
             let by_key: BTreeMap<&str, &Output<'_>> =
                 outputs.iter().map(|output| (output.key.as_str(), output)).collect();
-            stream_safetensors(folder.join(&*name), &headers, &[("format", "pt")], |key, file| {
+            stream_safetensors(folder.join(name), &headers, &[("format", "pt")], |key, file| {
                 by_key.get(key).map_or(Ok(()), |output| output.write(file))
             })?;
         }

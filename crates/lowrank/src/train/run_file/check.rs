@@ -96,6 +96,18 @@ impl RunFile {
                 return Err(Error::setting(key, format!("it is {value}; it must not be below 0")));
             }
         }
+        let rates = [
+            ("train.loraplus_lr_ratio".to_owned(), train.loraplus_lr_ratio),
+            ("train.loraplus_lr_embedding".to_owned(), train.loraplus_lr_embedding),
+        ];
+        let by_pattern = train.learning_rate_pattern.iter();
+        let by_pattern =
+            by_pattern.map(|(pattern, rate)| (format!("train.learning_rate_pattern.{pattern:?}"), *rate));
+        for (key, value) in rates.into_iter().chain(by_pattern) {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::setting(key, format!("it is {value}; it must be above 0")));
+            }
+        }
         match train.warmup {
             Warmup::Ratio(ratio) if !(0.0..=1.0).contains(&ratio) => {
                 Err(Error::setting("train.warmup_ratio", format!("it is {ratio}; it must be from 0 to 1")))

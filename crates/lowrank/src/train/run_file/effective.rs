@@ -147,6 +147,10 @@ impl RunFile {
             }
         };
         set("max_grad_norm", Value::Float(train.max_grad_norm));
+        set("loraplus_lr_ratio", Value::Float(train.loraplus_lr_ratio));
+        set("loraplus_lr_embedding", Value::Float(train.loraplus_lr_embedding));
+        let rates = values::by_pattern(&train.learning_rate_pattern, |rate| Value::Float(*rate));
+        set("learning_rate_pattern", rates);
         set("compute", compute(train.compute));
         set("shuffle", Value::Boolean(train.shuffle));
         set("seed", Value::Integer(train.seed.cast_signed()));

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::RunFile;
-use super::values::{Values, describe, wrong};
+use super::values::{Values, by_pattern, describe, number, wrong};
 use crate::adapter::{Bias, Init, LoraConfig, Targets};
 use crate::{Error, Result};
 
@@ -19,13 +19,10 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
         exclude_modules: targets(values, "lora.exclude_modules")?,
         bias: bias(values)?,
         modules_to_save: values.list("lora.modules_to_save")?,
-        rank_pattern: by_pattern(values, "lora.rank_pattern", "a whole number from 1", |value| {
+        rank_pattern: values.by_pattern("lora.rank_pattern", "a whole number from 1", |value| {
             value.as_integer().and_then(|r| usize::try_from(r).ok())
         })?,
-        alpha_pattern: by_pattern(values, "lora.alpha_pattern", "a number", |value| match value {
-            Value::Integer(number) => Some(*number as f64),
-            other => other.as_float(),
-        })?,
+        alpha_pattern: values.by_pattern("lora.alpha_pattern", "a number", number)?,
         layers_to_transform: numbers(values, "lora.layers_to_transform")?,
         layers_pattern: values.list("lora.layers_pattern")?,
         use_rslora: values.flag("lora.use_rslora")?,
@@ -103,27 +100,6 @@ fn targets(values: &Values, key: &str) -> Result<Option<Targets>> {
     }
 }
 
-/// A table of patterns, in the run's order.
-fn by_pattern<T>(
-    values: &Values,
-    key: &str,
-    what: &str,
-    read: impl Fn(&Value) -> Option<T>,
-) -> Result<Vec<(String, T)>> {
-    let patterns = match values.get(key) {
-        None => return Ok(Vec::new()),
-        Some(Value::Table(patterns)) => patterns,
-        Some(other) => return Err(wrong(key, other, "a table such as {\"layer.0.*query\" = 16}")),
-    };
-    patterns
-        .iter()
-        .map(|(pattern, value)| {
-            let read = read(value).ok_or_else(|| wrong(&format!("{key}.{pattern:?}"), value, what))?;
-            Ok((pattern.clone(), read))
-        })
-        .collect()
-}
-
 /// A list of whole numbers; none where it is empty.
 fn numbers(values: &Values, key: &str) -> Result<Option<Vec<usize>>> {
     let wanted = "a list of numbers of layers, from 0";
@@ -183,10 +159,8 @@ pub(super) fn write(config: &LoraConfig, table: &mut Table) {
     set("exclude_modules", targets_value(config.exclude_modules.as_ref()));
     set("bias", Value::String(config.bias.as_str().to_owned()));
     set("modules_to_save", strings(&config.modules_to_save));
-    let ranks = config.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), Value::Integer(*r as i64)));
-    set("rank_pattern", Value::Table(ranks.collect()));
-    let alphas = config.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), Value::Float(*alpha)));
-    set("alpha_pattern", Value::Table(alphas.collect()));
+    set("rank_pattern", by_pattern(&config.rank_pattern, |r| Value::Integer(*r as i64)));
+    set("alpha_pattern", by_pattern(&config.alpha_pattern, |alpha| Value::Float(*alpha)));
     let layers = config.layers_to_transform.iter().flatten();
     set("layers_to_transform", Value::Array(layers.map(|layer| Value::Integer(*layer as i64)).collect()));
     set("layers_pattern", strings(&config.layers_pattern));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lowrank_kernels::Compute;
 use toml::Value;
 
-use super::values::{Values, describe, wrong};
+use super::values::{Values, describe, number, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
 use crate::data::tasks::{self, is_hub_id};
@@ -111,6 +111,9 @@ fn train(values: &Values) -> Result<TrainSection> {
         warmup: warmup(values)?,
         max_grad_norm: values.number("train.max_grad_norm")?,
         compute: compute(values, "train.compute")?,
+        loraplus_lr_ratio: values.number("train.loraplus_lr_ratio")?,
+        loraplus_lr_embedding: values.number("train.loraplus_lr_embedding")?,
+        learning_rate_pattern: values.by_pattern("train.learning_rate_pattern", "a number", number)?,
         shuffle: values.flag("train.shuffle")?,
         seed: values.count("train.seed")? as u64,
         dtype: compute(values, "train.dtype")?,
@@ -167,10 +170,6 @@ fn only_supported(values: &Values) -> Result<()> {
     let later = |key: &str, what: String, right: &str| {
         Err(Error::setting(key, format!("{what} is not supported yet; {right}")))
     };
-    let ratio = values.number("train.loraplus_lr_ratio")?;
-    if ratio != 1.0 {
-        return later("train.loraplus_lr_ratio", format!("{ratio}"), "leave it at 1.0");
-    }
     if values.flag("train.gradient_checkpointing")? {
         return later("train.gradient_checkpointing", "true".to_owned(), "leave it at false");
     }

@@ -60,6 +60,9 @@ fn the_least_run_file_has_the_documented_defaults() {
         lr_schedule: ScheduleKind::Linear,
         warmup: Warmup::Ratio(0.06),
         max_grad_norm: 1.0,
+        loraplus_lr_ratio: 1.0,
+        loraplus_lr_embedding: 1e-6,
+        learning_rate_pattern: Vec::new(),
         compute: None,
         shuffle: true,
         seed: 42,
@@ -125,7 +128,9 @@ fn every_key_can_be_given() {
         lr_schedule = "cosine"
         warmup_steps = 5
         max_grad_norm = 0
-        loraplus_lr_ratio = 1
+        loraplus_lr_ratio = 16
+        loraplus_lr_embedding = 1e-5
+        learning_rate_pattern = {"layer.0" = 1e-4, "classifier" = 1}
         gradient_checkpointing = false
         compute = "bf16"
         shuffle = false
@@ -153,6 +158,9 @@ fn every_key_can_be_given() {
     assert_eq!(run.lora.layers_pattern, ["layer"]);
     assert_eq!((run.train.warmup, run.train.eval_every), (Warmup::Steps(5), EvalEvery::Steps(50)));
     assert_eq!((run.train.compute, run.train.dtype), (Some(Compute::Bf16), Some(Compute::Bf16)));
+    assert_eq!((run.train.loraplus_lr_ratio, run.train.loraplus_lr_embedding), (16.0, 1e-5));
+    let rates = [("layer.0".to_owned(), 1e-4), ("classifier".to_owned(), 1.0)];
+    assert_eq!(run.train.learning_rate_pattern, rates);
     assert_eq!(run.compute(), Compute::Bf16);
     assert_eq!(run.train.keep_best, KeepBest::Metric("f1".into()));
     assert_eq!((run.method, run.train.learning_rate, run.lora_given.is_empty()), (Method::Full, 1.0, false));
@@ -238,6 +246,7 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
         ("lora.modules_to_save=[1]", "lora.modules_to_save: it holds the whole number 1"),
         ("lora.init_lora_weights=xavier", "lora.init_lora_weights: \"xavier\" is not one of true"),
         ("output=''", "output: it is empty"),
+        ("train.loraplus_lr_ratio=0", "train.loraplus_lr_ratio: it is 0; it must be above 0"),
     ] {
         let text = message(with(assignment));
         assert!(text.starts_with(expected), "{assignment}: {text}");
@@ -251,7 +260,6 @@ fn what_is_not_built_yet_is_refused_rather_than_ignored() {
         "lora.init_lora_weights=pissa",
         "lora.init_lora_weights=false",
         "train.compute=int8",
-        "train.loraplus_lr_ratio=16.0",
         "train.gradient_checkpointing=true",
     ] {
         let text = message(with(assignment));

@@ -152,9 +152,7 @@ impl Values {
     pub fn number(&self, key: &str) -> Result<f64> {
         match self.get(key) {
             None => Ok(0.0),
-            Some(Value::Float(number)) => Ok(*number),
-            Some(Value::Integer(number)) => Ok(*number as f64),
-            Some(other) => Err(wrong(key, other, "a number")),
+            Some(value) => number(value).ok_or_else(|| wrong(key, value, "a number")),
         }
     }
 
@@ -165,6 +163,27 @@ impl Values {
             Some(Value::Boolean(flag)) => Ok(*flag),
             Some(other) => Err(wrong(key, other, "true or false")),
         }
+    }
+
+    /// A table of patterns, in the run's order.
+    pub fn by_pattern<T>(
+        &self,
+        key: &str,
+        what: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Vec<(String, T)>> {
+        let patterns = match self.get(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::Table(patterns)) => patterns,
+            Some(other) => return Err(wrong(key, other, "a table such as {\"layer.0.*query\" = 16}")),
+        };
+        patterns
+            .iter()
+            .map(|(pattern, value)| {
+                let read = read(value).ok_or_else(|| wrong(&format!("{key}.{pattern:?}"), value, what))?;
+                Ok((pattern.clone(), read))
+            })
+            .collect()
     }
 
     /// A list of strings.
@@ -179,6 +198,19 @@ impl Values {
         };
         items.iter().map(text).collect()
     }
+}
+
+/// A number, whole or not.
+pub(super) fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(number) => Some(*number as f64),
+        other => other.as_float(),
+    }
+}
+
+/// The table of patterns that [`Values::by_pattern`] reads.
+pub(super) fn by_pattern<T>(patterns: &[(String, T)], write: impl Fn(&T) -> Value) -> Value {
+    Value::Table(patterns.iter().map(|(pattern, value)| (pattern.clone(), write(value))).collect())
 }
 
 fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
