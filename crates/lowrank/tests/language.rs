@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::fixtures;
 use lowrank::data::{
-    Batch, Dataset, IGNORED, Labels, Outputs, Prediction, Reader, Task, TaskOptions, Tokenizer, tasks,
+    Batch, Collector, Dataset, IGNORED, Labels, Outputs, Prediction, Reader, Scores, Task, TaskOptions,
+    Tokenizer, tasks,
 };
 use lowrank::models::Head;
 use lowrank::tape::Tape;
 use lowrank::train::{
-    AdaptedModel, LoadOptions, RunFile, RunFileBuilder, RunOptions, Silent, Summary, evaluate, run,
+    AdaptedModel, LoadOptions, RunFile, RunFileBuilder, RunOptions, Silent, Summary, collect, evaluate, run,
 };
 use lowrank_kernels::Compute;
 use serde_json::Value;
@@ -210,6 +211,59 @@ fn a_text_that_is_written_once_is_measured_against_all_references_of_its_source(
     assert_eq!((scores.len(), scores["loss"]), (5, 0.5));
     let Prediction::Text { line, text } = &collector.predictions().unwrap()[2] else { panic!("a text") };
     assert_eq!((*line, text.as_str()), (3, "sky w2 w3 w4 w5"));
+}
+
+/// Takes what is written up to these tokens.
+struct Ended {
+    ends: Vec<u32>,
+    written: Vec<Vec<u32>>,
+}
+
+impl Collector for Ended {
+    fn add(&mut self, _: &[u32], _: &Batch, outputs: Outputs<'_>) -> lowrank::Result<()> {
+        self.written.extend_from_slice(outputs.written);
+        Ok(())
+    }
+
+    fn scores(&self, _: f64) -> lowrank::Result<Scores> {
+        Ok(Scores::new())
+    }
+
+    fn predictions(&self) -> lowrank::Result<Vec<Prediction>> {
+        Ok(Vec::new())
+    }
+
+    fn writes(&self) -> Option<usize> {
+        Some(4)
+    }
+
+    fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+}
+
+#[test]
+fn an_answer_to_a_conversation_ends_where_its_template_ends_a_turn() {
+    let room = Room::new("qwen2", "messages");
+    let template = words::CHAT_TEMPLATE.replace("</s>", "<pad>");
+    fs::write(room.folder.path().join("base/chat_template.jinja"), template).unwrap();
+    let adapted = room.adapted(Head::CausalLm);
+    let prompts = room.dataset(&adapted, "dev.jsonl", false);
+    let tokenizer = Tokenizer::from_folder(adapted.folder()).unwrap();
+    let task = room.task();
+    assert_eq!(prompts.collector(task.info()).ends(), tokenizer.id("<pad>").as_slice());
+
+    let written = |ends: Vec<u32>| {
+        let mut collector = Ended { ends, written: Vec::new() };
+        collect(&adapted, None, &*prompts, &mut collector, &mut |_| Ok(())).unwrap();
+        collector.written
+    };
+    let whole = written(Vec::new());
+    let first = whole[0][0];
+    for (ended, whole) in written(vec![first]).iter().zip(&whole) {
+        let upto = whole.iter().position(|token| *token == first).unwrap_or(whole.len());
+        assert_eq!(ended, &whole[..upto]);
+    }
 }
 
 #[test]

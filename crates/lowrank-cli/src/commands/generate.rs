@@ -130,7 +130,7 @@ impl Writer {
     /// Answers turn after turn until there are no more.
     fn talk(&self) -> Result {
         let template = self.generator.chat_template()?;
-        let eos_token_ids = self.generator.turn_ends(&template)?;
+        let eos_token_ids = self.generator.turn_ends(&template);
         let settings = GenerationSettings { eos_token_ids, ..self.settings.clone() };
         let mut messages: Vec<Message> = Vec::new();
         let (mut tokens, mut seconds) = (0, 0.0);

@@ -38,6 +38,11 @@ pub trait Collector {
         None
     }
 
+    /// The tokens that end what the model writes, beside the model's own.
+    fn ends(&self) -> &[u32] {
+        &[]
+    }
+
     /// Whether [`Collector::add`] reads logits.
     fn reads_logits(&self) -> bool {
         true

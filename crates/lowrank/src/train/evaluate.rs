@@ -45,8 +45,10 @@ fn collect_steps(
 ) -> Result<f64> {
     let (mut sum, mut targets, mut done) = (0.0, 0, 0);
     let reads_logits = collector.reads_logits();
-    let writes = collector.writes().map(|most| Ok::<_, crate::Error>((most, adapted.end_tokens()?)));
-    let writes = writes.transpose()?;
+    let writes = match collector.writes() {
+        Some(most) => Some((most, [&adapted.end_tokens()?, collector.ends()].concat())),
+        None => None,
+    };
     for _ in 0..count {
         let StepBatches { rows, batches } = steps.next_step()?;
         for batch in batches {

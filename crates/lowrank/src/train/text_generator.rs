@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::adapted_model::{AdaptedModel, LoadOptions};
 use super::writing::without_end;
 use crate::data::Tokenizer;
-use crate::data::chat::{ChatTemplate, Message, message};
+use crate::data::chat::{ChatTemplate, Message};
 use crate::data::language::{ended, prompt_ids};
 use crate::data::stream::{CONTEXT, Detokenizer, StopWords, continuation};
 use crate::data::tasks::language::chat_template;
@@ -116,21 +116,12 @@ impl TextGenerator {
 
     /// The tokens that end a turn of a conversation: those of the model, and the one that its template writes after an
     /// answer, which a base model's own configuration does not name.
-    ///
-    /// # Errors
-    /// If the tokeniser refuses the template's text.
-    pub fn turn_ends(&self, template: &ChatTemplate) -> Result<Vec<u32>> {
+    pub fn turn_ends(&self, template: &ChatTemplate) -> Vec<u32> {
         let mut ends = self.ends.clone();
-        let messages = [message("user", "a"), message("assistant", "b")];
         let special = self.tokenizer.special_tokens();
-        // A template that refuses these two tells nothing of its ends.
-        let Ok(rendered) = template.render_answers(&messages, None, &special) else { return Ok(ends) };
-        let answer = rendered.answers.and_then(|mut answers| answers.pop());
-        let closed = answer.and_then(|answer| rendered.text.get(answer)).unwrap_or_default();
-        let last = special.iter().filter(|token| !token.is_empty() && closed.ends_with(token.as_str()));
-        ends.extend(last.max_by_key(|token| token.len()).and_then(|token| self.tokenizer.id(token)));
+        ends.extend(template.turn_end(&special).and_then(|token| self.tokenizer.id(token)));
         ends.dedup();
-        Ok(ends)
+        ends
     }
 
     /// Writes on from a prompt, up to one of the words `stop`. The text is shown piece by piece as it grows, beam search

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::generation::Marks;
-use super::{ChatTemplate, Message, Rendered};
+use super::{ChatTemplate, Message, Rendered, message};
 use crate::Result;
 
 /// A turn is what a conversation has beyond the text that asks for it. Where a template writes earlier turns otherwise
@@ -47,6 +47,20 @@ pub(super) fn find(
         }
     }
     Ok(Rendered { text, answers: Some(answers) })
+}
+
+impl ChatTemplate {
+    /// The one of `special_tokens` that is written after an answer, which a base model's own configuration may not name as
+    /// its end; none if there is no such token, or the template refuses a question with an answer.
+    pub fn turn_end<'t>(&self, special_tokens: &'t [String]) -> Option<&'t str> {
+        let messages = [message("user", "a"), message("assistant", "b")];
+        let rendered = self.render_answers(&messages, None, special_tokens).ok()?;
+        let answer = rendered.answers?.pop()?;
+        let closed = rendered.text.get(answer)?;
+        let last =
+            special_tokens.iter().filter(|token| !token.is_empty() && closed.ends_with(token.as_str()));
+        last.max_by_key(|token| token.len()).map(String::as_str)
+    }
 }
 
 /// Where a mark stands in a turn's content.

@@ -24,6 +24,8 @@ pub struct PromptDataset {
     tokenizer: Tokenizer,
     /// The most tokens of an answer.
     longest_answer: usize,
+    /// The token that a chat template ends an answer with.
+    turn_end: Option<u32>,
 }
 
 impl PromptDataset {
@@ -46,12 +48,14 @@ impl PromptDataset {
         rows: &Rows<Conversation>,
     ) -> Result<Self> {
         let tokenizer = reader.tokenizer()?;
-        Self::new(reader, &rows.path, &rows.rows, |row| {
+        let prompts = Self::new(reader, &rows.path, &rows.rows, |row| {
             let refuse = |error: Error| Error::row(&rows.path, row.line, error.to_string());
             let asked = asked(&row.messages);
             let text = template.render(asked, row.tools.as_ref(), true).map_err(refuse)?;
             Ok((tokenizer.encode_with_offsets(&text, false)?.ids, row.line))
-        })
+        })?;
+        let turn_end = template.turn_end(&tokenizer.special_tokens()).and_then(|token| tokenizer.id(token));
+        Ok(Self { turn_end, ..prompts })
     }
 
     /// Adds the prompts of another file.
@@ -85,7 +89,7 @@ impl PromptDataset {
         })?;
         reader.check_vocabulary(prompts.iter().flatten().copied().max())?;
         let tokenizer = reader.tokenizer()?.clone();
-        Ok(Self { prompts, lines, tokenizer, longest_answer: reader.max_length })
+        Ok(Self { prompts, lines, tokenizer, longest_answer: reader.max_length, turn_end: None })
     }
 }
 
@@ -174,6 +178,10 @@ impl Collector for Answers<'_> {
 
     fn writes(&self) -> Option<usize> {
         Some(self.data.longest_answer)
+    }
+
+    fn ends(&self) -> &[u32] {
+        self.data.turn_end.as_slice()
     }
 
     fn reads_logits(&self) -> bool {
