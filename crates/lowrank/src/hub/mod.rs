@@ -22,6 +22,7 @@ pub use options::HubOptions;
 pub use repository::{
     ADAPTER_CONFIG, MODEL_CONFIG, ModelFolder, RepositoryKind, SUMMARY_FILE, resolve, resolve_with,
 };
+pub(crate) use repository::{CHAT_TEMPLATES, READER_FILES};
 pub use tensors::{Tensors, to_tensor, write_tensors};
 pub use watch::{Download, OnDownload, watch_downloads};
 pub use write::{StreamError, TensorHeader, TensorToWrite, stream_safetensors, write_safetensors};

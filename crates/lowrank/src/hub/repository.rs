@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use super::dataset::DatasetId;
 use super::options::HubOptions;
 use super::remote::Remote;
+use crate::data::image::PREPROCESSOR_CONFIG;
+use crate::generate::GENERATION_CONFIG;
 use crate::{Error, Result};
 
 /// A model's configuration.
@@ -13,6 +15,20 @@ pub const MODEL_CONFIG: &str = "config.json";
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What a finished run leaves beside its result; the names of its labels are in it.
 pub const SUMMARY_FILE: &str = "summary.json";
+/// The folder of a model's named chat templates.
+pub(crate) const CHAT_TEMPLATES: &str = "additional_chat_templates";
+/// The files that say how a model reads and writes, of which it has those that it needs.
+pub(crate) const READER_FILES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    PREPROCESSOR_CONFIG,
+    "chat_template.jinja",
+    GENERATION_CONFIG,
+];
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

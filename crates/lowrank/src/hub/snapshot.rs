@@ -11,18 +11,11 @@ use super::attend::{Broken, attend};
 use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
 use super::dataset::split_files;
 use super::remote::{Failure, Remote};
-use super::repository::{ADAPTER_CONFIG, MODEL_CONFIG, RepositoryKind, SUMMARY_FILE};
+use super::repository::{
+    ADAPTER_CONFIG, CHAT_TEMPLATES, MODEL_CONFIG, READER_FILES, RepositoryKind, SUMMARY_FILE,
+};
 use super::watch::Download;
 
-/// What a model may have beside its configuration and weights.
-const EXTRAS: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "preprocessor_config.json",
-];
 /// How often a download that breaks off is taken up again.
 const TRIES: usize = 4;
 
@@ -96,8 +89,17 @@ impl<'a> Snapshot<'a> {
             "it is not a model",
             &[(ADAPTER_CONFIG, "it is an adapter, not a model")],
         )?;
-        for extra in EXTRAS {
-            self.fetch_file(extra)?;
+        for name in READER_FILES {
+            self.fetch_file(name)?;
+        }
+        // These have names of their own, which only a list of the files tells.
+        let listed = self
+            .listed
+            .iter()
+            .flatten()
+            .filter(|file| Path::new(file).parent() == Some(CHAT_TEMPLATES.as_ref()));
+        for file in listed.cloned().collect::<Vec<_>>() {
+            self.fetch_file(&file)?;
         }
         Ok(())
     }

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use super::checkpoint::{self, CHECKPOINTS};
 use super::events::{StepReport, Summary};
 use crate::data::Scores;
-use crate::data::image::PREPROCESSOR_CONFIG;
-use crate::generate::GENERATION_CONFIG;
-use crate::hub::{ADAPTER_CONFIG, ADAPTER_FILE, MODEL_CONFIG, MODEL_FILE, SUMMARY_FILE, write_atomically};
+use crate::hub::{
+    ADAPTER_CONFIG, ADAPTER_FILE, MODEL_CONFIG, MODEL_FILE, READER_FILES, SUMMARY_FILE, write_atomically,
+};
 use crate::{Error, Result};
 
 /// A line for each step and evaluation.
@@ -19,18 +19,6 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The copy of the run file.
 pub const RUN_FILE: &str = "run.toml";
 
-/// The files that say how a model reads and writes, beside one that was trained whole, as far as the base model has them.
-pub(super) const READER_FILES: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    PREPROCESSOR_CONFIG,
-    "chat_template.jinja",
-    GENERATION_CONFIG,
-];
 /// All that a model that was trained whole is written to.
 const MODEL_FILES: [&str; 11] = {
     let [a, b, c, d, e, f, g, h, i] = READER_FILES;

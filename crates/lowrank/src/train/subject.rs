@@ -6,12 +6,13 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::adapted_model::AdaptedModel;
-use super::output::READER_FILES;
 use super::run_file::{Method, RunFile};
 use crate::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Plan};
 use crate::data::TaskInfo;
 use crate::data::image::{ImageProcessor, PREPROCESSOR_CONFIG};
-use crate::hub::{self, MODEL_CONFIG, MODEL_FILE, RepositoryKind, Tensors, write_atomically, write_tensors};
+use crate::hub::{
+    self, MODEL_CONFIG, MODEL_FILE, READER_FILES, RepositoryKind, Tensors, write_atomically, write_tensors,
+};
 use crate::models::{self, HeadSpec, Model};
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
 use crate::tape::AdapterId;

@@ -123,6 +123,26 @@ fn a_configuration_comes_without_the_weights() {
 }
 
 #[test]
+fn what_a_model_writes_with_comes_with_its_configuration() {
+    if ran_without_proxy() {
+        return;
+    }
+    let wanted = [
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "additional_chat_templates/tool_use.jinja",
+    ];
+    let files: Vec<(&str, &[u8])> =
+        [("config.json", &b"{}"[..])].into_iter().chain(wanted.map(|name| (name, &b"x"[..]))).collect();
+    let (server, cache) = (Server::start(ID, &files, Manners::default()), TempDir::new().unwrap());
+    let folder = resolve_with(ID, Configuration, &options(&server, &cache)).unwrap().path;
+    for name in wanted {
+        assert_eq!(fs::read(folder.join(name)).unwrap(), b"x", "{name}");
+    }
+}
+
+#[test]
 fn a_new_commit_is_fetched() {
     if ran_without_proxy() {
         return;

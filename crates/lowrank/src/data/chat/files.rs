@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::hub::CHAT_TEMPLATES;
 use crate::{Error, Result};
 
 pub(super) struct Files {
@@ -53,7 +54,7 @@ pub(super) fn read(folder: &Path) -> Result<Files> {
 /// `chat_template.jinja` and the files of `additional_chat_templates`.
 fn own_files(folder: &Path) -> Result<Vec<Template>> {
     let mut paths = vec![("default".to_owned(), folder.join("chat_template.jinja"))];
-    let more = folder.join("additional_chat_templates");
+    let more = folder.join(CHAT_TEMPLATES);
     if more.is_dir() {
         for entry in fs::read_dir(&more).map_err(Error::io(&more))? {
             let path = entry.map_err(Error::io(&more))?.path();
