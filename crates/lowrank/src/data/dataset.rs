@@ -10,6 +10,7 @@ use super::collector::{Classification, Collector};
 use super::example::{Example, Examples, Label, Labels};
 use super::tasks::TaskInfo;
 use super::tokenizer::Tokenizer;
+use super::type_ids::TypeIds;
 use crate::fnv::Fnv;
 use crate::{Error, Result};
 
@@ -82,8 +83,7 @@ const CHUNK: usize = 4096;
 #[derive(Debug, Clone, Default)]
 pub struct TokenizedDataset {
     ids: Vec<u32>,
-    /// Of each token; empty as long as all are 0.
-    type_ids: Vec<u8>,
+    type_ids: TypeIds,
     /// `examples + 1` places in `ids`.
     bounds: Vec<usize>,
     labels: Vec<Option<Label>>,
@@ -145,12 +145,7 @@ impl TokenizedDataset {
         if ids.is_empty() {
             return Err(Error::Usage(format!("the example of line {} has no tokens", example.line)));
         }
-        if type_ids.iter().any(|&id| id != 0) {
-            self.type_ids.resize(self.ids.len(), 0);
-            self.type_ids.extend(type_ids.iter().map(|&id| u8::try_from(id).unwrap_or(u8::MAX)));
-        } else if !self.type_ids.is_empty() {
-            self.type_ids.resize(self.ids.len() + ids.len(), 0);
-        }
+        self.type_ids.push(self.ids.len(), type_ids, ids.len());
         self.ids.extend_from_slice(ids);
         self.bounds.push(self.ids.len());
         self.labels.push(example.label);
@@ -173,7 +168,7 @@ impl TokenizedDataset {
         let range = *self.bounds.get(index)?..*self.bounds.get(index + 1)?;
         Some(TokenizedExample {
             ids: &self.ids[range.clone()],
-            type_ids: self.type_ids.get(range).unwrap_or(&[]),
+            type_ids: self.type_ids.get(range),
             label: self.labels[index],
             line: self.lines[index] as usize,
         })
@@ -183,7 +178,7 @@ impl TokenizedDataset {
     pub fn iter(&self) -> impl ExactSizeIterator<Item = TokenizedExample<'_>> {
         self.bounds.windows(2).enumerate().map(|(index, pair)| TokenizedExample {
             ids: &self.ids[pair[0]..pair[1]],
-            type_ids: self.type_ids.get(pair[0]..pair[1]).unwrap_or(&[]),
+            type_ids: self.type_ids.get(pair[0]..pair[1]),
             label: self.labels[index],
             line: self.lines[index] as usize,
         })
@@ -214,10 +209,9 @@ impl Dataset for TokenizedDataset {
             Some(Label::Score(score)) => 2 + (u64::from(score.to_bits()) << 2),
         });
         let ids = self.ids.iter().map(|&id| u64::from(id));
-        let types = self.type_ids.iter().map(|&id| u64::from(id));
         let bounds = self.bounds.iter().map(|&bound| bound as u64);
         let mut hash = Fnv::default();
-        ids.chain(types).chain(bounds).chain(labels).for_each(|word| hash.add_word(word));
+        ids.chain(self.type_ids.words()).chain(bounds).chain(labels).for_each(|word| hash.add_word(word));
         hash.0
     }
 

@@ -16,6 +16,7 @@ pub mod squad;
 pub mod stream;
 pub mod tasks;
 mod tokenizer;
+mod type_ids;
 
 pub use ahead::{StepBatches, Steps};
 pub use batch::{Batch, BatchSource, Pixels, TokenRows};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::hub::CHAT_TEMPLATES;
+use crate::text::read_text;
 use crate::{Error, Result};
 
 pub(super) struct Files {
@@ -67,8 +68,7 @@ fn own_files(folder: &Path) -> Result<Vec<Template>> {
     }
     let mut templates = Vec::new();
     for (name, path) in paths.into_iter().filter(|(_, path)| path.is_file()) {
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        let text = String::from_utf8(bytes).map_err(|_| Error::file(&path, "it is not UTF-8"))?;
+        let text = read_text(&path)?;
         templates.push(Template { name, path, own_file: true, text });
     }
     Ok(templates)

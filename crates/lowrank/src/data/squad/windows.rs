@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::positions::positions;
 use super::question::{Question, Skipped};
 use crate::data::tokenizer::EncodedWindow;
+use crate::data::type_ids::TypeIds;
 use crate::fnv::Fnv;
 use crate::{Error, Result};
 
@@ -15,8 +16,7 @@ const UNKNOWN: u32 = u32::MAX;
 #[derive(Debug, Clone, Default)]
 pub struct Windows {
     ids: Vec<u32>,
-    /// Of each token; empty if all are 0.
-    type_ids: Vec<u8>,
+    type_ids: TypeIds,
     /// `windows + 1` places in `ids`.
     bounds: Vec<usize>,
     places: Vec<Places>,
@@ -87,12 +87,7 @@ impl Windows {
                 [narrow(start)?, narrow(end)?]
             }
         };
-        if type_ids.iter().any(|&id| id != 0) {
-            self.type_ids.resize(self.ids.len(), 0);
-            self.type_ids.extend(type_ids.iter().map(|&id| u8::try_from(id).unwrap_or(u8::MAX)));
-        } else if !self.type_ids.is_empty() {
-            self.type_ids.resize(self.ids.len() + ids.len(), 0);
-        }
+        self.type_ids.push(self.ids.len(), &type_ids, ids.len());
         self.ids.extend_from_slice(&ids);
         self.bounds.push(self.ids.len());
         if keep {
@@ -132,14 +127,13 @@ impl Windows {
     /// A number that changes with the tokens, segments and answers: FNV-1a over all of them.
     pub fn fingerprint(&self) -> u64 {
         let ids = self.ids.iter().map(|&id| u64::from(id));
-        let types = self.type_ids.iter().map(|&id| u64::from(id));
         let bounds = self.bounds.iter().map(|&bound| bound as u64);
         let answers = self
             .places
             .iter()
             .map(|Places { answer: [start, end], .. }| (u64::from(*start) << 32) | u64::from(*end));
         let mut hash = Fnv::default();
-        ids.chain(types).chain(bounds).chain(answers).for_each(|word| hash.add_word(word));
+        ids.chain(self.type_ids.words()).chain(bounds).chain(answers).for_each(|word| hash.add_word(word));
         hash.0
     }
 
@@ -151,7 +145,7 @@ impl Windows {
         let [start, end] = places.answer.map(|place| place as usize);
         Some(Window {
             ids: &self.ids[tokens.clone()],
-            type_ids: self.type_ids.get(tokens).unwrap_or(&[]),
+            type_ids: self.type_ids.get(tokens),
             question: places.question as usize,
             cls: places.cls as usize,
             context: places.context[0] as usize..places.context[1] as usize,

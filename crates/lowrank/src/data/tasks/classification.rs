@@ -60,15 +60,16 @@ fn discover(path: &Path, further: &[PathBuf], layout: &Layout) -> Result<Target>
 }
 
 fn layout(columns: &Columns) -> Layout {
-    let role = |what, chosen: &Option<String>, usual: &[&str], need| match chosen {
-        Some(name) if !name.is_empty() => Role { what, names: vec![name.clone()], need: Need::Required },
-        Some(_) if need == Need::Optional => Role { what, names: Vec::new(), need: Need::Ignored },
-        _ => Role { what, names: usual.iter().map(|&name| name.to_owned()).collect(), need },
+    // A second text that was asked for by its name must be there.
+    let pair = if columns.text_pair.as_ref().is_some_and(|name| !name.is_empty()) {
+        Need::Required
+    } else {
+        Need::Optional
     };
     Layout {
-        text: role("text", &columns.text, &["text", "sentence", "sentence1"], Need::Required),
-        pair: role("text_pair", &columns.text_pair, &["text_pair", "sentence2"], Need::Optional),
-        label: role("label", &columns.label, &["label", "labels"], Need::Required),
+        text: Role::new("text", columns.text.as_ref(), &["text", "sentence", "sentence1"], Need::Required),
+        pair: Role::new("text_pair", columns.text_pair.as_ref(), &["text_pair", "sentence2"], pair),
+        label: Role::new("label", columns.label.as_ref(), &["label", "labels"], Need::Required),
         headerless: None,
         skip_ragged: false,
         names_classes: true,

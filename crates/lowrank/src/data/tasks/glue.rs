@@ -112,12 +112,8 @@ fn format(path: &Path) -> Result<Format> {
 
 fn layout(facts: &Facts, columns: &Columns) -> Layout {
     let role = |what, chosen: &Option<String>, usual: &[&str]| {
-        let names = match chosen {
-            Some(name) if !name.is_empty() => vec![name.clone()],
-            _ => usual.iter().map(|&name| name.to_owned()).collect(),
-        };
         let need = if usual.is_empty() { Need::Ignored } else { Need::Required };
-        Role { what, names, need }
+        Role::new(what, chosen.as_ref(), usual, need)
     };
     Layout {
         text: role("text", &columns.text, facts.text),

@@ -14,7 +14,7 @@ pub(crate) use task::chat_template;
 pub(super) use task::{NAMES, TEXT, head, open};
 
 use super::Columns;
-use super::table::{Need, Role};
+use super::table::Need;
 
 /// What the readers need to know beyond a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,14 +33,5 @@ impl LanguageOptions {
     /// Whether what is to be learnt must be there.
     fn answer(&self) -> Need {
         if self.unlabelled { Need::Optional } else { Need::Required }
-    }
-}
-
-/// A column of the name that was chosen, or else of one of its usual names.
-fn role(what: &'static str, chosen: Option<&String>, usual: &[&str], need: Need) -> Role {
-    match chosen {
-        Some(name) if !name.is_empty() => Role { what, names: vec![name.clone()], need },
-        Some(_) if need == Need::Optional => Role { what, names: Vec::new(), need: Need::Ignored },
-        _ => Role { what, names: usual.iter().map(|&name| name.to_owned()).collect(), need },
     }
 }

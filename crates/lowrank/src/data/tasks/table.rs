@@ -27,6 +27,18 @@ pub(super) struct Role {
     pub need: Need,
 }
 
+impl Role {
+    /// A column of the name that was chosen, or else of one of its usual names. An empty name says that there is none,
+    /// where there may be none.
+    pub fn new(what: &'static str, chosen: Option<&String>, usual: &[&str], need: Need) -> Self {
+        match chosen {
+            Some(name) if !name.is_empty() => Self { what, names: vec![name.clone()], need },
+            Some(_) if need == Need::Optional => Self { what, names: Vec::new(), need: Need::Ignored },
+            _ => Self { what, names: usual.iter().map(|&name| name.to_owned()).collect(), need },
+        }
+    }
+}
+
 /// Whether a column must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {

@@ -13,6 +13,7 @@ use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, ModelWrapper, Tokenizer, decoders};
 
+use crate::text::read_text;
 use crate::{Error, Result};
 
 /// What `tokenizer_config.json` says, as far as it decides here; every key may be absent.
@@ -83,7 +84,7 @@ fn byte_level_bpe(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
         Error::file(vocab_path, format!("not an object of tokens and their ids: {error}"))
     })?;
     let mut merges = Vec::new();
-    for (number, line) in text(merges_path)?.lines().enumerate() {
+    for (number, line) in read_text(merges_path)?.lines().enumerate() {
         if line.is_empty() || (number == 0 && line.starts_with("#version")) {
             continue;
         }
@@ -115,7 +116,7 @@ fn byte_level_bpe(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
 
 /// BERT's tokeniser.
 fn wordpiece(path: &Path, settings: &Settings) -> Result<Tokenizer> {
-    let text = text(path)?;
+    let text = read_text(path)?;
     let tokens = text.strip_suffix('\n').unwrap_or(&text).split('\n');
     let vocab: Vocab = (0..)
         .zip(tokens)
@@ -165,13 +166,4 @@ fn add_specials(
 fn special(path: &Path, token: &str, id: impl Fn(&str) -> Option<u32>) -> Result<u32> {
     id(token)
         .ok_or_else(|| Error::file(path, format!("the special token {token} is missing from the vocabulary")))
-}
-
-fn text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(Error::io(path))?;
-    String::from_utf8(bytes).map_err(|error| {
-        let line =
-            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
-        Error::row(path, line, "it is not UTF-8")
-    })
 }

@@ -1,7 +1,6 @@
 //! From the text of a run file, and settings that override it, to a run.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -9,6 +8,7 @@ use toml::{Table, Value};
 use super::values::{Values, defaults};
 use super::{RunFile, Source, sections};
 use crate::adapter::Targets;
+use crate::text::read_text;
 use crate::{Error, Result};
 
 /// A run file that is still being written: a text, and settings that override it.
@@ -43,12 +43,7 @@ impl RunFileBuilder {
     /// If it cannot be read, is not TOML, or holds an unknown key.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(Error::io(path))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-            Error::row(path, line, "it is not UTF-8")
-        })?;
+        let text = read_text(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut builder = Self::from_toml(&text, folder).map_err(|error| error.in_run_file(path))?;
         builder.path = Some(path.to_path_buf());

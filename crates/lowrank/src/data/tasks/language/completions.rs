@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use super::LanguageOptions;
 use super::documents::is_text;
-use super::{LanguageOptions, role};
 use crate::Error;
 use crate::Result;
 use crate::data::language::{Completion, Rows};
@@ -26,9 +26,9 @@ impl Roles {
         let prompt = ["prompt", "instruction", "question"];
         let completion = ["completion", "output", "response", "answer"];
         Self {
-            prompt: role("prompt", columns.prompt.as_ref(), &prompt, Need::Required),
-            input: role("input", columns.input.as_ref(), &["input"], Need::Optional),
-            completion: role("completion", columns.completion.as_ref(), &completion, options.answer()),
+            prompt: Role::new("prompt", columns.prompt.as_ref(), &prompt, Need::Required),
+            input: Role::new("input", columns.input.as_ref(), &["input"], Need::Optional),
+            completion: Role::new("completion", columns.completion.as_ref(), &completion, options.answer()),
         }
     }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::LanguageOptions;
 use super::completions::Roles;
-use super::{LanguageOptions, role};
 use crate::Result;
 use crate::data::chat::{Message, message};
 use crate::data::language::{Conversation, Rows};
@@ -18,9 +18,9 @@ use crate::data::tasks::table::{Need, Record, Role, records};
 /// The file cannot be read or holds no rows; a row is malformed, lacks the columns, or a message has no role.
 pub fn conversations(path: &Path, options: &LanguageOptions, limit: usize) -> Result<Rows<Conversation>> {
     let columns = &options.columns;
-    let messages = role("messages", columns.messages.as_ref(), &["messages"], Need::Required);
-    let tools = role("tools", columns.tools.as_ref(), &["tools"], Need::Optional);
-    let system = role("system message", columns.system.as_ref(), &["system"], Need::Optional);
+    let messages = Role::new("messages", columns.messages.as_ref(), &["messages"], Need::Required);
+    let tools = Role::new("tools", columns.tools.as_ref(), &["tools"], Need::Optional);
+    let system = Role::new("system message", columns.system.as_ref(), &["system"], Need::Optional);
     let parts = Roles::new(options);
     let mut rows = Vec::new();
     records(path, limit, &mut |record| {

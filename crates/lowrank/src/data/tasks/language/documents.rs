@@ -1,12 +1,12 @@
 //! Texts to be continued anywhere.
 
-use std::fs;
 use std::path::Path;
 
-use super::{LanguageOptions, role};
+use super::LanguageOptions;
+use crate::Result;
 use crate::data::language::{Document, Rows};
-use crate::data::tasks::table::{Need, no_rows, records};
-use crate::{Error, Result};
+use crate::data::tasks::table::{Need, Role, no_rows, records};
+use crate::text::read_text;
 
 /// The first `limit` documents of a file (0: all): a `.txt` or `.md` file is one, a row of `.jsonl`, `.json`, `.csv` or
 /// `.tsv` holds one in its column `text`.
@@ -16,19 +16,14 @@ use crate::{Error, Result};
 pub fn documents(path: &Path, options: &LanguageOptions, limit: usize) -> Result<Rows<Document>> {
     let mut rows = Vec::new();
     if is_text(path) {
-        let bytes = fs::read(path).map_err(Error::io(path))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            Error::row(path, line, "it is not UTF-8")
-        })?;
+        let text = read_text(path)?;
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         if text.is_empty() {
             return Err(no_rows(path));
         }
         rows.push(Document { text, line: 1 });
     } else {
-        let text = role("text", options.columns.text.as_ref(), &["text", "content"], Need::Required);
+        let text = Role::new("text", options.columns.text.as_ref(), &["text", "content"], Need::Required);
         records(path, limit, &mut |record| {
             let text = record.text(&text)?.unwrap_or_default().into_owned();
             rows.push(Document { text, line: record.line });

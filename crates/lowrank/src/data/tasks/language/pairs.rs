@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::LanguageOptions;
 use super::completions::parted_lines;
 use super::documents::is_text;
-use super::{LanguageOptions, role};
 use crate::Result;
 use crate::data::language::{Rows, SourceTarget};
 use crate::data::tasks::table::{Need, Record, Role, records};
@@ -22,9 +22,9 @@ const TARGETS: &[&str] = &["target", "summary", "highlights", "output"];
 /// The file cannot be read or holds no rows; a row is malformed or lacks a column; a translation lacks a language.
 pub fn source_targets(path: &Path, options: &LanguageOptions, limit: usize) -> Result<Rows<SourceTarget>> {
     let columns = &options.columns;
-    let source = role("source", columns.source.as_ref(), SOURCES, Need::Required);
-    let target = role("target", columns.target.as_ref(), TARGETS, options.answer());
-    let translation = role("translation", None, &["translation"], Need::Optional);
+    let source = Role::new("source", columns.source.as_ref(), SOURCES, Need::Required);
+    let target = Role::new("target", columns.target.as_ref(), TARGETS, options.answer());
+    let translation = Role::new("translation", None, &["translation"], Need::Optional);
     let mut rows = Vec::new();
     if is_text(path) {
         parted_lines(path, options, limit, &mut |given, wanted, line| {

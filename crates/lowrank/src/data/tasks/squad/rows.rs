@@ -19,7 +19,7 @@ pub(super) fn read(path: &Path, options: &ReadOptions) -> Result<Questions> {
     if !has_rows(path)? {
         return read_published(path, options);
     }
-    let role = |name: &'static str, need| Role { what: name, names: vec![name.to_owned()], need };
+    let role = |name: &'static str, need| Role::new(name, None, &[name], need);
     let required = |name| role(name, Need::Required);
     let (id, context, question) = (required("id"), required("context"), required("question"));
     let answers =

@@ -26,17 +26,9 @@ pub(super) struct Roles {
 
 impl Roles {
     pub fn new(columns: &Columns) -> Self {
-        let role = |what, chosen: &Option<String>, usual: &[&str]| Role {
-            what,
-            names: match chosen {
-                Some(name) if !name.is_empty() => vec![name.clone()],
-                _ => usual.iter().map(|&name| name.to_owned()).collect(),
-            },
-            need: Need::Required,
-        };
         Self {
-            words: role("text", &columns.text, &["tokens", "words"]),
-            tags: role("label", &columns.label, &["ner_tags", "labels", "tags", "pos_tags", "chunk_tags"]),
+            words: Role::new("text", columns.text.as_ref(), &["tokens", "words"], Need::Required),
+            tags: Role::new("label", columns.label.as_ref(), &TAGS, Need::Required),
         }
     }
 }
