@@ -91,3 +91,16 @@ fn a_quantized_folder_serves_wherever_a_model_does() {
         full.stderr
     );
 }
+
+#[test]
+fn a_check_measures_against_the_weights_as_they_were_however_little_memory_there_is() {
+    for tenth in (10..40).step_by(3) {
+        let workshop = Workshop::new();
+        let bytes = ((4096.0 * 1.25_f64.powi(tenth)) as u64).to_string();
+        let quantize = "quantize --model model --out eight --check --load-in int8 --json";
+        let ran = with_memory(&workshop, &bytes, &quantize.split(' ').collect::<Vec<_>>());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let off = ran.json()["largest_logit_difference"].as_f64().unwrap();
+        assert!(off > 0.0, "{off} with {bytes} bytes");
+    }
+}

@@ -109,6 +109,11 @@ impl Needs {
         needs
     }
 
+    /// The placement that fits of those that leave the weights as the checkpoint has them.
+    pub fn choose_unchanged(self, available: Option<u64>) -> Placement {
+        if self.choose(available).0 == Placement::Packed { Placement::Packed } else { Placement::Mapped }
+    }
+
     /// The placement that fits, and the sentence that tells of it where it is not the usual one.
     pub fn choose(self, available: Option<u64>) -> (Placement, Option<String>) {
         let Some(available) = available else { return (Placement::Packed, None) };
@@ -185,6 +190,8 @@ mod tests {
         assert_eq!(chosen(4_900_000_000), Placement::Int8);
         assert_eq!(chosen(1_250_000_000), Placement::Int8);
         assert_eq!(chosen(1_200_000_000), Placement::Mapped);
+        assert_eq!(needs.choose_unchanged(Some(5_000_000_000)), Placement::Packed);
+        assert_eq!(needs.choose_unchanged(Some(4_900_000_000)), Placement::Mapped);
         let note = needs.choose(Some(2_000_000_000)).1;
         let expected = "the weights would take 4.0 GB of memory, and 2.0 GB are available: they are loaded in 8 bits, \
                         which take 1.0 GB";

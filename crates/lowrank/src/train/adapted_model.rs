@@ -41,6 +41,8 @@ pub(super) enum Use {
     Training,
     /// The training of every weight.
     FullTraining,
+    /// The measure of another model: as the checkpoint has it, however little memory there is.
+    Reference,
 }
 
 /// The type that `auto` means: bf16 where the machine multiplies it faster.
@@ -127,6 +129,10 @@ impl AdaptedModel {
         let report = models::load_as(&mut *model, &checkpoint, placement)?;
         let folder = folder.to_path_buf();
         Ok(Self { model, config, folder, compute, report, placement, placement_note, adapters: Vec::new() })
+            (LoadIn::Auto, Use::Reference) => {
+                let needs = Needs::of(&*model, &checkpoint, compute, false);
+                (needs.choose_unchanged(models::planned_memory()?), None)
+            }
     }
 
     /// A classifier around a model that is there already.

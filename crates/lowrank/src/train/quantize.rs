@@ -9,14 +9,14 @@ use lowrank_kernels::random::Philox;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::adapted_model::{AdaptedModel, LoadOptions};
+use super::adapted_model::{AdaptedModel, Use};
 use super::bench::random_batch;
 use crate::hub::{
     self, Checkpoint, MODEL_CONFIG, MODEL_FILE, RepositoryKind, StoredDtype, TensorToWrite, to_tensor,
     write_atomically, write_safetensors,
 };
 use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
-use crate::models::{self, HeadSpec, not_finite, quantizable_keys};
+use crate::models::{self, HeadSpec, LoadIn, not_finite, quantizable_keys};
 use crate::tensor::{DType, Quantized, Tensor};
 use crate::{Error, Result};
 
@@ -129,7 +129,7 @@ pub fn quantize(options: &QuantizeOptions<'_>) -> Result<QuantizeReport> {
         largest_logit: None,
     };
     if options.check {
-        let (before, after) = (probe(options.model)?, probe(&options.out.to_string_lossy())?);
+        let (before, after) = (probe(&folder)?, probe(options.out)?);
         let largest = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).fold(0.0, f32::max);
         let mut differences = before.iter().zip(&after).map(|(a, b)| a - b);
         report.largest_logit_difference = Some(largest(&mut differences));
@@ -208,9 +208,11 @@ fn write_config(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The logits of random inputs, the same for every model of a configuration, computed in bf16.
-fn probe(model: &str) -> Result<Vec<f32>> {
-    let options = LoadOptions { compute: Some(Compute::Bf16), ..LoadOptions::default() };
-    let mut adapted = AdaptedModel::load(model, None, options)?;
+fn probe(folder: &Path) -> Result<Vec<f32>> {
+    let config = models::read_config(folder)?;
+    let head = HeadSpec::new(config.head.unwrap_or(config.usual_head()), config.labels.len());
+    let (compute, load_in) = (Some(Compute::Bf16), LoadIn::Auto);
+    let mut adapted = AdaptedModel::load_base(folder, config, head, compute, load_in, Use::Reference)?;
     models::initialise_head(adapted.model_mut(), SEED)?;
     let info = adapted.model().info().clone();
     let lengths = PROBES.map(|length| length.min(info.max_length.max(1)));
