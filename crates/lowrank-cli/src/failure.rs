@@ -18,7 +18,7 @@ pub struct Failure {
 /// The work failed.
 const FAILED: u8 = 1;
 /// The user asked for something wrong.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 /// What a shell reports for a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
 
