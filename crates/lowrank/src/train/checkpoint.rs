@@ -107,9 +107,7 @@ impl Checkpoint {
         let folder = output.join(CHECKPOINTS);
         let name = format!("step-{:08}", self.state.step);
         let (partial, place) = (folder.join(format!(".{name}.partial")), folder.join(name));
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
-        }
+        remove(&partial)?;
         fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
         let written = write_tensors(&partial.join(TENSORS), &self.tensors())
             .and_then(|()| write_json(&partial.join(STATE), &self.state));
@@ -118,10 +116,14 @@ impl Checkpoint {
             let _ = fs::remove_dir_all(&partial);
             return Err(error);
         }
+        // One of the same step stays, under another name, until the new one is in its place: it may be the only one.
+        let replaced = replaced(&place);
         if place.exists() {
-            fs::remove_dir_all(&place).map_err(Error::io(&place))?;
+            remove(&replaced)?;
+            fs::rename(&place, &replaced).map_err(Error::io(&place))?;
         }
         fs::rename(&partial, &place).map_err(Error::io(&place))?;
+        remove(&replaced)?;
         let kept = list(output)?;
         for old in kept.iter().rev().skip(if limit == 0 { kept.len() } else { limit }) {
             fs::remove_dir_all(old).map_err(Error::io(old))?;
@@ -197,8 +199,9 @@ pub fn clear(output: &Path) -> Result<()> {
     for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
         let path = entry.map_err(Error::io(&folder))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let partial = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));
-        if partial.unwrap_or(name).starts_with("step-") {
+        let hidden =
+            name.strip_prefix('.').filter(|name| name.ends_with(".partial") || name.ends_with(REPLACED));
+        if hidden.unwrap_or(name).starts_with("step-") {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }
     }
@@ -207,7 +210,20 @@ pub fn clear(output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The checkpoints below `output`, the oldest first.
+/// What a checkpoint is called while one of the same step takes its place.
+const REPLACED: &str = ".replaced";
+
+fn replaced(place: &Path) -> PathBuf {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    place.with_file_name(format!(".{name}{REPLACED}"))
+}
+
+/// Removes a folder that may be there.
+fn remove(folder: &Path) -> Result<()> {
+    if folder.exists() { fs::remove_dir_all(folder).map_err(Error::io(folder)) } else { Ok(()) }
+}
+
+/// The checkpoints below `output`, the oldest first. One that was being replaced when the program ended is among them.
 fn list(output: &Path) -> Result<Vec<PathBuf>> {
     let folder = output.join(CHECKPOINTS);
     if !folder.is_dir() {
@@ -216,14 +232,15 @@ fn list(output: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
         let path = entry.map_err(Error::io(&folder))?.path();
-        let named =
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("step-"));
-        if named && path.join(STATE).is_file() {
-            found.push(path);
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(REPLACED));
+        let step = hidden.filter(|name| !folder.join(name).exists()).unwrap_or(&name);
+        if step.starts_with("step-") && path.join(STATE).is_file() {
+            found.push((step.to_owned(), path));
         }
     }
     found.sort();
-    Ok(found)
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 #[cfg(test)]
@@ -231,6 +248,27 @@ mod tests {
     use lowrank_kernels::random::Philox;
 
     use super::*;
+
+    #[test]
+    fn a_checkpoint_is_there_at_every_moment_of_its_replacement() {
+        let room = tempfile::tempdir().unwrap();
+        let checkpoint = |tokens| {
+            let state = State { step: 3, tokens, ..State::new(BTreeMap::new()) };
+            Checkpoint { state, values: Snapshot::new(), moments: BTreeMap::new(), best: None }
+        };
+        let place = checkpoint(1).write(room.path(), 1).unwrap();
+        let newest = || State::newest(room.path()).unwrap().unwrap().tokens;
+        // The program ends between the two steps of a replacement.
+        fs::rename(&place, replaced(&place)).unwrap();
+        assert_eq!(newest(), 1);
+        checkpoint(2).write(room.path(), 1).unwrap();
+        assert_eq!(newest(), 2);
+        checkpoint(3).write(room.path(), 1).unwrap();
+        assert_eq!((newest(), replaced(&place).exists()), (3, false));
+        fs::rename(&place, replaced(&place)).unwrap();
+        clear(room.path()).unwrap();
+        assert!(!room.path().join(CHECKPOINTS).exists());
+    }
 
     /// The best value is compared with later ones: one bit decides which state is kept.
     #[test]
