@@ -104,6 +104,13 @@ fn idx_files_that_lie_are_errors() {
     let zipped = folder.path().join("x-images-idx3-ubyte.gz");
     fs::write(&zipped, b"not gzip").unwrap();
     fs::write(folder.path().join("x-labels-idx1-ubyte"), idx(0x801, &[1], &[5])).unwrap();
+    let swollen = folder.path().join("y-images-idx3-ubyte.gz");
+    let mut encoder = GzEncoder::new(fs::File::create(&swollen).unwrap(), Compression::default());
+    encoder.write_all(&idx(0x803, &[1, 1, 2], &vec![0; 1 << 20])).unwrap();
+    encoder.finish().unwrap();
+    fs::write(folder.path().join("y-labels-idx1-ubyte"), idx(0x801, &[1], &[5])).unwrap();
+    let text = reason(ImageExamples::mnist(&swollen, Part::Train));
+    assert!(text.contains("its header says [1, 1, 2], but it has more than 18 bytes"), "{text}");
     assert!(reason(ImageExamples::mnist(&zipped, Part::Train)).contains("not a whole gzip file"));
     assert!(reason(ImageExamples::mnist(folder.path().join("a.bin"), Part::Train)).contains("images-idx3"));
 }

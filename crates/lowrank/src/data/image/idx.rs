@@ -1,5 +1,6 @@
 //! MNIST's IDX files.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -92,17 +93,20 @@ fn locate(path: &Path, part: Part) -> Result<(PathBuf, PathBuf)> {
 
 /// The sizes of a file's dimensions, where its values begin, and all its bytes.
 fn read(path: &Path, magic: u32, dimensions: usize) -> Result<(Vec<usize>, usize, Vec<u8>)> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
     let zipped = path.extension().is_some_and(|extension| extension == "gz");
-    let reader: &mut dyn Read = if zipped { &mut MultiGzDecoder::new(file) } else { &mut file };
-    // What is zipped may be longer than it says and than there is memory.
-    let result = reader.take(LARGEST).read_to_end(&mut bytes);
-    result.map_err(|error| match zipped {
-        true => Error::file(path, format!("not a whole gzip file: {error}")),
-        false => Error::io(path)(error),
-    })?;
-    let words: Vec<u32> = (bytes.chunks_exact(4).take(1 + dimensions))
+    let mut reader: Box<dyn Read> = if zipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    let mut bytes = Vec::new();
+    let mut more = |bytes: &mut Vec<u8>, count: u64| {
+        reader.by_ref().take(count).read_to_end(bytes).map_err(|error| match zipped {
+            true => Error::file(path, format!("not a whole gzip file: {error}")),
+            false => Error::io(path)(error),
+        })
+    };
+    let start = 4 * (1 + dimensions);
+    more(&mut bytes, start as u64)?;
+    let words: Vec<u32> = bytes
+        .chunks_exact(4)
         .map(|word| word.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)))
         .collect();
     if words.first() != Some(&magic) {
@@ -113,10 +117,24 @@ fn read(path: &Path, magic: u32, dimensions: usize) -> Result<(Vec<usize>, usize
         ));
     }
     let sizes: Vec<usize> = words[1..].iter().map(|&size| size as usize).collect();
-    let start = 4 * (1 + dimensions);
-    let values = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-    match values.and_then(|values| values.checked_add(start)) {
-        Some(length) if length == bytes.len() && sizes.len() == dimensions => Ok((sizes, start, bytes)),
-        _ => Err(Error::file(path, format!("its header says {sizes:?}, but it has {} bytes", bytes.len()))),
+    let values = sizes.iter().try_fold(1u64, |product, &size| product.checked_mul(size as u64));
+    let length =
+        values.and_then(|values| values.checked_add(start as u64)).filter(|&length| length <= LARGEST);
+    let Some(length) = length.filter(|_| sizes.len() == dimensions) else {
+        return Err(Error::file(
+            path,
+            format!("its header says {sizes:?}, which is not the size of a data set"),
+        ));
+    };
+    // What is zipped may be longer than its header says and than there is memory: one byte more tells.
+    more(&mut bytes, length - start as u64 + 1)?;
+    match (bytes.len() as u64).cmp(&length) {
+        Ordering::Equal => Ok((sizes, start, bytes)),
+        Ordering::Less => {
+            Err(Error::file(path, format!("its header says {sizes:?}, but it has {} bytes", bytes.len())))
+        }
+        Ordering::Greater => {
+            Err(Error::file(path, format!("its header says {sizes:?}, but it has more than {length} bytes")))
+        }
     }
 }
