@@ -199,6 +199,23 @@ fn a_template_that_never_ends_is_stopped() {
 }
 
 #[test]
+fn a_template_that_asks_for_all_memory_is_refused() {
+    for template in [
+        "{{ [1] | tojson(indent=1000000000000) }}",
+        "{{ [range(1000), range(1000)] | tojson(separators=['a' * 1000000, ':']) }}",
+        "{{ 'a\nb' | indent(1000000000000) }}",
+        "{{ 'a\nb' | indent(width=1000000000000) }}",
+        "{{ '%1000000000000d' | format(1) }}",
+        "{{ '{:1000000000000}'.format(1) }}",
+    ] {
+        let text = ask(template).unwrap_err();
+        assert!(text.contains("too wide") || text.contains("too long"), "{template}: {text}");
+    }
+    assert_eq!(ask("{{ [1] | tojson(indent=2) }}{{ 'a\nb' | indent }}").unwrap(), "[\n  1\n]a\n    b");
+    assert_eq!(ask("{{ '%3d' | format(1) }}{{ '{:3}'.format(1) }}").unwrap(), "  1  1");
+}
+
+#[test]
 fn what_templates_expect_of_python_is_there() {
     let cases = [
         ("{{ messages | tojson }}", r#"[{"role": "user", "content": "Hi <&>"}]"#),

@@ -1,15 +1,24 @@
 //! What templates expect of Python: JSON as `json.dumps` writes it, the time, and a way to refuse.
 
-use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, Value as Jinja};
+use minijinja::value::{Kwargs, Rest, StringInput, ValueOrKwargs};
+use minijinja::{Environment, Error, ErrorKind, State, Value as Jinja};
 use serde_json::Value;
 
 pub(super) fn add_to(environment: &mut Environment<'static>) {
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(|state, value, method, arguments| {
+        if method == "format" {
+            check_format(value)?;
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+    });
+    environment.add_filter("format", |state: &mut State, text: &Jinja, arguments: Rest<ValueOrKwargs>| {
+        check_format(text)?;
+        minijinja::filters::format(state, text, arguments)
+    });
     environment.add_filter("tojson", to_json);
+    environment.add_filter("indent", indent);
     environment.add_function("raise_exception", |message: String| -> Result<Jinja, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -17,6 +26,37 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         strftime(&format, now)
     });
+}
+
+/// The widest indentation of a line, and the longest text that JSON becomes: more than any honest template asks for.
+const WIDEST: usize = 1000;
+const LONGEST: usize = 1 << 26;
+
+fn check_width(width: usize) -> Result<(), Error> {
+    if width <= WIDEST {
+        return Ok(());
+    }
+    let reason = format!("a width of {width} is too wide; {WIDEST} is the most");
+    Err(Error::new(ErrorKind::InvalidOperation, reason))
+}
+
+/// Refuses a text whose formats have a width or precision of more digits than [`WIDEST`] has: they would be filled up.
+fn check_format(text: &Jinja) -> Result<(), Error> {
+    let numbers = text.as_str().unwrap_or_default().split(|letter: char| !letter.is_ascii_digit());
+    numbers.filter(|digits| digits.len() > 4).try_for_each(|_| check_width(usize::MAX))
+}
+
+/// The engine's own filter, which would take any width.
+fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    options: Kwargs,
+) -> Result<Jinja, Error> {
+    let named: Option<usize> = if width.is_none() { options.get("width")? } else { None };
+    check_width(width.or(named).unwrap_or_default())?;
+    minijinja::filters::indent(text, width.or(named), first, blank, options)
 }
 
 /// How JSON is laid out.
@@ -33,6 +73,7 @@ fn to_json(value: &Jinja, options: Kwargs) -> Result<String, Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, "an undefined value cannot be written as JSON"));
     }
     let indent: Option<usize> = options.get("indent")?;
+    check_width(indent.unwrap_or_default())?;
     let usual = if indent.is_some() { "," } else { ", " };
     let (item, key) = match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
@@ -49,16 +90,30 @@ fn to_json(value: &Jinja, options: Kwargs) -> Result<String, Error> {
     options.assert_all_used()?;
     let value = serde_json::to_value(value)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    let mut out = String::new();
+    let mut out = Text(String::new());
     layout.write(&mut out, &value, 1);
-    Ok(out)
+    if out.0.len() > LONGEST {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a value is too long as JSON"));
+    }
+    Ok(out.0)
+}
+
+/// A text that grows little beyond what is too long.
+struct Text(String);
+
+impl Text {
+    fn push_str(&mut self, more: &str) {
+        if self.0.len() <= LONGEST {
+            self.0.push_str(more);
+        }
+    }
 }
 
 impl Layout {
-    fn write(&self, out: &mut String, value: &Value, depth: usize) {
+    fn write(&self, out: &mut Text, value: &Value, depth: usize) {
         match value {
             Value::Array(items) => {
-                self.block(out, ['[', ']'], items.iter(), depth, |out, item| {
+                self.block(out, ["[", "]"], items.iter(), depth, |out, item| {
                     self.write(out, item, depth + 1);
                 });
             }
@@ -67,7 +122,7 @@ impl Layout {
                 if self.sorted {
                     items.sort_by_key(|(key, _)| *key);
                 }
-                self.block(out, ['{', '}'], items.into_iter(), depth, |out, (key, item)| {
+                self.block(out, ["{", "}"], items.into_iter(), depth, |out, (key, item)| {
                     self.text(out, key);
                     out.push_str(&self.key);
                     self.write(out, item, depth + 1);
@@ -81,19 +136,19 @@ impl Layout {
 
     fn block<T>(
         &self,
-        out: &mut String,
-        ends: [char; 2],
+        out: &mut Text,
+        ends: [&str; 2],
         items: impl ExactSizeIterator<Item = T>,
         depth: usize,
-        mut write: impl FnMut(&mut String, T),
+        mut write: impl FnMut(&mut Text, T),
     ) {
-        let line = |out: &mut String, depth: usize| {
+        let line = |out: &mut Text, depth: usize| {
             if let Some(indent) = self.indent {
-                out.push('\n');
-                out.extend(std::iter::repeat_n(' ', indent * depth));
+                out.push_str("\n");
+                (0..depth).for_each(|_| out.push_str(&" ".repeat(indent)));
             }
         };
-        out.push(ends[0]);
+        out.push_str(ends[0]);
         let some = items.len() > 0;
         for (place, item) in items.enumerate() {
             if place > 0 {
@@ -105,22 +160,22 @@ impl Layout {
         if some {
             line(out, depth - 1);
         }
-        out.push(ends[1]);
+        out.push_str(ends[1]);
     }
 
-    fn text(&self, out: &mut String, text: &str) {
+    fn text(&self, out: &mut Text, text: &str) {
         let quoted = Value::from(text).to_string();
         if !self.ascii {
             return out.push_str(&quoted);
         }
         for letter in quoted.chars() {
             if letter.is_ascii() {
-                out.push(letter);
+                out.push_str(letter.encode_utf8(&mut [0; 4]));
             } else {
-                for unit in letter.encode_utf16(&mut [0; 2]) {
-                    // Writing to a string does not fail.
-                    let _ = write!(out, "\\u{unit:04x}");
-                }
+                letter
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
             }
         }
     }
