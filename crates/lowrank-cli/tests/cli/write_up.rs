@@ -46,6 +46,17 @@ fn the_write_ups_head_is_known_again_by_eval_predict_and_forward() {
 }
 
 #[test]
+fn the_write_ups_head_is_known_again_in_a_model_that_was_trained_whole() {
+    let workshop = Workshop::new();
+    let head = ["--set", "head=norm-dropout-linear", "--method", "full"];
+    let summary = workshop.succeed(&[&["train", "run.toml", "--json", "--dtype", "f32"], &head[..]].concat());
+    let eval = "eval --model out --task sst2 --data dev.tsv --dtype f32 --json";
+    let scores = workshop.succeed(&eval.split(' ').collect::<Vec<_>>()).json();
+    let loss = |scores: &serde_json::Value| scores["loss"].as_f64().unwrap();
+    assert!((loss(&scores) - loss(&summary.json()["eval"])).abs() < 1e-6, "{scores}");
+}
+
+#[test]
 fn what_the_write_ups_flags_train_is_what_is_saved() {
     for model in ["models/bert", "models/roberta", "models/distilbert"] {
         let workshop = Workshop::of(model);

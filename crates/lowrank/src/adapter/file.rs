@@ -184,8 +184,7 @@ impl AdapterFile {
     /// The layers of the head that the adapter brings along, where they are not Transformers' own: their names tell. How
     /// much it drops out in training nobody notes.
     pub fn head_style(&self) -> Option<HeadStyle> {
-        let has = |name: &str| self.checkpoint.get(&format!("{PREFIX}classifier.{name}.weight")).is_some();
-        (has("norm") && has("linear")).then_some(HeadStyle::NormDropoutLinear { dropout: 0.0 })
+        HeadStyle::of_tensors(|name| self.checkpoint.get(&format!("{PREFIX}{name}")).is_some())
     }
 
     /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or

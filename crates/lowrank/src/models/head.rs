@@ -136,3 +136,11 @@ pub enum HeadStyle {
         dropout: f32,
     },
 }
+
+impl HeadStyle {
+    /// The style that weights of these names are of, where they tell; dropout leaves none.
+    pub fn of_tensors(has: impl Fn(&str) -> bool) -> Option<Self> {
+        let both = ["classifier.norm.weight", "classifier.linear.weight"].into_iter().all(has);
+        both.then_some(Self::NormDropoutLinear { dropout: 0.0 })
+    }
+}

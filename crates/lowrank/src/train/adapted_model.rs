@@ -88,6 +88,12 @@ impl AdaptedModel {
         let kind = options.head.or(of_adapter).or(config.head).unwrap_or(config.usual_head());
         let style = match adapter.as_ref().and_then(|(_, file)| file.head_style()) {
             Some(style) if options.style == HeadStyle::Default => style,
+            // A model that was trained whole has it among its own weights.
+            None if options.style == HeadStyle::Default && from_adapter.is_none() => {
+                let checkpoint = Checkpoint::open(&folder)?;
+                let own = HeadStyle::of_tensors(|name| checkpoint.get(name).is_some());
+                own.unwrap_or_default()
+            }
             _ => options.style,
         };
         let head = HeadSpec { style, ..HeadSpec::new(kind, num_labels) };
@@ -123,16 +129,16 @@ impl AdaptedModel {
             (LoadIn::Mapped, _) => (Placement::Mapped, None),
             // What is trained is in memory in any case.
             (LoadIn::Auto, Use::FullTraining) => (Placement::Packed, None),
+            (LoadIn::Auto, Use::Reference) => {
+                let needs = Needs::of(&*model, &checkpoint, compute, false);
+                (needs.choose_unchanged(models::planned_memory()?), None)
+            }
             (LoadIn::Auto, _) => Needs::of(&*model, &checkpoint, compute, purpose == Use::Training)
                 .choose(models::planned_memory()?),
         };
         let report = models::load_as(&mut *model, &checkpoint, placement)?;
         let folder = folder.to_path_buf();
         Ok(Self { model, config, folder, compute, report, placement, placement_note, adapters: Vec::new() })
-            (LoadIn::Auto, Use::Reference) => {
-                let needs = Needs::of(&*model, &checkpoint, compute, false);
-                (needs.choose_unchanged(models::planned_memory()?), None)
-            }
     }
 
     /// A classifier around a model that is there already.
