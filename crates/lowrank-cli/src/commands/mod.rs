@@ -13,6 +13,8 @@ pub mod predict;
 pub mod quantize;
 pub mod train;
 
+use std::io::{Write, stderr};
+
 use lowrank::Tier;
 
 use crate::arguments::{Cli, Command, Global};
@@ -41,6 +43,16 @@ pub fn run(cli: Cli) -> Result {
 /// Looks at `LOWRANK_CPU` before anything is computed, and starts the threads.
 fn prepare(global: Global) -> Result {
     Tier::from_env().map_err(|error| Failure::usage(error.to_string()))?;
-    lowrank::init_threads(global.threads.map_or(0, usize::from))
-        .map_err(|error| Failure::failed(error.to_string()))
+    let mut threads = global.threads.map_or(0, usize::from);
+    // More than there are processors for wait for one another in every product.
+    let most = std::thread::available_parallelism().map_or(threads, usize::from);
+    if threads > most {
+        // There is nobody left to tell when standard error is closed.
+        let _ = writeln!(
+            stderr(),
+            "{threads} threads are more than this machine runs at once; {most} are started"
+        );
+        threads = most;
+    }
+    lowrank::init_threads(threads).map_err(|error| Failure::failed(error.to_string()))
 }

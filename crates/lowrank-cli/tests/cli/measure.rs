@@ -23,6 +23,15 @@ fn params_prints_pefts_line_from_a_configuration_alone() {
 }
 
 #[test]
+fn no_more_threads_are_started_than_the_machine_runs_at_once() {
+    let workshop = Workshop::new();
+    let ran = workshop.succeed(&["train", "run.toml", "--json", "--threads", "60000"]);
+    assert!(ran.stderr.contains("60000 threads are more than this machine runs at once"), "{}", ran.stderr);
+    let most = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(ran.json()["threads"], most);
+}
+
+#[test]
 fn params_shows_the_tree_before_and_after_injection() {
     let workshop = Workshop::new();
     workshop.write("config.json", ROBERTA);
