@@ -20,6 +20,7 @@ fn what_is_asked_for_wrongly_is_bad_usage() {
     for (setting, expected) in [
         ("train.lerning_rate=1", "did you mean train.learning_rate?"),
         ("train.batch_size=0", "train.batch_size: it is 0; it must be at least 1"),
+        ("data.random_crop=5000", "data.random_crop: it is 5000; around a picture are at most 4096 pixels"),
         ("train.lr_schedule=poly", "is not one of linear, cosine, constant"),
         ("lora.target_modules=[\"quary\"]", "did you mean query?"),
         ("lora.r=0", "rank is at least 1"),

@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
 
         let steps_per_epoch = plan(run).steps_per_epoch(train.len());
         let total_steps = match run.train.max_steps {
-            0 => run.train.epochs * steps_per_epoch,
+            0 => run.train.epochs.saturating_mul(steps_per_epoch),
             steps => steps,
         };
         let optimizer = AdamWConfig {

@@ -25,6 +25,9 @@ const METRICS: [&str; 12] = [
 /// `[CLS] token [SEP]`: a shorter example has no text.
 const SHORTEST_LENGTH: usize = 3;
 
+/// More pixels of black than any picture has beside it.
+const MOST_BLACK: usize = 1 << 12;
+
 impl RunFile {
     /// Checks that every value is in its range. Reading does this; a program that changes fields does it again.
     ///
@@ -40,6 +43,11 @@ impl RunFile {
             return Err(Error::setting("head_dropout", format!("{dropout} is not in 0..1")));
         }
         at_least("data.max_length", self.data.max_length, SHORTEST_LENGTH)?;
+        if self.data.random_crop > MOST_BLACK {
+            let reason =
+                format!("it is {}; around a picture are at most {MOST_BLACK} pixels", self.data.random_crop);
+            return Err(Error::setting("data.random_crop", reason));
+        }
         let changes =
             [("data.random_crop", self.data.random_crop > 0), ("data.random_flip", self.data.random_flip)];
         if let Some((key, _)) = changes.iter().find(|(_, on)| *on)
