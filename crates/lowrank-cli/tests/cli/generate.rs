@@ -90,7 +90,7 @@ fn what_cannot_be_written_is_refused_in_a_sentence() {
     };
     let long = "w1 ".repeat(60);
     let writer = |more: &[&'static str]| [&["--model", "writer"], more].concat();
-    refused(&["--model", "writer", "--prompt", &long], 1, "none of the model's 40 positions");
+    refused(&["--model", "writer", "--prompt", &long], 2, "none of the model's 40 positions; shorten it");
     refused(&["--model", "model", "--prompt", "a"], 1, "writes no text; gpt2, llama");
     refused(&writer(&[]), 2, "");
     refused(&writer(&["--prompt", "a", "--chat"]), 2, "");

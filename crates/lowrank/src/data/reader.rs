@@ -62,10 +62,14 @@ impl Reader {
     /// If it has none.
     pub fn check_vocabulary(&self, largest: Option<u32>) -> Result<()> {
         match largest {
-            Some(id) if id as usize >= self.info.vocab_size => Err(Error::Usage(format!(
-                "the tokenizer gives the id {id}, but the model's vocabulary has {} entries: they do not belong together",
-                self.info.vocab_size
-            ))),
+            Some(id) if id as usize >= self.info.vocab_size => {
+                let reason = format!(
+                    "its tokenizer gives the id {id}, but the model's vocabulary has {} entries: they do not belong \
+                     together; put the model's own tokenizer there",
+                    self.info.vocab_size
+                );
+                Err(Error::file(&self.folder, reason))
+            }
             _ => Ok(()),
         }
     }

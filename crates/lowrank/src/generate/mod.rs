@@ -48,9 +48,9 @@ pub fn generate(
     let positions = author.model.info().max_length;
     if longest >= positions && author.model.info().decoder_start_token_id.is_none() {
         let reason = format!(
-            "the prompt has {longest} tokens, which leaves none of the model's {positions} positions"
+            "it has {longest} tokens, which leaves none of the model's {positions} positions; shorten it"
         );
-        return Err(Error::Usage(reason));
+        return Err(Error::setting("prompt", reason));
     }
     if prompts.is_empty() {
         return Ok(Vec::new());
