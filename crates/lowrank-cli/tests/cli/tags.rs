@@ -75,8 +75,8 @@ fn columns_of_words_and_tags_train_the_same_adapter() {
         words.iter().zip(tags).for_each(|(word, tag)| columns += &format!("{word} {tag}\n"));
         columns += "\n";
     }
-    workshop.write("train.conll", &columns);
-    workshop.succeed(&arguments("train run.toml --epochs 1 --train train.conll --output columns"));
+    workshop.write("train.CONLL", &columns);
+    workshop.succeed(&arguments("train run.toml --epochs 1 --train train.CONLL --output columns"));
     let file = "adapter_model.safetensors";
     assert_eq!(workshop.read(&format!("out/{file}")), workshop.read(&format!("columns/{file}")));
 }

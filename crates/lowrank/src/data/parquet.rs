@@ -9,7 +9,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 use crate::{Error, Result};
 
@@ -103,11 +103,11 @@ fn torn(path: &Path, error: &ParquetError) -> Error {
 
 /// A row as an object of JSON, which other formats have from the start.
 pub(crate) fn object(columns: Vec<(String, Field)>) -> Map<String, Value> {
-    columns.into_iter().map(|(name, field)| (name, json(field))).collect()
+    columns.into_iter().map(|(name, field)| (name, value(field))).collect()
 }
 
-/// Numbers, texts, lists and structures as they are; what JSON does not have as the text that it is printed as.
-fn json(field: Field) -> Value {
+/// Numbers, texts, bytes that are text, lists and structures as they are; what JSON does not have as the text that it is printed as.
+fn value(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,
         Field::Bool(value) => value.into(),
@@ -123,8 +123,13 @@ fn json(field: Field) -> Value {
         Field::Float(value) => shortest(value),
         Field::Double(value) => Number::from_f64(value).map_or(Value::Null, Value::Number),
         Field::Str(text) => text.into(),
+        // A column of bytes that nobody marked as text may be one all the same; of others only the length is of use.
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => text.into(),
+            Err(_) => json!({ "bytes": bytes.len() }),
+        },
         Field::Group(row) => Value::Object(object(row.into_columns())),
-        Field::ListInternal(list) => list.elements().iter().cloned().map(json).collect(),
+        Field::ListInternal(list) => list.elements().iter().cloned().map(value).collect(),
         other => other.to_string().into(),
     }
 }

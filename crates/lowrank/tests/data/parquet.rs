@@ -1,8 +1,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lowrank::data::image::{ImageColumns, ImageExamples, read_picture};
-use lowrank::data::{Columns, Examples, Label, TaskOptions, tasks};
+use lowrank::data::{Columns, Examples, Label, Reader, TaskOptions, tasks};
+use lowrank::models::ModelInfo;
+use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::schema::parser::parse_message_type;
 use serde_json::Value;
 
 use crate::fixtures;
@@ -73,6 +80,98 @@ fn what_a_table_lacks_is_said() {
     let options = TaskOptions { columns, ..TaskOptions::default() };
     let error = tasks::open_tabular("sst2", &options).unwrap().read(&path, 0).unwrap_err().to_string();
     assert!(error.contains("\"idx\" must be a text, not a number"), "{error}");
+}
+
+/// A file of one row group, with a note of Hugging Face's.
+fn write(
+    path: &Path,
+    schema: &str,
+    note: &str,
+    fill: &mut dyn FnMut(usize, &mut SerializedColumnWriter<'_>),
+) {
+    let note = KeyValue::new("huggingface".to_owned(), Some(note.to_owned()));
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(vec![note])).build();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let file = fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut place = 0;
+    while let Some(mut column) = group.next_column().unwrap() {
+        fill(place, &mut column);
+        column.close().unwrap();
+        place += 1;
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_text_that_is_not_marked_as_one_is_read_as_it_is_written() {
+    let room = tempfile::tempdir().unwrap();
+    let path = room.path().join("bytes.parquet");
+    let write = |text: &[u8]| {
+        let schema = "message rows { required binary sentence; required int32 label; }";
+        write(&path, schema, "{}", &mut |place, column| match place {
+            0 => {
+                let values = [ByteArray::from(text.to_vec())];
+                column.typed::<ByteArrayType>().write_batch(&values, None, None).map(drop).unwrap();
+            }
+            _ => column.typed::<Int32Type>().write_batch(&[1], None, None).map(drop).unwrap(),
+        });
+    };
+    write("Zürich".as_bytes());
+    assert_eq!(read("sst2", &path).unwrap().rows[0].text, "Zürich");
+    write(b"Z\xfcrich");
+    let error = read("sst2", &path).unwrap_err().to_string();
+    assert!(error.contains("bytes.parquet:1: \"sentence\" must be a text"), "{error}");
+}
+
+#[test]
+fn the_classes_of_tags_are_those_of_the_column_that_is_read() {
+    let room = tempfile::tempdir().unwrap();
+    let path = room.path().join("tags.parquet");
+    let list = |name: &str, element: &str| {
+        format!("required group {name} (LIST) {{ repeated group list {{ required {element}; }} }} ")
+    };
+    let columns = [
+        list("tokens", "binary element (UTF8)"),
+        list("ner_tags", "binary element (UTF8)"),
+        list("pos_tags", "int32 element"),
+    ];
+    let note = r#"{"info": {"features": {"pos_tags": {"feature": {"names": ["NOUN", "VERB"]}}}}}"#;
+    let levels = (Some(&[1i16, 1][..]), Some(&[0i16, 1][..]));
+    write(
+        &path,
+        &format!("message rows {{ {} }}", columns.concat()),
+        note,
+        &mut |place, column| match place {
+            2 => column.typed::<Int32Type>().write_batch(&[0, 1], levels.0, levels.1).map(drop).unwrap(),
+            _ => {
+                let texts = [["film", "was"], ["THING", "O"]][place].map(ByteArray::from);
+                column.typed::<ByteArrayType>().write_batch(&texts, levels.0, levels.1).map(drop).unwrap();
+            }
+        },
+    );
+    let labels = |columns: Columns| {
+        let options = TaskOptions { training_file: Some(&path), columns, ..TaskOptions::default() };
+        tasks::open("token-classification", &options).unwrap().info().labels.clone()
+    };
+    assert_eq!(labels(Columns::default()), ["O", "THING"]);
+    let chosen = Columns { label: Some("pos_tags".to_owned()), ..Columns::default() };
+    assert_eq!(labels(chosen), ["NOUN", "VERB"]);
+}
+
+#[test]
+fn the_column_of_images_may_be_named() {
+    let Some(folder) = fixtures("parquet") else { return };
+    let path = folder.join("images.parquet");
+    let columns = Columns { image: Some("picture".to_owned()), ..Columns::default() };
+    let labels = Some(["ant", "bee", "cow"].map(str::to_owned).to_vec());
+    let task =
+        tasks::open("image-folder", &TaskOptions { columns, labels, ..TaskOptions::default() }).unwrap();
+    let error =
+        task.preview(&path, 1, &Reader::new(&folder, &ModelInfo::without_head(), 8)).unwrap_err().to_string();
+    assert!(error.contains("no column picture for the images"), "{error}");
 }
 
 #[test]

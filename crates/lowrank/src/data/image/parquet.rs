@@ -209,6 +209,7 @@ fn image_bytes(field: &Field) -> Option<&[u8]> {
 fn label_of(field: Field) -> Option<Written> {
     Some(Written::Number(match field {
         Field::Str(name) => return Some(Written::Name(name)),
+        Field::Bytes(name) => return name.as_utf8().ok().map(|name| Written::Name(name.to_owned())),
         Field::Bool(value) => i64::from(value),
         Field::Byte(value) => i64::from(value),
         Field::Short(value) => i64::from(value),

@@ -54,6 +54,8 @@ columns! {
     completion,
     /// What the assistant is told before the conversation.
     system,
+    /// The images.
+    image,
     /// A conversation.
     messages,
     /// The tools that the assistant may call.

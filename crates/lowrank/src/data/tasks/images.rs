@@ -158,7 +158,8 @@ impl ImageTask {
     /// The labels of the training data cannot be read.
     pub(super) fn open(name: &str, options: &TaskOptions<'_>) -> Result<Option<Self>> {
         let Some(form) = Form::of(name) else { return Ok(None) };
-        let columns = ImageColumns { image: None, label: options.columns.label.clone() };
+        let columns =
+            ImageColumns { image: options.columns.image.clone(), label: options.columns.label.clone() };
         let digits: Vec<String> = (0..10).map(|digit| digit.to_string()).collect();
         let published = |names: &[&str]| LabelSet::published(names, options.labels.as_deref()).names;
         let labels = match (form, &options.labels) {

@@ -1,13 +1,20 @@
 //! Words with their labels, from a table or from CoNLL's columns.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::data::parquet::ParquetFile;
 use crate::data::tasks::Columns;
-use crate::data::tasks::table::{Lines, Need, Record, Role, no_rows, records};
+use crate::data::tasks::table::{Format, Lines, Need, Record, Role, no_rows, records};
 use crate::{Error, Result};
+
+/// What files of CoNLL's columns are called beside `.txt` and `.tsv`.
+const CONLL: [&str; 2] = ["conll", "bio"];
+
+/// The usual names of the labels' column.
+const TAGS: [&str; 5] = ["ner_tags", "labels", "tags", "pos_tags", "chunk_tags"];
 
 /// A text.
 pub(super) struct Tagged {
@@ -48,18 +55,21 @@ pub(super) fn read(
     labelled: bool,
     visit: &mut Visit<'_>,
 ) -> Result<Option<Vec<String>>> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("conll" | "txt" | "tsv" | "bio") => {
-            columns(path, limit, labelled, visit)?;
-            return Ok(None);
-        }
-        _ => records(path, limit, &mut |record| visit(row(record, roles, labelled)?))?,
+    let conll = |extension: &OsStr| CONLL.iter().any(|known| extension.eq_ignore_ascii_case(known));
+    let format = Format::of(path);
+    if format == Some(Format::Tsv) || path.extension().is_some_and(conll) {
+        columns(path, limit, labelled, visit)?;
+        return Ok(None);
     }
-    if path.extension().is_some_and(|extension| extension == "parquet") {
-        let file = ParquetFile::open(path)?;
-        return Ok(roles.tags.names.iter().find_map(|name| file.class_names(name)));
+    records(path, limit, &mut |record| visit(row(record, roles, labelled)?))?;
+    if format != Some(Format::Parquet) {
+        return Ok(None);
     }
-    Ok(None)
+    // The names of another column of labels say nothing of the one that is read.
+    let file = ParquetFile::open(path)?;
+    let there = file.columns();
+    let read = roles.tags.names.iter().find(|name| there.contains(&name.as_str()));
+    Ok(read.and_then(|name| file.class_names(name)))
 }
 
 fn row(record: &Record<'_>, roles: &Roles, labelled: bool) -> Result<Tagged> {
