@@ -107,9 +107,16 @@ fn prompts_and_completions_come_from_columns_or_bars() {
 
     let path = folder.write("a.csv", "instruction,input,output\nAdd,\"1, 2\",3\nSay,,hi\n");
     let rows = completions(&path, &plain(), 0).unwrap();
-    assert_eq!(prompts(&rows), [("Add\n1, 2", Some("3"), 2), ("Say", Some("hi"), 3)]);
+    assert_eq!(prompts(&rows), [("Add\n1, 2\n", Some("3"), 2), ("Say\n", Some("hi"), 3)]);
     let bare = with(Columns { input: named(""), ..Default::default() });
-    assert_eq!(prompts(&completions(&path, &bare, 1).unwrap()), [("Add", Some("3"), 2)]);
+    assert_eq!(prompts(&completions(&path, &bare, 1).unwrap()), [("Add\n", Some("3"), 2)]);
+    let glued = LanguageOptions { separator: named(""), ..bare };
+    assert_eq!(prompts(&completions(&path, &glued, 1).unwrap()), [("Add", Some("3"), 2)]);
+    let path =
+        folder.write("c.jsonl", "{\"ask\": \"a\", \"say\": \"b\"}\n{\"ask\": \"a: \", \"say\": \"b\"}\n");
+    let columns = Columns { prompt: named("ask"), completion: named("say"), ..Default::default() };
+    let rows = completions(&path, &with(columns), 0).unwrap();
+    assert_eq!(prompts(&rows), [("a\n", Some("b"), 1), ("a: ", Some("b"), 2)]);
 
     let path = folder.write("a.txt", "name : A || x\r\n\nb||c||d\n");
     let rows = completions(&path, &plain(), 0).unwrap();
@@ -156,7 +163,7 @@ fn a_column_that_is_missing_or_of_another_kind_is_named_with_its_line() {
         text.contains("no column questoin for the prompt") && text.contains("did you mean \"question\"?"),
         "{text}"
     );
-    assert_eq!(prompts(&completions(&path, &plain(), 0).unwrap()), [("a", Some("b"), 1)]);
+    assert_eq!(prompts(&completions(&path, &plain(), 0).unwrap()), [("a\n", Some("b"), 1)]);
 }
 
 #[test]

@@ -21,7 +21,8 @@ use super::table::Need;
 pub struct LanguageOptions {
     /// Where the texts are.
     pub columns: Columns,
-    /// What stands between a prompt and its completion: nothing by itself, and a line's end in files of `||` lines.
+    /// What stands between a prompt and its completion; absent: nothing after a column `prompt` or a blank, else a line's
+    /// end.
     pub separator: Option<String>,
     /// What is put before each source.
     pub source_prefix: String,

@@ -13,6 +13,9 @@ use crate::data::tasks::table::{Lines, Need, Record, Role, no_rows, records};
 /// What stands between the two parts of a line in a text file, as in the E2E data.
 const BAR: &str = "||";
 
+/// The column whose text goes on in the completion, as TRL has it.
+const TRL_PROMPT: &str = "prompt";
+
 /// Where prompts and completions are.
 pub(super) struct Roles {
     pub prompt: Role,
@@ -23,7 +26,7 @@ pub(super) struct Roles {
 impl Roles {
     pub fn new(options: &LanguageOptions) -> Self {
         let columns = &options.columns;
-        let prompt = ["prompt", "instruction", "question"];
+        let prompt = [TRL_PROMPT, "instruction", "question"];
         let completion = ["completion", "output", "response", "answer"];
         Self {
             prompt: Role::new("prompt", columns.prompt.as_ref(), &prompt, Need::Required),
@@ -69,7 +72,8 @@ pub(super) fn parted_lines(
 }
 
 /// The first `limit` prompts of a file (0: all) with their completions: from the columns of a table, or from the lines of
-/// a `.txt` file, `PROMPT||COMPLETION`.
+/// a `.txt` file, `PROMPT||COMPLETION`. What is called `prompt` is followed by its completion at once; an instruction, a
+/// question or a column of any other name is a text by itself, after which a line ends.
 ///
 /// # Errors
 /// The file cannot be read or holds no rows; a row is malformed or lacks a column, a line its bars.
@@ -82,11 +86,17 @@ pub fn completions(path: &Path, options: &LanguageOptions, limit: usize) -> Resu
             rows.push(Completion { prompt: format!("{prompt}{separator}"), completion, line });
         })?;
     } else {
-        let separator = options.separator.as_deref().unwrap_or_default();
         let roles = Roles::new(options);
         records(path, limit, &mut |record| {
+            let prompt = roles.prompt(record)?;
+            let separator = match &options.separator {
+                Some(separator) => separator,
+                None if record.column(&roles.prompt) == Some(TRL_PROMPT) => "",
+                None if prompt.is_empty() || prompt.ends_with(char::is_whitespace) => "",
+                None => "\n",
+            };
             rows.push(Completion {
-                prompt: format!("{}{separator}", roles.prompt(record)?),
+                prompt: format!("{prompt}{separator}"),
                 completion: record.text(&roles.completion)?.map(Cow::into_owned),
                 line: record.line,
             });

@@ -95,6 +95,15 @@ impl Record<'_> {
         })
     }
 
+    /// The name of the column that a role has here.
+    pub fn column<'r>(&self, role: &'r Role) -> Option<&'r str> {
+        let there = |name: &&String| match &self.fields {
+            Fields::Table { header, .. } => header.contains(name),
+            Fields::Json(object) => object.contains_key(*name),
+        };
+        role.names.iter().find(there).map(String::as_str)
+    }
+
     /// The text of a column; none if it may be absent and is.
     pub fn text(&self, role: &Role) -> Result<Option<Cow<'_, str>>> {
         match &self.fields {
