@@ -154,7 +154,11 @@ fn folders_are_classes_in_the_order_of_their_names() {
     let text = reason(ImageExamples::folder(folder.path(), Some(&turned[..1])));
     assert!(text.contains("\"ant\" is none of the labels bee"), "{text}");
     fs::write(folder.path().join("bee/list.txt"), "").unwrap();
-    assert!(reason(ImageExamples::folder(folder.path(), None)).contains("list.txt: not an image"));
+    let mut examples = ImageExamples::folder(folder.path(), None).unwrap();
+    assert!(examples.strays[0].to_string().contains("list.txt: not an image"));
+    assert!(examples.drop_undecodable(true).unwrap_err().to_string().contains("list.txt"));
+    let mut examples = ImageExamples::folder(folder.path(), None).unwrap();
+    assert_eq!((examples.drop_undecodable(false).unwrap().len(), examples.len()), (1, 4));
     fs::create_dir(folder.path().join("cow")).unwrap();
     fs::remove_file(folder.path().join("bee/list.txt")).unwrap();
     assert!(reason(ImageExamples::folder(folder.path(), None)).contains("cow: this class has no images"));
@@ -319,7 +323,9 @@ fn images_without_classes_are_all_that_lie_below() {
     let one = ImageExamples::unlabelled(folder.path().join("bee/0.jpg")).unwrap();
     assert_eq!(one.len(), 1);
     fs::write(folder.path().join("README"), "").unwrap();
-    assert!(reason(ImageExamples::unlabelled(folder.path())).contains("README: not an image"));
+    let examples = ImageExamples::unlabelled(folder.path()).unwrap();
+    assert!(examples.strays[0].to_string().contains("README: not an image"));
+    assert!(reason(ImageExamples::unlabelled(folder.path().join("README"))).contains("not an image"));
 }
 
 #[test]

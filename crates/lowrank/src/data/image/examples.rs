@@ -17,6 +17,8 @@ use crate::{Error, Result};
 pub struct ImageExamples {
     /// The names of the labels in the order of their ids.
     pub labels: Vec<String>,
+    /// What is wrong with the files beside the images that are not called as images.
+    pub strays: Vec<Error>,
     items: Vec<Item>,
     kept: Option<Vec<OnceLock<Picture>>>,
 }
@@ -48,7 +50,11 @@ pub(super) struct Container {
 
 impl ImageExamples {
     pub(super) fn new(labels: Vec<String>, items: Vec<Item>) -> Self {
-        Self { labels, items, kept: None }
+        Self::with_strays(labels, items, Vec::new())
+    }
+
+    pub(super) fn with_strays(labels: Vec<String>, items: Vec<Item>, strays: Vec<Error>) -> Self {
+        Self { labels, strays, items, kept: None }
     }
 
     /// How many there are.
@@ -106,6 +112,7 @@ impl ImageExamples {
             )));
         }
         self.items.extend(other.items);
+        self.strays.extend(other.strays);
         self.kept = None;
         Ok(())
     }
@@ -180,7 +187,8 @@ impl ImageExamples {
         }
     }
 
-    /// Decodes every image once, and leaves out those that do not decode. Returns why, one error for each.
+    /// Decodes every image once, and leaves out those that do not decode. Returns why, one error for each, after those of
+    /// [`strays`](Self::strays).
     ///
     /// # Errors
     /// The first of these errors, if `strict`.
@@ -195,7 +203,7 @@ impl ImageExamples {
             })
             .collect();
         let usable: Vec<bool> = found.iter().map(Option::is_none).collect();
-        let mut errors = found.into_iter().flatten();
+        let mut errors = std::mem::take(&mut self.strays).into_iter().chain(found.into_iter().flatten());
         if strict {
             return errors.next().map_or(Ok(Vec::new()), Err);
         }

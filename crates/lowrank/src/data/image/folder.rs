@@ -15,28 +15,28 @@ impl ImageExamples {
     ///
     /// # Source
     /// `torchvision.datasets.ImageFolder`: classes and files in the order of their names, folders within a class's
-    /// folder as well. Names that begin with a dot are left alone.
+    /// folder as well. Names that begin with a dot are left alone; other files that are not called as images are left out,
+    /// and stand in [`ImageExamples::strays`].
     ///
     /// # Errors
-    /// A folder cannot be read, there are no classes, a class has no images or is not in `labels`, or a file is not
-    /// called as an image that can be read.
+    /// A folder cannot be read, there are no classes, or a class has no images or is not in `labels`.
     pub fn folder(path: impl AsRef<Path>, labels: Option<&[String]>) -> Result<Self> {
         let path = path.as_ref();
         let (classes, names) = classes(path)?;
         let labels = labels.map_or_else(|| names.clone(), <[String]>::to_vec);
-        let mut items = Vec::new();
+        let (mut items, mut strays) = (Vec::new(), Vec::new());
         for (class, name) in classes.iter().zip(&names) {
             let Some(label) = labels.iter().position(|label| label == name) else {
                 let reason = format!("its class {name:?} is none of the labels {}", labels.join(", "));
                 return Err(Error::file(class, reason));
             };
             let before = items.len();
-            gather(class, Some(label as u32), &mut items)?;
+            gather(class, Some(label as u32), &mut items, &mut strays)?;
             if items.len() == before {
                 return Err(Error::file(class, "this class has no images"));
             }
         }
-        Ok(Self::new(labels, items))
+        Ok(Self::with_strays(labels, items, strays))
     }
 
     /// The names of the classes of a folder.
@@ -50,18 +50,18 @@ impl ImageExamples {
     /// An image file, or all images below a folder, without labels.
     ///
     /// # Errors
-    /// A folder cannot be read, there are no images, or a file is not called as an image that can be read.
+    /// A folder cannot be read, there are no images, or the file is not called as an image that can be read.
     pub fn unlabelled(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut items = Vec::new();
+        let (mut items, mut strays) = (Vec::new(), Vec::new());
         match path.is_dir() {
-            true => gather(path, None, &mut items)?,
+            true => gather(path, None, &mut items, &mut strays)?,
             false => items.push(item(path.to_path_buf(), None)?),
         }
         if items.is_empty() {
             return Err(Error::file(path, "it has no images"));
         }
-        Ok(Self::new(Vec::new(), items))
+        Ok(Self::with_strays(Vec::new(), items, strays))
     }
 }
 
@@ -75,13 +75,17 @@ fn classes(path: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
     Ok((classes, names))
 }
 
-fn gather(folder: &Path, label: Option<u32>, items: &mut Vec<Item>) -> Result<()> {
+/// The images below a folder, and the errors of what else is there.
+fn gather(folder: &Path, label: Option<u32>, items: &mut Vec<Item>, strays: &mut Vec<Error>) -> Result<()> {
     for path in entries(folder)? {
         if path.is_dir() {
-            gather(&path, label, items)?;
+            gather(&path, label, items, strays)?;
             continue;
         }
-        items.push(item(path, label)?);
+        match item(path, label) {
+            Ok(item) => items.push(item),
+            Err(error) => strays.push(error),
+        }
     }
     Ok(())
 }
