@@ -41,7 +41,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             line: 1,
         })
         .to_vec();
-    let dataset = TokenizedDataset::new(&adapted.tokenizer()?, &Examples { rows, skipped: 0 }, 128)?;
+    let dataset =
+        TokenizedDataset::new(&adapted.tokenizer()?, &Examples { rows, ..Examples::default() }, 128)?;
     let batch = Batches::new(&dataset, BatchPlan::in_order(2), Position::default())?.next_step()?;
 
     // One step of AdamW.

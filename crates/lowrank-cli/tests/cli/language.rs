@@ -176,3 +176,29 @@ fn what_cannot_be_learnt_is_refused_in_a_sentence() {
     let text = refused(&completions, &[&train[..], &["--set", "model=model"]].concat());
     assert!(text.contains("\"bert\" has no head for causal language modelling"), "{text}");
 }
+
+#[test]
+fn what_is_left_out_or_cut_is_told_with_the_first_row_of_it() {
+    let tells = |ran: &super::workshop::Ran, what: &str| assert!(ran.stderr.contains(what), "{}", ran.stderr);
+    let texts = workshop("llama", "text");
+    let rows = "text,label\nred w1 w2 w3 w4,a\n,a\nblue w2,b\ngreen w3,a\n";
+    texts.write("rows.csv", rows);
+    let classify = "train language.toml --set task=text-classification --train rows.csv --set data.validation=rows.csv \
+         --set data.max_length=3";
+    let classify: Vec<&str> = classify.split_whitespace().collect();
+    let left_out = "rows.csv:3: its text has no tokens";
+    let ran = texts.succeed(&classify);
+    tells(&ran, "1 examples of the training data cannot be used and are left out: ");
+    tells(&ran, left_out);
+    tells(&ran, "1 examples of the validation data are cut to 3 tokens");
+    let preview = ["data", "preview", "language.toml", "--set", "task=text-classification"];
+    let data = ["--set", "data.train=rows.csv", "--set", "data.validation=rows.csv"];
+    tells(&texts.succeed(&[&preview[..], &data].concat()), left_out);
+    let strict = texts.run(&[&classify[..], &["--overwrite", "--set", "data.strict=true"]].concat());
+    assert!(strict.code == 1 && strict.stderr.contains(left_out), "{}", strict.stderr);
+
+    let completions = workshop("llama", "prompt-completion");
+    let long = format!("{{\"prompt\": \"{}\", \"completion\": \"w1\"}}\n", "w1 ".repeat(50));
+    completions.write("rows.jsonl", &(language_rows("prompt-completion", 6) + &long));
+    tells(&completions.succeed(&["train", "language.toml"]), "rows.jsonl:7: its prompt leaves no room");
+}

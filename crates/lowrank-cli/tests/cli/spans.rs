@@ -148,8 +148,9 @@ fn a_question_whose_answer_is_elsewhere_is_left_out_and_counted_or_an_error_with
     let mut questions: Vec<Value> = (0..24).map(question).collect();
     questions[5]["answers"][0]["answer_start"] = 0.into();
     workshop.write("train.json", &published(&questions));
-    let summary = workshop.succeed(&["train", "run.toml", "--json", "--set", "train.max_steps=1"]).json();
-    assert_eq!(summary["skipped_examples"], 1);
+    let ran = workshop.succeed(&["train", "run.toml", "--json", "--set", "train.max_steps=1"]);
+    assert_eq!(ran.json()["skipped_examples"], 1);
+    assert!(ran.stderr.contains("are left out: question \"q5\": its answer"), "{}", ran.stderr);
     let ran = workshop.run(&["train", "run.toml", "--overwrite", "--set", "data.strict=true"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("train.json: question \"q5\": its answer"), "{}", ran.stderr);
@@ -170,6 +171,13 @@ fn malformed_questions_are_refused_with_their_place() {
     refused("row.jsonl", "{\"id\": \"a\", \"context\": \"b\", \"answers\": {}}\n", "row.jsonl:1: ");
     let lists = "{\"id\": \"a\", \"question\": \"b\", \"context\": \"c\", \"answers\": {\"text\": [\"c\"]}}";
     refused("lists.jsonl", lists, "lists.jsonl:1: \"answers\" must be");
+    refused("LISTS.JSONL", lists, "LISTS.JSONL:1: \"answers\" must be");
+    workshop.write("run.toml", &RUN.replace("stride = 4", "stride = 11\nstrict = true"));
+    refused(
+        "long.json",
+        &published(&[question(0)]),
+        "long.json: question \"q0\": its 2 tokens leave no room",
+    );
 }
 
 #[test]

@@ -92,6 +92,10 @@ pub struct TokenizedDataset {
     pub truncated: usize,
     /// How many rows of the file could not be used.
     pub skipped: usize,
+    /// What is wrong with the first of these, where that is known.
+    pub skipped_because: Option<String>,
+    /// The line of the first example that has no tokens.
+    pub first_without_tokens: Option<usize>,
 }
 
 /// One example of a [`TokenizedDataset`].
@@ -108,18 +112,24 @@ pub struct TokenizedExample<'a> {
 }
 
 impl TokenizedDataset {
-    /// Tokenises `examples` on all threads, cutting each to `max_length` tokens.
+    /// Tokenises `examples` on all threads, cutting each to `max_length` tokens. Those that have none are left out.
     ///
     /// # Errors
     /// The tokeniser refuses a text, or `max_length` leaves no room for any.
     pub fn new(tokenizer: &Tokenizer, examples: &Examples, max_length: usize) -> Result<Self> {
-        let mut dataset = Self { bounds: vec![0], skipped: examples.skipped, ..Self::default() };
+        let (skipped, skipped_because) = (examples.skipped, examples.skipped_because.clone());
+        let mut dataset = Self { bounds: vec![0], skipped, skipped_because, ..Self::default() };
         for chunk in examples.rows.chunks(CHUNK) {
             let encodings: Vec<_> = chunk
                 .par_iter()
                 .map(|example| tokenizer.encode(&example.text, example.text_pair.as_deref(), max_length))
                 .collect::<Result<_>>()?;
             for (example, encoding) in chunk.iter().zip(encodings) {
+                if encoding.ids.is_empty() {
+                    dataset.skipped += 1;
+                    dataset.first_without_tokens.get_or_insert(example.line);
+                    continue;
+                }
                 dataset.push(example, &encoding.ids, &encoding.type_ids)?;
                 dataset.truncated += usize::from(encoding.truncated);
             }
@@ -151,6 +161,19 @@ impl TokenizedDataset {
         self.labels.push(example.label);
         self.lines.push(u32::try_from(example.line).unwrap_or(u32::MAX));
         Ok(())
+    }
+
+    /// Adds the examples of another file.
+    pub(in crate::data) fn append(&mut self, other: Self) {
+        let start = self.ids.len();
+        self.type_ids.append(start, other.type_ids, other.ids.len());
+        self.ids.extend(other.ids);
+        self.bounds.extend(other.bounds.iter().skip(1).map(|bound| start + bound));
+        self.labels.extend(other.labels);
+        self.lines.extend(other.lines);
+        self.truncated += other.truncated;
+        self.skipped += other.skipped;
+        self.skipped_because = self.skipped_because.take().or(other.skipped_because);
     }
 
     /// The largest token id, to be compared with the model's vocabulary.
@@ -244,6 +267,10 @@ impl Dataset for TokenizedDataset {
 
     fn skipped(&self) -> usize {
         self.skipped
+    }
+
+    fn skipped_because(&self) -> Option<String> {
+        self.skipped_because.clone()
     }
 }
 

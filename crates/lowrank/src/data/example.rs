@@ -29,6 +29,8 @@ pub struct Examples {
     pub rows: Vec<Example>,
     /// How many rows could not be used and were left out.
     pub skipped: usize,
+    /// What is wrong with the first of these.
+    pub skipped_because: Option<String>,
 }
 
 /// The labels of a batch.

@@ -196,7 +196,7 @@ fn switch(
     let texts: Vec<String> =
         start::sentences(Question::Sentiment, SHOWN, SHOWN_SENTENCES).iter().map(Sentence::text).collect();
     let example = |text: &String| Example { text: text.clone(), text_pair: None, label: None, line: 1 };
-    let examples = Examples { rows: texts.iter().map(example).collect(), skipped: 0 };
+    let examples = Examples { rows: texts.iter().map(example).collect(), ..Examples::default() };
     let dataset = TokenizedDataset::new(&adapted.tokenizer()?, &examples, adapted.model().info().max_length)?;
     let batch = dataset.gather(&(0..dataset.len() as u32).collect::<Vec<_>>(), 0, None)?;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lowrank_kernels::Compute;
 
 use super::adapted_model::{AdaptedModel, LoadOptions};
-use super::dataset::note_left_out;
+use super::dataset::note_losses;
 use super::evaluate::{collect, evaluate};
 use super::events::Observer;
 use super::reading::{Noted, Reading};
@@ -242,11 +242,7 @@ impl Ask {
         self.adapted.placement_note().into_iter().for_each(|note| observer.note(note));
         let reader = self.reading.reader(self.adapted.folder(), info, observer);
         let dataset = task.dataset(files, options.limit, labelled, &reader)?;
-        note_left_out(&*dataset, "", observer);
-        if dataset.truncated() > 0 {
-            let (count, length) = (dataset.truncated(), reader.max_length);
-            observer.note(&format!("{count} examples are cut to {length} tokens"));
-        }
+        note_losses(&*dataset, "", reader.max_length, observer);
         Ok(dataset)
     }
 }

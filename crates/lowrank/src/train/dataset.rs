@@ -54,11 +54,15 @@ pub(super) fn reader(run: &RunFile, folder: &Path, info: &ModelInfo, observer: &
     reader
 }
 
-/// Tells how many rows of the data (`what` of it) could not be used.
-pub(super) fn note_left_out(data: &dyn Dataset, what: &str, observer: &mut dyn Observer) {
-    let skipped = data.skipped();
+/// Tells how many rows of the data (`what` of it) could not be used, and how many examples lost their ends, which are
+/// `length` tokens long.
+pub(super) fn note_losses(data: &dyn Dataset, what: &str, length: usize, observer: &mut dyn Observer) {
+    let (skipped, truncated) = (data.skipped(), data.truncated());
+    let space = if what.is_empty() { "" } else { " " };
+    if truncated > 0 {
+        observer.note(&format!("{truncated} examples of the {what}{space}data are cut to {length} tokens"));
+    }
     if skipped > 0 {
-        let space = if what.is_empty() { "" } else { " " };
         let because = data.skipped_because().map(|reason| format!(": {reason}")).unwrap_or_default();
         let more = if skipped > 1 && !because.is_empty() { ", and others" } else { "" };
         observer.note(&format!(

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::dataset::{RunData, reader};
+use super::dataset::{RunData, note_losses, reader};
 use super::events::Observer;
 use super::run_file::RunFile;
 use crate::Result;
@@ -64,9 +64,14 @@ pub fn preview(run: &RunFile, count: usize, observer: &mut dyn Observer) -> Resu
     let model = models::from_config(&config, HeadSpec::new(task.head, task.num_labels))?;
     let reader = reader(run, &folder, model.info(), observer);
     let train = data.task.training_set(&data.files.train, run.data.limit, &reader)?;
+    note_losses(&*train, "training", reader.max_length, observer);
     let train = Statistics::of(&*train, &task);
     let validation = match &data.files.validation {
-        Some(files) => Some(Statistics::of(&*data.task.dataset(files, 0, true, &reader)?, &task)),
+        Some(files) => {
+            let validation = data.task.dataset(files, 0, true, &reader)?;
+            note_losses(&*validation, "validation", reader.max_length, observer);
+            Some(Statistics::of(&*validation, &task))
+        }
         None => None,
     };
     let first = if run.data.limit > 0 { count.min(run.data.limit) } else { count };

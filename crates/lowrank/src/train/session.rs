@@ -8,7 +8,7 @@ use lowrank_kernels::{Tier, memory, parallel};
 
 use super::adapted_model::{AdaptedModel, Use};
 use super::checkpoint::{Checkpoint, State};
-use super::dataset::{RunData, note_left_out, reader};
+use super::dataset::{RunData, note_losses, reader};
 use super::evaluate::evaluate;
 use super::events::{Observer, Start, StepReport, Summary};
 use super::optimizer::{AdamW, AdamWConfig};
@@ -76,8 +76,9 @@ impl<'a> Session<'a> {
             data.task.training_set(&data.files.train, run.data.limit, &reader)?.into();
         let validation = data.files.validation.as_ref();
         let validation = validation.map(|files| data.task.dataset(files, 0, true, &reader)).transpose()?;
-        note_left_out(&*train, "training", observer);
-        validation.iter().for_each(|data| note_left_out(&**data, "validation", observer));
+        let length = reader.max_length;
+        note_losses(&*train, "training", length, observer);
+        validation.iter().for_each(|data| note_losses(&**data, "validation", length, observer));
         check_stop(stop, 0)?;
 
         let steps_per_epoch = plan(run).steps_per_epoch(train.len());

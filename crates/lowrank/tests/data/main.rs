@@ -13,6 +13,7 @@ mod language;
 mod language_files;
 mod metrics;
 mod parquet;
+mod several_files;
 mod stream;
 mod tasks;
 mod text_metrics;

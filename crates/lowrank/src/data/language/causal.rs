@@ -17,10 +17,14 @@ pub struct CausalDataset {
     /// `examples + 1` places in `ids`.
     bounds: Vec<usize>,
     lines: Vec<u32>,
+    /// Whether each example lost its end.
+    cut: Vec<bool>,
     /// How many examples were longer than the longest allowed and lost their ends.
     pub truncated: usize,
     /// How many rows left nothing to learn and were left out.
     pub skipped: usize,
+    /// What is wrong with the first of these.
+    pub skipped_because: Option<String>,
 }
 
 /// One example of a [`CausalDataset`].
@@ -32,6 +36,8 @@ pub struct CausalExample<'a> {
     pub targets: &'a [bool],
     /// Its line in the file, counted from 1; that of the first document of a packed block.
     pub line: usize,
+    /// Whether it lost its end.
+    pub truncated: bool,
 }
 
 /// A row made into tokens.
@@ -48,8 +54,10 @@ impl CausalDataset {
             targets: Vec::new(),
             bounds: vec![0],
             lines: Vec::new(),
+            cut: Vec::new(),
             truncated: 0,
             skipped: 0,
+            skipped_because: None,
         }
     }
 
@@ -63,7 +71,16 @@ impl CausalDataset {
         self.targets.extend(targets.iter().skip(1));
         self.bounds.push(self.ids.len());
         self.lines.push(u32::try_from(line).unwrap_or(u32::MAX));
+        self.cut.push(false);
         true
+    }
+
+    /// Notes that the example that was added last lost its end.
+    pub(super) fn note_cut(&mut self) {
+        self.truncated += 1;
+        if let Some(cut) = self.cut.last_mut() {
+            *cut = true;
+        }
     }
 
     /// Adds the examples of another file.
@@ -73,8 +90,20 @@ impl CausalDataset {
         self.targets.extend(other.targets);
         self.bounds.extend(other.bounds.iter().skip(1).map(|bound| start + bound));
         self.lines.extend(other.lines);
+        self.cut.extend(other.cut);
         self.truncated += other.truncated;
         self.skipped += other.skipped;
+        self.skipped_because = self.skipped_because.take().or(other.skipped_because);
+    }
+
+    /// Leaves out a row for this reason; it is an error if `strict`.
+    pub(super) fn skip(&mut self, strict: bool, because: Error) -> Result<()> {
+        if strict {
+            return Err(because);
+        }
+        self.skipped += 1;
+        self.skipped_because.get_or_insert_with(|| because.to_string());
+        Ok(())
     }
 
     /// Gives back memory that growing took.
@@ -130,6 +159,7 @@ impl CausalDataset {
             ids: &self.ids[range.clone()],
             targets: &self.targets[range],
             line: self.lines[index] as usize,
+            truncated: self.cut[index],
         })
     }
 

@@ -59,14 +59,10 @@ impl CausalDataset {
             let refuse = |reason: String| Error::row(&rows.path, row.line, reason);
             match tokens {
                 Some(tokens) => dataset.push_cut(tokens, max_length, strict, refuse),
-                None if strict => Err(refuse(
-                    "the chat template changes an answer, so that it cannot be told which part of the text it is; \
-                     {% generation %} blocks in the template would tell"
-                        .to_owned(),
-                )),
                 None => {
-                    dataset.skipped += 1;
-                    Ok(())
+                    let reason = "the chat template changes an answer, so that it cannot be told which part of the \
+                                  text it is; {% generation %} blocks in the template would tell";
+                    dataset.skip(strict, refuse(reason.to_owned()))
                 }
             }
         })?;
@@ -85,20 +81,20 @@ impl CausalDataset {
         tokens.ids.truncate(max_length);
         tokens.targets.truncate(max_length);
         if self.push(&tokens.ids, &tokens.targets, tokens.line) {
-            self.truncated += usize::from(length > max_length);
-        } else if strict {
-            return Err(refuse(if length > max_length {
-                format!(
-                    "its prompt leaves no room for an answer in the {max_length} tokens of data.max_length; \
-                     it has {length} with the answer"
-                )
-            } else {
-                "it has no answer to learn from".to_owned()
-            }));
-        } else {
-            self.skipped += 1;
+            if length > max_length {
+                self.note_cut();
+            }
+            return Ok(());
         }
-        Ok(())
+        let reason = if length > max_length {
+            format!(
+                "its prompt leaves no room for an answer in the {max_length} tokens of data.max_length; \
+                 it has {length} with the answer"
+            )
+        } else {
+            "it has no answer to learn from".to_owned()
+        };
+        self.skip(strict, refuse(reason))
     }
 }
 

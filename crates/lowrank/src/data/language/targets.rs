@@ -47,6 +47,10 @@ impl Dataset for CausalDataset {
     fn skipped(&self) -> usize {
         self.skipped
     }
+
+    fn skipped_because(&self) -> Option<String> {
+        self.skipped_because.clone()
+    }
 }
 
 /// What each token is to be followed by, where that is learnt.

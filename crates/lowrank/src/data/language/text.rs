@@ -27,11 +27,7 @@ impl CausalDataset {
         let make = |document: &Document| tokenizer.encode(&document.text, None, usize::MAX);
         in_order(&documents.rows, make, |document, encoding| {
             if document.text.is_empty() {
-                if strict {
-                    return Err(Error::row(&documents.path, document.line, "it has no text"));
-                }
-                dataset.skipped += 1;
-                return Ok(());
+                return dataset.skip(strict, Error::row(&documents.path, document.line, "it has no text"));
             }
             let mut rest = encoding.ids;
             if let Some(end) = tokenizer.eos_id().filter(|end| rest.last() != Some(end)) {

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 use super::normalize::is_space;
 use super::question::{Question, Questions, Skipped};
 use super::windows::Windows;
+use crate::Result;
 use crate::data::Tokenizer;
 use crate::data::tokenizer::{EncodedWindow, WindowEncoder};
-use crate::{Error, Result};
 
 /// Contexts tokenised in parallel at a time; what these hold is the only memory beside the packed result.
 const CHUNK: usize = 512;
@@ -21,24 +21,22 @@ pub struct WindowOptions {
     pub stride: usize,
     /// Whether to keep where each token is in its context, which [`AnswerFinder`](super::AnswerFinder) needs.
     pub spans: bool,
-    /// Whether a question too long for its windows is an error; it is left out otherwise.
-    pub strict: bool,
 }
 
 impl Default for WindowOptions {
     fn default() -> Self {
-        Self { max_length: 384, stride: 128, spans: true, strict: false }
+        Self { max_length: 384, stride: 128, spans: true }
     }
 }
 
 impl Windows {
     /// Tokenises questions and contexts on all threads.
     ///
-    /// White space before a question is left out, as it is in `run_qa.py`.
+    /// White space before a question is left out, as it is in `run_qa.py`. A question too long for its windows is left
+    /// out, and stands in [`Windows::skipped`].
     ///
     /// # Errors
-    /// The tokeniser refuses a text; windows of this length cannot move on; with [`WindowOptions::strict`] a question
-    /// is too long for its windows.
+    /// The tokeniser refuses a text; windows of this length cannot move on.
     pub fn new(tokenizer: &Tokenizer, questions: &Questions, options: &WindowOptions) -> Result<Self> {
         let encoder = WindowEncoder::new(tokenizer, options.max_length, options.stride)?;
         let mut windows = Self::none();
@@ -55,7 +53,7 @@ impl Windows {
                             windows.push(window, row, question, options.spans)?;
                         }
                     }
-                    Encoded::TooLong(tokens) => windows.skip(question, tokens, &encoder, options)?,
+                    Encoded::TooLong(tokens) => windows.skip(question, tokens, &encoder, options),
                 }
                 row += 1;
             }
@@ -70,19 +68,14 @@ impl Windows {
         tokens: usize,
         encoder: &WindowEncoder<'_>,
         options: &WindowOptions,
-    ) -> Result<()> {
+    ) {
         let WindowOptions { max_length, stride, .. } = options;
         let longest = encoder.longest_first();
         let reason = format!(
             "its {tokens} tokens leave no room in windows of max_length {max_length} with stride {stride}; at most \
              {longest} do"
         );
-        let id = question.id.clone();
-        if options.strict {
-            return Err(Error::Usage(format!("question {id:?}: {reason}")));
-        }
-        self.skipped.push(Skipped { id, reason });
-        Ok(())
+        self.skipped.push(Skipped { id: question.id.clone(), reason });
     }
 }
 

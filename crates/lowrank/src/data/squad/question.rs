@@ -1,5 +1,7 @@
 //! Questions, their contexts and their published answers.
 
+use std::fmt;
+
 /// The questions of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Questions {
@@ -43,9 +45,24 @@ pub struct Skipped {
 }
 
 impl Questions {
+    /// Adds the questions of another file.
+    pub(in crate::data) fn append(&mut self, other: Self) {
+        let contexts = self.contexts.len();
+        self.contexts.extend(other.contexts);
+        let rows = other.rows.into_iter();
+        self.rows.extend(rows.map(|row| Question { context: contexts + row.context, ..row }));
+        self.skipped.extend(other.skipped);
+    }
+
     /// The context of a question.
     pub fn context(&self, question: &Question) -> &str {
         self.contexts.get(question.context).map_or("", String::as_str)
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "question {:?}: {}", self.id, self.reason)
     }
 }
 

@@ -99,6 +99,20 @@ impl Windows {
         Ok(())
     }
 
+    /// Adds the windows of other questions, the first of which is at `row`.
+    pub(in crate::data) fn append(&mut self, other: Self, row: usize) {
+        let (tokens, spans) = (self.ids.len(), self.spans.len());
+        self.type_ids.append(tokens, other.type_ids, other.ids.len());
+        self.ids.extend(other.ids);
+        self.bounds.extend(other.bounds.iter().skip(1).map(|bound| tokens + bound));
+        let row = u32::try_from(row).unwrap_or(u32::MAX);
+        let places = other.places.into_iter();
+        self.places.extend(places.map(|p| Places { question: row.saturating_add(p.question), ..p }));
+        self.spans.extend(other.spans);
+        self.span_bounds.extend(other.span_bounds.iter().skip(1).map(|bound| spans + bound));
+        self.skipped.extend(other.skipped);
+    }
+
     /// How many windows there are.
     pub fn len(&self) -> usize {
         self.places.len()

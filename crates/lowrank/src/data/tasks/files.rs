@@ -139,6 +139,17 @@ pub(super) fn in_turn<T>(
     Ok(all)
 }
 
+/// What was read from several files in one.
+///
+/// # Errors
+/// If there was no file.
+pub(super) fn together<T>(parts: Vec<T>, append: impl Fn(&mut T, T)) -> Result<T> {
+    let mut parts = parts.into_iter();
+    let mut whole = parts.next().ok_or_else(|| Error::Usage("there is no file to read".into()))?;
+    parts.for_each(|part| append(&mut whole, part));
+    Ok(whole)
+}
+
 fn existing(path: &Path) -> Result<Vec<PathBuf>> {
     std::fs::metadata(path).map_err(Error::io(path))?;
     Ok(vec![path.to_path_buf()])

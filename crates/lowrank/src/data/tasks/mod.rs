@@ -59,7 +59,7 @@ pub trait Task: Send + Sync {
     ///
     /// # Errors
     /// A file cannot be read or holds no rows; a row is malformed; a label is not of the task's set; the model has no
-    /// tokeniser, or one that does not fit; there are several files, and the task reads one only.
+    /// tokeniser, or one that does not fit.
     fn dataset(
         &self,
         files: &[PathBuf],
@@ -197,17 +197,6 @@ pub const TEXT: &str = language::TEXT;
 /// Whether a task has labels of its own, not those of its data.
 pub fn has_labels(name: &str) -> bool {
     !matches!(name, classification::NAME | tagging::NAME | images::FOLDER)
-}
-
-/// The file of a data set in one file.
-fn only_file<'a>(task: &TaskInfo, files: &'a [PathBuf]) -> Result<&'a Path> {
-    match files {
-        [file] => Ok(file),
-        _ => {
-            let reason = format!("{} reads data of one file, and these are {}", task.name, files.len());
-            Err(Error::file(files.first().map_or(Path::new(""), PathBuf::as_path), reason))
-        }
-    }
 }
 
 /// The longest example in tokens that a task has by itself, and by how many tokens the windows of a longer one overlap.

@@ -6,7 +6,8 @@ mod rows;
 
 use std::path::{Path, PathBuf};
 
-use super::{PreviewedExample, Task, TaskInfo, TaskOptions, only_file};
+use super::files::{in_turn, together};
+use super::{PreviewedExample, Task, TaskInfo, TaskOptions};
 use crate::data::dataset::Dataset;
 use crate::data::reader::Reader;
 use crate::data::squad::{AnswerOptions, Purpose, ReadOptions, Version, WindowOptions, Windows};
@@ -49,15 +50,32 @@ impl SquadTask {
             max_length: reader.max_length,
             stride: reader.stride,
             spans: purpose != Purpose::Train,
-            strict: reader.strict,
         };
         let windows = Windows::new(reader.tokenizer()?, &questions, &cut)?;
-        if windows.is_empty() {
-            return Err(Error::file(path, "every question is too long for its windows"));
+        match windows.skipped.first() {
+            Some(skipped) if reader.strict => return Err(Error::file(path, skipped.to_string())),
+            Some(skipped) if windows.is_empty() => {
+                let reason = format!("every question is too long for its windows; the first, {skipped}");
+                return Err(Error::file(path, reason));
+            }
+            _ => {}
         }
         reader.check_vocabulary(windows.largest_id())?;
-        let labelled = purpose != Purpose::Predict;
-        Ok(SquadDataset { questions, windows, version: self.version, answers: self.answers, labelled })
+        let (version, answers) = (self.version, self.answers);
+        let (labelled, measured) = (purpose != Purpose::Predict, purpose == Purpose::Evaluate);
+        Ok(SquadDataset { questions, windows, version, answers, labelled, measured })
+    }
+
+    fn read_all(
+        &self,
+        files: &[PathBuf],
+        limit: usize,
+        purpose: Purpose,
+        reader: &Reader,
+    ) -> Result<Box<dyn Dataset>> {
+        let read = |path: &Path, limit| self.read(path, limit, purpose, reader);
+        let parts = in_turn(files, limit, read, |part| part.questions.rows.len())?;
+        Ok(Box::new(together(parts, SquadDataset::append)?))
     }
 }
 
@@ -74,14 +92,12 @@ impl Task for SquadTask {
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
-        let path = only_file(&self.info, files)?;
         let purpose = if labelled { Purpose::Evaluate } else { Purpose::Predict };
-        Ok(Box::new(self.read(path, limit, purpose, reader)?))
+        self.read_all(files, limit, purpose, reader)
     }
 
     fn training_set(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<Box<dyn Dataset>> {
-        let path = only_file(&self.info, files)?;
-        Ok(Box::new(self.read(path, limit, Purpose::Train, reader)?))
+        self.read_all(files, limit, Purpose::Train, reader)
     }
 
     /// Windows, of which a question may have several.

@@ -101,21 +101,27 @@ impl Format {
     }
 }
 
-/// Hands the first `limit` rows of a file (0: all) to `visit`, in order, and counts those that were left out.
+/// Whether a file's name tells of a table; what is called `.json` is one if it holds a list.
+pub(super) fn is_table(path: &Path) -> Result<bool> {
+    let called_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    if called_json { json_array::is_array(path) } else { Ok(Format::of(path).is_some()) }
+}
+
+/// Hands the first `limit` rows of a file (0: all) to `visit`, in order, and returns the errors of those that were left out.
 pub(super) fn read(
     path: &Path,
     format: Format,
     layout: &Layout,
     limit: usize,
     visit: &mut dyn FnMut(Row<'_>) -> Result<()>,
-) -> Result<usize> {
+) -> Result<Vec<Error>> {
     let mut count = 0;
     let mut limited = |row: Row<'_>| {
         visit(row)?;
         count += 1;
         Ok(count != limit)
     };
-    let mut skipped = 0;
+    let mut skipped = Vec::new();
     match format {
         Format::Tsv => skipped = tsv_rows::read(path, layout, &mut limited)?,
         Format::Csv => csv_rows::read(path, layout, &mut limited)?,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::in_turn;
+use super::files::{in_turn, together};
 use super::labels::Target;
 use super::table::{self, Format, Layout, Need, Role, Row};
 use super::{PreviewedExample, Task, TaskInfo};
@@ -34,7 +34,8 @@ impl TabularTask {
             rows.push(example(path, row, target)?);
             Ok(())
         })?;
-        Ok(Examples { rows, skipped })
+        let skipped_because = skipped.first().map(ToString::to_string);
+        Ok(Examples { rows, skipped: skipped.len(), skipped_because })
     }
 
     /// Reads the first `limit` labelled examples of a file (0: all).
@@ -69,12 +70,9 @@ impl Task for TabularTask {
         let read = |path: &Path, limit| {
             if labelled { self.read(path, limit) } else { self.read_unlabelled(path, limit) }
         };
-        let mut examples = Examples::default();
-        for more in in_turn(files, limit, read, |part: &Examples| part.rows.len())? {
-            examples.rows.extend(more.rows);
-            examples.skipped += more.skipped;
-        }
-        let dataset = TokenizedDataset::new(reader.tokenizer()?, &examples, reader.max_length)?;
+        let parts = in_turn(files, limit, read, |part: &Examples| part.rows.len())?;
+        let tokenised = files.iter().zip(&parts).map(|(path, part)| tokenise(path, part, reader));
+        let dataset = together(tokenised.collect::<Result<_>>()?, TokenizedDataset::append)?;
         reader.check_vocabulary(dataset.largest_id())?;
         Ok(Box::new(dataset))
     }
@@ -97,6 +95,18 @@ impl Task for TabularTask {
         });
         examples.collect()
     }
+}
+
+/// The examples of a file as tokens.
+fn tokenise(path: &Path, examples: &Examples, reader: &Reader) -> Result<TokenizedDataset> {
+    let mut dataset = TokenizedDataset::new(reader.tokenizer()?, examples, reader.max_length)?;
+    let Some(line) = dataset.first_without_tokens else { return Ok(dataset) };
+    let because = Error::row(path, line, "its text has no tokens, so that there is nothing to read");
+    if reader.strict || dataset.is_empty() {
+        return Err(because);
+    }
+    dataset.skipped_because.get_or_insert(because.to_string());
+    Ok(dataset)
 }
 
 /// The facts of a task with these answers and metrics, the main one first.

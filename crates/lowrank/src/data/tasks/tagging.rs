@@ -7,8 +7,9 @@ mod rows;
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::files::{in_turn, together};
 use super::labels::{LabelSet, Target, several};
-use super::{PreviewedExample, Task, TaskInfo, TaskOptions, only_file};
+use super::{PreviewedExample, Task, TaskInfo, TaskOptions};
 use crate::data::dataset::Dataset;
 use crate::data::example::Label;
 use crate::data::reader::Reader;
@@ -33,7 +34,7 @@ pub(super) fn open(options: &TaskOptions<'_>) -> Result<TaggingTask> {
     let roles = Roles::new(&options.columns);
     let names = match (&options.labels, options.training_file) {
         (Some(labels), _) if !labels.is_empty() => labels.clone(),
-        (_, Some(path)) => discover(path, &roles, &options.model_labels)?,
+        (_, Some(path)) => discover(path, options.further_files, &roles, &options.model_labels)?,
         _ => return Err(Error::Usage(format!("{NAME} needs a label set or a file to learn it from"))),
     };
     let info = TaskInfo {
@@ -49,19 +50,21 @@ pub(super) fn open(options: &TaskOptions<'_>) -> Result<TaggingTask> {
     Ok(TaggingTask { info, labels: Target::Classes(LabelSet::new(names)), roles })
 }
 
-/// The label set of a file: the names that a Parquet file tells, else what is written in it, sorted, or in the model's
+/// The label set of some files: the names that a Parquet file tells, else what is written in it, sorted, or in the model's
 /// order where these are the model's own.
 ///
 /// # Source
 /// `run_ner.py`; numbers are sorted as such, and mean the model's labels where these are no numbers and suffice.
-fn discover(path: &Path, roles: &Roles, model: &[String]) -> Result<Vec<String>> {
+fn discover(path: &Path, further: &[PathBuf], roles: &Roles, model: &[String]) -> Result<Vec<String>> {
     let mut found = BTreeSet::new();
-    let told = rows::read(path, roles, 0, true, &mut |row| {
-        found.extend(row.tags.unwrap_or_default());
-        Ok(())
-    })?;
-    if let Some(names) = told {
-        return Ok(names);
+    for path in std::iter::once(path).chain(further.iter().map(PathBuf::as_path)) {
+        let told = rows::read(path, roles, 0, true, &mut |row| {
+            found.extend(row.tags.unwrap_or_default());
+            Ok(())
+        })?;
+        if let Some(names) = told {
+            return Ok(names);
+        }
     }
     let mut names: Vec<String> = found.into_iter().collect();
     let numbers: Option<Vec<usize>> = names.iter().map(|name| name.parse().ok()).collect();
@@ -93,19 +96,20 @@ impl TaggingTask {
     }
 
     fn read(&self, path: &Path, limit: usize, labelled: bool, reader: &Reader) -> Result<TaggedDataset> {
-        let (mut rows, mut skipped) = (Vec::new(), 0);
+        let (mut rows, mut wordless) = (Vec::new(), Vec::new());
         rows::read(path, &self.roles, limit, labelled, &mut |row| {
-            if !row.words.is_empty() {
-                rows.push((self.classes(path, &row)?, row));
-            } else if reader.strict {
-                return Err(Error::row(path, row.line, "it has no words"));
+            if row.words.is_empty() {
+                wordless.push(Error::row(path, row.line, "it has no words"));
             } else {
-                skipped += 1;
+                rows.push((self.classes(path, &row)?, row));
             }
-            Ok(())
+            match wordless.pop_if(|_| reader.strict) {
+                Some(error) => Err(error),
+                None => Ok(()),
+            }
         })?;
-        let mut dataset = TaggedDataset::new(reader.tokenizer()?, &rows, reader.max_length)?;
-        dataset.skipped += skipped;
+        let mut dataset = TaggedDataset::new(reader.tokenizer()?, path, &rows, reader.max_length)?;
+        wordless.into_iter().for_each(|error| dataset.skip(error));
         if dataset.is_empty() {
             return Err(Error::file(path, "no row of it has words"));
         }
@@ -126,8 +130,9 @@ impl Task for TaggingTask {
         labelled: bool,
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
-        let path = only_file(&self.info, files)?;
-        Ok(Box::new(self.read(path, limit, labelled, reader)?))
+        let read = |path: &Path, limit| self.read(path, limit, labelled, reader);
+        let parts = in_turn(files, limit, read, |part| part.lines.len() + part.skipped)?;
+        Ok(Box::new(together(parts, TaggedDataset::append)?))
     }
 
     fn preview(&self, path: &Path, count: usize, reader: &Reader) -> Result<Vec<PreviewedExample>> {

@@ -9,7 +9,8 @@ use crate::data::language::{
     self, CausalDataset, PromptDataset, RewritingDataset, Seq2SeqDataset, Seq2SeqLengths, SourceTarget,
 };
 use crate::data::reader::Reader;
-use crate::data::tasks::{PreviewedExample, Task, TaskInfo, TaskOptions, files};
+use crate::data::tasks::files::{self, together};
+use crate::data::tasks::{PreviewedExample, Task, TaskInfo, TaskOptions};
 use crate::models::Head;
 use crate::{Error, Result};
 
@@ -23,12 +24,12 @@ pub(in crate::data::tasks) const NAMES: [&str; 6] =
 /// The task of this name, if it is one of a language model.
 pub(in crate::data::tasks) fn open(name: &str, options: &TaskOptions<'_>) -> Option<LanguageTask> {
     let (rows, metrics): (_, &[_]) = match name {
-        TEXT => (Rows::Documents, &["perplexity"]),
-        "prompt-completion" => (Rows::Completions, &["perplexity"]),
-        "messages" => (Rows::Conversations, &["perplexity"]),
-        "text2text" => (Rows::Pairs, &["rougeL", "rouge1", "rouge2", "bleu"]),
-        "summarization" => (Rows::Pairs, &["rougeL", "rouge1", "rouge2"]),
-        "translation" => (Rows::Pairs, &["bleu"]),
+        TEXT => (Some(Rows::Documents), &["perplexity"]),
+        "prompt-completion" => (Some(Rows::Completions), &["perplexity"]),
+        "messages" => (Some(Rows::Conversations), &["perplexity"]),
+        "text2text" => (None, &["rougeL", "rouge1", "rouge2", "bleu"]),
+        "summarization" => (None, &["rougeL", "rouge1", "rouge2"]),
+        "translation" => (None, &["bleu"]),
         _ => return None,
     };
     let info = TaskInfo {
@@ -61,28 +62,28 @@ pub(in crate::data::tasks) fn head(name: &str) -> Option<Head> {
     }
 }
 
-/// What a row is.
+/// What a row of a decoder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
     Documents,
     Completions,
     Conversations,
-    Pairs,
 }
 
 /// A task of a language model.
 pub(in crate::data::tasks) struct LanguageTask {
     info: TaskInfo,
-    rows: Rows,
+    /// Absent for an encoder-decoder, which reads pairs.
+    rows: Option<Rows>,
     options: LanguageOptions,
 }
 
 impl LanguageTask {
     /// The labelled examples of a decoder.
-    fn causal(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<CausalDataset> {
+    fn causal(&self, rows: Rows, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<CausalDataset> {
         let (tokenizer, options) = (reader.tokenizer()?, &self.options);
         let (length, strict) = (reader.max_length, reader.strict);
-        let data = match self.rows {
+        let data = match rows {
             Rows::Documents => {
                 let read = |path: &Path, limit| documents(path, options, limit);
                 let rows = in_turn(files, limit, read)?;
@@ -100,7 +101,7 @@ impl LanguageTask {
                     .map(|rows| CausalDataset::from_conversations(tokenizer, &template, rows, length, strict))
                     .collect::<Result<Vec<_>>>()?
             }
-            Rows::Completions | Rows::Pairs => {
+            Rows::Completions => {
                 let read = |path: &Path, limit| completions(path, options, limit);
                 let rows = in_turn(files, limit, read)?;
                 rows.iter()
@@ -108,7 +109,7 @@ impl LanguageTask {
                     .collect::<Result<Vec<_>>>()?
             }
         };
-        let data = together(data, CausalDataset::append).ok_or_else(no_files)?;
+        let data = together(data, CausalDataset::append)?;
         reader.check_vocabulary(data.largest_id())?;
         if data.is_empty() {
             let reason = format!(
@@ -122,9 +123,9 @@ impl LanguageTask {
     }
 
     /// The prompts of a decoder.
-    fn prompts(&self, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<PromptDataset> {
+    fn prompts(&self, rows: Rows, files: &[PathBuf], limit: usize, reader: &Reader) -> Result<PromptDataset> {
         let options = LanguageOptions { unlabelled: true, ..self.options.clone() };
-        let prompts = match self.rows {
+        let prompts = match rows {
             Rows::Conversations => {
                 let template = chat_template(&reader.folder)?;
                 let rows = in_turn(files, limit, |path, limit| conversations(path, &options, limit))?;
@@ -137,21 +138,21 @@ impl LanguageTask {
                               writes on from a text";
                 return Err(Error::setting("task", reason));
             }
-            Rows::Completions | Rows::Pairs => {
+            Rows::Completions => {
                 let rows = in_turn(files, limit, |path, limit| completions(path, &options, limit))?;
                 rows.iter()
                     .map(|rows| PromptDataset::from_completions(reader, rows))
                     .collect::<Result<Vec<_>>>()?
             }
         };
-        together(prompts, PromptDataset::append).ok_or_else(no_files)
+        together(prompts, PromptDataset::append)
     }
 
     /// The sources and targets of an encoder-decoder.
     fn pairs(&self, files: &[PathBuf], limit: usize, labelled: bool) -> Result<language::Rows<SourceTarget>> {
         let options = LanguageOptions { unlabelled: !labelled, ..self.options.clone() };
         let rows = in_turn(files, limit, |path, limit| source_targets(path, &options, limit))?;
-        let mut pairs = together(rows, |all, more| all.rows.extend(more.rows)).ok_or_else(no_files)?;
+        let mut pairs = together(rows, |all, more| all.rows.extend(more.rows))?;
         if !labelled {
             pairs.rows.iter_mut().for_each(|row| row.target = None);
         }
@@ -166,18 +167,6 @@ fn in_turn<T>(
     read: impl Fn(&Path, usize) -> Result<language::Rows<T>>,
 ) -> Result<Vec<language::Rows<T>>> {
     files::in_turn(files, limit, read, |rows| rows.rows.len())
-}
-
-/// All parts in one.
-fn together<T>(parts: Vec<T>, append: impl Fn(&mut T, T)) -> Option<T> {
-    let mut parts = parts.into_iter();
-    let mut whole = parts.next()?;
-    parts.for_each(|part| append(&mut whole, part));
-    Some(whole)
-}
-
-fn no_files() -> Error {
-    Error::Usage("there is no file to read".into())
 }
 
 /// The chat template of a model folder, which conversations need.
@@ -202,15 +191,15 @@ impl Task for LanguageTask {
         reader: &Reader,
     ) -> Result<Box<dyn Dataset>> {
         Ok(match (self.rows, labelled) {
-            (Rows::Pairs, _) => Box::new(RewritingDataset::new(reader, self.pairs(files, limit, labelled)?)?),
-            (_, true) => Box::new(self.causal(files, limit, reader)?),
-            (_, false) => Box::new(self.prompts(files, limit, reader)?),
+            (None, _) => Box::new(RewritingDataset::new(reader, self.pairs(files, limit, labelled)?)?),
+            (Some(rows), true) => Box::new(self.causal(rows, files, limit, reader)?),
+            (Some(rows), false) => Box::new(self.prompts(rows, files, limit, reader)?),
         })
     }
 
     fn preview(&self, path: &Path, count: usize, reader: &Reader) -> Result<Vec<PreviewedExample>> {
         let (tokenizer, longest) = (reader.tokenizer()?, reader.max_length);
-        if self.rows == Rows::Pairs {
+        let Some(rows) = self.rows else {
             let rows = self.pairs(&[path.to_path_buf()], count, true)?;
             let lengths = Seq2SeqLengths { source: longest, target: longest };
             let data = Seq2SeqDataset::new(tokenizer, &rows, lengths)?;
@@ -229,8 +218,8 @@ impl Task for LanguageTask {
                 })
             });
             return examples.collect();
-        }
-        let data = self.causal(&[path.to_path_buf()], count, reader)?;
+        };
+        let data = self.causal(rows, &[path.to_path_buf()], count, reader)?;
         let examples = data.iter().take(count).map(|example| {
             Ok(PreviewedExample {
                 line: example.line,

@@ -19,6 +19,16 @@ pub(super) struct SquadDataset {
     /// Whether the answers are known.
     pub labelled: bool,
 }
+    /// Whether the model's answers are measured against these.
+    pub measured: bool,
+}
+
+impl SquadDataset {
+    /// Adds the questions of another file.
+    pub fn append(&mut self, other: Self) {
+        self.windows.append(other.windows, self.questions.rows.len());
+        self.questions.append(other.questions);
+    }
 
 impl Dataset for SquadDataset {
     fn len(&self) -> usize {
@@ -40,7 +50,14 @@ impl Dataset for SquadDataset {
     }
 
     fn fingerprint(&self) -> u64 {
-        self.windows.fingerprint()
+        let mut hash = Fnv::default();
+        hash.add_word(self.windows.fingerprint());
+        let answers = self.questions.rows.iter().filter(|_| self.measured);
+        for answers in answers.map(|question| question.answers.as_deref().unwrap_or_default()) {
+            hash.add_word(answers.len() as u64);
+            answers.iter().for_each(|answer| hash.add_text(&answer.text));
+        }
+        hash.0
     }
 
     fn tokens(&self) -> usize {
@@ -63,3 +80,7 @@ impl Dataset for SquadDataset {
         self.questions.skipped.len() + self.windows.skipped.len()
     }
 }
+
+    fn skipped_because(&self) -> Option<String> {
+        self.questions.skipped.iter().chain(&self.windows.skipped).next().map(ToString::to_string)
+    }

@@ -1,22 +1,20 @@
 //! Questions from SQuAD's published JSON, or one a row: JSON lines or Parquet as the Hub has them.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::Result;
 use crate::data::squad::{Entry, Gathered, Given, Purpose, Questions, ReadOptions, read as read_published};
-use crate::data::tasks::table::{Need, Record, Role, records_while};
-use crate::{Error, Result};
+use crate::data::tasks::table::{Need, Record, Role, is_table, records_while};
 
 /// Reads the questions of a file.
 ///
 /// # Errors
 /// As [`read_published`]; a row lacks a column, or its `answers` are no `{"text": […], "answer_start": […]}`.
 pub(super) fn read(path: &Path, options: &ReadOptions) -> Result<Questions> {
-    if !has_rows(path)? {
+    if !is_table(path)? {
         return read_published(path, options);
     }
     let role = |name: &'static str, need| Role::new(name, None, &[name], need);
@@ -35,21 +33,6 @@ pub(super) fn read(path: &Path, options: &ReadOptions) -> Result<Questions> {
         gathered.add(entry, &record.text(&context)?.unwrap_or_default())
     })?;
     gathered.finish()
-}
-
-/// Whether a file has a question in each row; a `.json` file may be either.
-fn has_rows(path: &Path) -> Result<bool> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("jsonl" | "ndjson" | "parquet" | "csv" | "tsv") => Ok(true),
-        _ => {
-            let mut start = [0; 64];
-            let mut file = File::open(path).map_err(Error::io(path))?;
-            let read = file.read(&mut start).map_err(Error::io(path))?;
-            let start = start.get(..read).unwrap_or_default();
-            let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
-            Ok(start.trim_ascii_start().first() == Some(&b'['))
-        }
-    }
 }
 
 /// The two lists of the Hub's rows, or the published list of answers.

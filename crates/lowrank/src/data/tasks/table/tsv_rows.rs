@@ -5,28 +5,29 @@ use std::path::Path;
 
 use super::lines::Lines;
 use super::{Layout, Visit};
-use crate::Result;
+use crate::{Error, Result};
 
-/// Returns how many rows were left out because they are of another width than the header.
-pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<usize> {
+/// Returns the errors of the rows that were left out because they are of another width than the header.
+pub(super) fn read(path: &Path, layout: &Layout, visit: &mut Visit<'_>) -> Result<Vec<Error>> {
     let mut lines = Lines::open(path)?;
-    let Some((line, first)) = lines.next()? else { return Ok(0) };
+    let Some((line, first)) = lines.next()? else { return Ok(Vec::new()) };
     let header: Vec<&str> = first.split('\t').collect();
     let named = header.iter().any(|column| layout.text.names.iter().any(|name| name == column));
     let (places, has_header) = match layout.headerless {
         Some(places) if !named => (places, false),
         _ => (layout.places(path, &header)?, true),
     };
-    let mut skipped = 0;
+    let mut skipped = Vec::new();
     let mut row = |line: usize, text: &str| {
         let fields: Vec<&str> = text.split('\t').collect();
         if fields.len() == places.columns {
             return visit(places.row(line, |place| Cow::Borrowed(fields[place])));
         }
+        let ragged = places.ragged(path, line, fields.len());
         if !layout.skip_ragged {
-            return Err(places.ragged(path, line, fields.len()));
+            return Err(ragged);
         }
-        skipped += 1;
+        skipped.push(ragged);
         Ok(true)
     };
     let mut more = has_header || row(line, first)?;

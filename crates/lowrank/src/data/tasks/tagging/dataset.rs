@@ -1,12 +1,12 @@
 //! Words as the tokens that a model reads, packed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::collector::TagCollector;
 use super::rows::Tagged;
-use crate::Result;
 use crate::data::batch::{Batch, TokenRows};
 use crate::data::batches::Pass;
 use crate::data::collector::Collector;
@@ -15,6 +15,7 @@ use crate::data::example::{IGNORED, Label, Labels};
 use crate::data::tasks::TaskInfo;
 use crate::data::tokenizer::Tokenizer;
 use crate::fnv::Fnv;
+use crate::{Error, Result};
 
 /// Texts tokenised in parallel at a time.
 const CHUNK: usize = 4096;
@@ -36,6 +37,8 @@ pub(super) struct TaggedDataset {
     pub lines: Vec<u32>,
     truncated: usize,
     pub skipped: usize,
+    /// What is wrong with the first of these.
+    pub skipped_because: Option<String>,
 }
 
 /// The words of an example that the model sees.
@@ -49,6 +52,7 @@ impl TaggedDataset {
     /// have no token are left out.
     pub fn new(
         tokenizer: &Tokenizer,
+        path: &Path,
         rows: &[(Option<Vec<u32>>, Tagged)],
         max_length: usize,
     ) -> Result<Self> {
@@ -60,7 +64,7 @@ impl TaggedDataset {
                 .collect::<Result<_>>()?;
             for ((classes, row), encoded) in chunk.iter().zip(encoded) {
                 if encoded.firsts.is_empty() {
-                    dataset.skipped += 1;
+                    dataset.skip(Error::row(path, row.line, "no word of it has a token"));
                     continue;
                 }
                 let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -80,6 +84,27 @@ impl TaggedDataset {
             }
         }
         Ok(dataset)
+    }
+
+    /// Leaves out a row for this reason.
+    pub fn skip(&mut self, because: Error) {
+        self.skipped += 1;
+        self.skipped_because.get_or_insert_with(|| because.to_string());
+    }
+
+    /// Adds the texts of another file.
+    pub fn append(&mut self, other: Self) {
+        let (tokens, firsts) = (self.ids.len(), self.firsts.len());
+        self.ids.extend(other.ids);
+        self.bounds.extend(other.bounds.iter().skip(1).map(|bound| tokens + bound));
+        self.firsts.extend(other.firsts);
+        self.classes.extend(other.classes);
+        self.first_bounds.extend(other.first_bounds.iter().skip(1).map(|bound| firsts + bound));
+        self.words.extend(other.words);
+        self.lines.extend(other.lines);
+        self.truncated += other.truncated;
+        self.skipped += other.skipped;
+        self.skipped_because = self.skipped_because.take().or(other.skipped_because);
     }
 
     pub fn largest_id(&self) -> Option<u32> {
@@ -156,5 +181,9 @@ impl Dataset for TaggedDataset {
 
     fn skipped(&self) -> usize {
         self.skipped
+    }
+
+    fn skipped_because(&self) -> Option<String> {
+        self.skipped_because.clone()
     }
 }
