@@ -205,6 +205,8 @@ fn sources_and_targets_end_and_are_cut_to_their_lengths() {
     assert_eq!(get(2), (vec![1], vec![1], 3));
     assert_eq!((get(3).1, data.get(4).is_none()), (vec![], true));
     assert_eq!((data.truncated_sources, data.truncated_targets), (1, 1));
+    let cut: Vec<bool> = data.iter().map(|example| example.truncated).collect();
+    assert_eq!((data.truncated(), cut), (1, vec![false, true, false, false]), "both sides are one example's");
     assert_eq!((data.len(), data.longest(), data.largest_id().unwrap() > 8000), (4, lengths, true));
     assert_eq!(data.tokens().1, 6);
     let none = Seq2SeqLengths { source: 6, target: 0 };

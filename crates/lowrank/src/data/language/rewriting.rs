@@ -86,7 +86,7 @@ impl Dataset for RewritingDataset {
     }
 
     fn truncated(&self) -> usize {
-        self.data.truncated_sources + self.data.truncated_targets
+        self.data.truncated()
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Seq2SeqDataset {
     sources: Side,
     targets: Side,
     lines: Vec<u32>,
+    /// Whether a side of each example was cut.
+    cut: Vec<bool>,
     /// How many sources were longer than the longest allowed and lost their ends.
     pub truncated_sources: usize,
     /// How many targets were.
@@ -43,6 +45,8 @@ pub struct Seq2SeqExample<'a> {
     pub target: &'a [u32],
     /// Its line in the file, counted from 1.
     pub line: usize,
+    /// Whether a side of it lost its end.
+    pub truncated: bool,
 }
 
 impl Seq2SeqDataset {
@@ -55,6 +59,7 @@ impl Seq2SeqDataset {
             sources: Side::empty(),
             targets: Side::empty(),
             lines: Vec::with_capacity(rows.rows.len()),
+            cut: Vec::with_capacity(rows.rows.len()),
             truncated_sources: 0,
             truncated_targets: 0,
         };
@@ -65,8 +70,10 @@ impl Seq2SeqDataset {
             Ok((source, target.unwrap_or_default()))
         };
         in_order(&rows.rows, make, |row, (source, target)| {
-            dataset.truncated_sources += usize::from(dataset.sources.push(source));
-            dataset.truncated_targets += usize::from(dataset.targets.push(target));
+            let cut = [dataset.sources.push(source), dataset.targets.push(target)];
+            dataset.truncated_sources += usize::from(cut[0]);
+            dataset.truncated_targets += usize::from(cut[1]);
+            dataset.cut.push(cut[0] || cut[1]);
             dataset.lines.push(u32::try_from(row.line).unwrap_or(u32::MAX));
             Ok(())
         })?;
@@ -83,6 +90,11 @@ impl Seq2SeqDataset {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
+    }
+
+    /// How many examples lost the end of a side.
+    pub fn truncated(&self) -> usize {
+        self.cut.iter().filter(|cut| **cut).count()
     }
 
     /// How many tokens the sources have together, and the targets.
@@ -112,8 +124,12 @@ impl Seq2SeqDataset {
 
     /// The example at `index`, if there is one.
     pub fn get(&self, index: usize) -> Option<Seq2SeqExample<'_>> {
-        let line = *self.lines.get(index)? as usize;
-        Some(Seq2SeqExample { source: self.sources.get(index)?, target: self.targets.get(index)?, line })
+        Some(Seq2SeqExample {
+            source: self.sources.get(index)?,
+            target: self.targets.get(index)?,
+            line: *self.lines.get(index)? as usize,
+            truncated: *self.cut.get(index)?,
+        })
     }
 
     /// The examples in file order.

@@ -203,7 +203,6 @@ impl Task for LanguageTask {
             let rows = self.pairs(&[path.to_path_buf()], count, true)?;
             let lengths = Seq2SeqLengths { source: longest, target: longest };
             let data = Seq2SeqDataset::new(tokenizer, &rows, lengths)?;
-            let cut = data.truncated_sources + data.truncated_targets > 0;
             let examples = data.iter().map(|example| {
                 let ids = [example.source, example.target].concat();
                 Ok(PreviewedExample {
@@ -212,7 +211,7 @@ impl Task for LanguageTask {
                     text_pair: Some(tokenizer.decode(example.target, false)?),
                     tokens: tokenizer.tokens(&ids),
                     trained: (0..ids.len()).map(|place| place >= example.source.len()).collect(),
-                    truncated: cut && example.source.len().max(example.target.len()) == longest,
+                    truncated: example.truncated,
                     ids,
                     ..PreviewedExample::default()
                 })
@@ -227,7 +226,7 @@ impl Task for LanguageTask {
                 tokens: tokenizer.tokens(example.ids),
                 ids: example.ids.to_vec(),
                 trained: example.targets.to_vec(),
-                truncated: data.truncated > 0 && example.ids.len() == longest,
+                truncated: example.truncated,
                 ..PreviewedExample::default()
             })
         });
