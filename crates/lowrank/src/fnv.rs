@@ -17,6 +17,12 @@ impl Fnv {
         }
     }
 
+    /// Adds a text, told apart from those beside it.
+    pub fn add_text(&mut self, text: &str) {
+        self.add_word(text.len() as u64);
+        self.add(text.as_bytes());
+    }
+
     /// Adds a number, taken as one byte: faster, and as good where only differences count.
     pub fn add_word(&mut self, word: u64) {
         self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3);

@@ -172,6 +172,16 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
 }
 
 #[test]
+fn a_run_of_more_epochs_than_can_be_counted_is_one_that_the_user_ends() {
+    let room = Room::new("llama", "text");
+    let stop = AtomicBool::new(false);
+    let mut observer = runs::At { step: 2, then: |_: usize| stop.store(true, Ordering::Relaxed) };
+    let endless = room.run_file("endless", &["train.epochs=9223372036854775807"]);
+    let error = run(&endless, FRESH, &mut observer, &stop).unwrap_err();
+    assert!(matches!(error, lowrank::Error::Interrupted { step: 2 }), "{error}");
+}
+
+#[test]
 fn training_lowers_the_perplexity_and_the_lowest_is_kept() {
     let room = Room::new("llama", "prompt-completion");
     let adapted = room.adapted(Head::CausalLm);
@@ -211,6 +221,18 @@ fn a_text_that_is_written_once_is_measured_against_all_references_of_its_source(
     assert_eq!((scores.len(), scores["loss"]), (5, 0.5));
     let Prediction::Text { line, text } = &collector.predictions().unwrap()[2] else { panic!("a text") };
     assert_eq!((*line, text.as_str()), (3, "sky w2 w3 w4 w5"));
+}
+
+#[test]
+fn a_reference_that_has_the_tokens_of_another_is_another_all_the_same() {
+    let room = Room::new("t5", "translation");
+    let adapted = room.adapted(Head::Seq2SeqLm);
+    let fingerprint = |target: &str| {
+        let row = format!("{{\"source\": \"red w1\", \"target\": \"{target}\"}}\n");
+        fs::write(room.folder.path().join("one.jsonl"), row).unwrap();
+        room.dataset(&adapted, "one.jsonl", true).fingerprint()
+    };
+    assert_ne!(fingerprint("w1 unheard"), fingerprint("w1 unknown"));
 }
 
 /// Takes what is written up to these tokens.

@@ -2,8 +2,10 @@ use std::fs;
 
 use lowrank::Result;
 use lowrank::data::squad::{Purpose, Questions, ReadOptions, Version, read};
+use lowrank::data::{Dataset, Outputs, Prediction, Reader, TaskOptions, tasks};
+use lowrank::models::ModelInfo;
 
-use crate::{options, shared};
+use crate::{fixtures, options, shared};
 
 fn read_text(text: &str, options: &ReadOptions) -> Result<Questions> {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -146,4 +148,57 @@ fn a_malformed_file_is_an_error_with_its_place() {
         }
     }
     assert_eq!(ids(&read_text(&format!("\u{feff}{good}"), &V1).unwrap()), ["good"], "a mark may come first");
+}
+
+/// The questions of some files, as squad_v2 evaluates them.
+fn dataset(files: &[String], limit: usize) -> Box<dyn Dataset> {
+    let room = tempfile::tempdir().unwrap();
+    let path = |(number, text): (usize, &String)| {
+        let path = room.path().join(format!("{number}.json"));
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let paths: Vec<_> = files.iter().enumerate().map(path).collect();
+    let info = ModelInfo { vocab_size: 1 << 20, ..ModelInfo::without_head() };
+    let mut reader = Reader::new(&fixtures("tokenizers/wordpiece-uncased").unwrap(), &info, 11);
+    reader.stride = 2;
+    let task = tasks::open("squad_v2", &TaskOptions::default()).unwrap();
+    task.dataset(&paths, limit, true, &reader).unwrap()
+}
+
+fn asked(data: &dyn Dataset) -> Vec<String> {
+    let task = tasks::open("squad_v2", &TaskOptions::default()).unwrap();
+    let rows: Vec<u32> = (0..data.len() as u32).collect();
+    let batch = data.gather(&rows, 0, None).unwrap();
+    let logits = vec![0.0; 2 * batch.tokens()];
+    let mut collector = data.collector(task.info());
+    collector.add(&rows, &batch, Outputs { logits: &logits, width: 2, written: &[] }).unwrap();
+    let id = |answer| match answer {
+        Prediction::Answer { id, .. } => id,
+        other => panic!("{other:?}"),
+    };
+    collector.predictions().unwrap().into_iter().map(id).collect()
+}
+
+#[test]
+fn questions_of_several_files_are_read_in_turn() {
+    // Their ids are in their texts, and must leave room in a window.
+    let [a, b, c] = [("a", GOOD.1), ("b", NONE.1), ("c", GOOD.1)];
+    let one = dataset(&[file(&[a, b, c])], 0);
+    assert!(one.len() > one.questions(), "a question has several windows");
+    let two = dataset(&[file(&[a, b]), file(&[c])], 0);
+    assert_eq!((two.len(), two.fingerprint()), (one.len(), one.fingerprint()));
+    assert_eq!(asked(&*two), ["a", "b", "c"]);
+    assert_eq!(asked(&*dataset(&[file(&[a]), file(&[b, c])], 2)), ["a", "b"]);
+}
+
+#[test]
+fn an_answer_that_is_only_measured_against_changes_the_data() {
+    let with = |text: &str| {
+        let answers = format!(
+            "[{{\"text\": \"Zürich\", \"answer_start\": 8}}, {{\"text\": \"{text}\", \"answer_start\": 8}}]"
+        );
+        dataset(&[file(&[("q", &answers)])], 0).fingerprint()
+    };
+    assert_ne!(with("Zürich"), with("in Zürich"));
 }

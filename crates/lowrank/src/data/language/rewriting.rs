@@ -11,6 +11,7 @@ use crate::data::metrics::{Bleu, Rouge};
 use crate::data::reader::Reader;
 use crate::data::tasks::TaskInfo;
 use crate::data::tokenizer::Tokenizer;
+use crate::fnv::Fnv;
 use crate::{Error, Result};
 
 /// Sources with their targets, each side at most as long as the longest allowed.
@@ -68,8 +69,16 @@ impl Dataset for RewritingDataset {
         Ok(Batch::of_tokens(sources, Labels::Tokens(labels), first)?.with_target(targets))
     }
 
+    /// FNV-1a over the tokens, and over what is measured against: references as they are written, and which are of one
+    /// source.
     fn fingerprint(&self) -> u64 {
-        self.data.fingerprint()
+        let mut hash = Fnv::default();
+        hash.add_word(self.data.fingerprint());
+        for (reference, repeats) in self.references.iter().zip(&self.repeats) {
+            hash.add_word(u64::from(*repeats));
+            hash.add_text(reference);
+        }
+        hash.0
     }
 
     fn tokens(&self) -> usize {

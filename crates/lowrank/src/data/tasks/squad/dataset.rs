@@ -9,6 +9,7 @@ use crate::data::dataset::{Dataset, no_such_row};
 use crate::data::example::{Labels, NOWHERE};
 use crate::data::squad::{AnswerOptions, Questions, Version, Windows};
 use crate::data::tasks::TaskInfo;
+use crate::fnv::Fnv;
 
 /// Questions and their windows; an example is a window.
 pub(super) struct SquadDataset {
@@ -18,7 +19,6 @@ pub(super) struct SquadDataset {
     pub answers: AnswerOptions,
     /// Whether the answers are known.
     pub labelled: bool,
-}
     /// Whether the model's answers are measured against these.
     pub measured: bool,
 }
@@ -29,6 +29,7 @@ impl SquadDataset {
         self.windows.append(other.windows, self.questions.rows.len());
         self.questions.append(other.questions);
     }
+}
 
 impl Dataset for SquadDataset {
     fn len(&self) -> usize {
@@ -49,6 +50,7 @@ impl Dataset for SquadDataset {
         Batch::of_tokens(tokens, labels, first)
     }
 
+    /// FNV-1a over the windows, and over what the answers are measured against.
     fn fingerprint(&self) -> u64 {
         let mut hash = Fnv::default();
         hash.add_word(self.windows.fingerprint());
@@ -79,8 +81,8 @@ impl Dataset for SquadDataset {
     fn skipped(&self) -> usize {
         self.questions.skipped.len() + self.windows.skipped.len()
     }
-}
 
     fn skipped_because(&self) -> Option<String> {
         self.questions.skipped.iter().chain(&self.windows.skipped).next().map(ToString::to_string)
     }
+}
