@@ -38,10 +38,10 @@ impl MappedFile {
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Some(map) = &self.map {
-            const PAGE: usize = 4096;
+            let page = page_bytes();
             let end = range.end.min(map.len());
-            let start = range.start.next_multiple_of(PAGE);
-            let end = if end == map.len() { end } else { end / PAGE * PAGE };
+            let start = range.start.next_multiple_of(page);
+            let end = if end == map.len() { end } else { end / page * page };
             if start < end {
                 // SAFETY: the mapping is file-backed and never written, so dropped pages come back with the same
                 // bytes when they are touched again.
@@ -61,8 +61,8 @@ impl MappedFile {
     pub fn will_need(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Some(map) = &self.map {
-            const PAGE: usize = 4096;
-            let (start, end) = (range.start / PAGE * PAGE, range.end.min(map.len()));
+            let page = page_bytes();
+            let (start, end) = (range.start / page * page, range.end.min(map.len()));
             if start < end {
                 // Only advice, as above.
                 let _ = map.advise_range(memmap2::Advice::WillNeed, start, end - start);
@@ -73,10 +73,41 @@ impl MappedFile {
     }
 }
 
+/// The size of the system's pages: 4 KiB on most machines, 16 or 64 KiB on some of ARM's.
+#[cfg(unix)]
+fn page_bytes() -> usize {
+    static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *BYTES.get_or_init(|| {
+        // SAFETY: the call reads a constant of the system, and takes no pointer.
+        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        // It has no reason to fail; the largest pages are multiples of all others.
+        usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(1 << 16)
+    })
+}
+
 impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         self.map.as_deref().unwrap_or(&[])
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_the_systems() {
+        // The auxiliary vector of the process has the size under the number 6.
+        let Ok(vector) = std::fs::read("/proc/self/auxv") else { return };
+        let words: Vec<usize> = vector
+            .as_chunks::<{ size_of::<usize>() }>()
+            .0
+            .iter()
+            .map(|word| usize::from_ne_bytes(*word))
+            .collect();
+        let found = words.as_chunks::<2>().0.iter().find(|[key, _]| *key == 6).map(|[_, value]| *value);
+        assert_eq!(found, Some(page_bytes()));
     }
 }
