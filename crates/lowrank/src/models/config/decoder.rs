@@ -4,8 +4,8 @@ use lowrank_kernels::activation::Activation;
 use serde_json::{Map, Value};
 
 use super::fields::{
-    activation, check_attention, depth, flag, fraction, must_be_off, number, optional_size, size, token_id,
-    token_ids,
+    activation, check_attention, depth, end_tokens, flag, fraction, must_be_off, number, optional_size, size,
+    token_id, under_own_keys,
 };
 use super::rope::Rope;
 
@@ -95,7 +95,7 @@ impl DecoderConfig {
             windows: windows(map, model_type, num_hidden_layers)?,
             tie_word_embeddings: flag(map, "tie_word_embeddings", false)?,
             pad_token_id: token_id(map, "pad_token_id")?,
-            eos_token_ids: token_ids(map, "eos_token_id")?,
+            eos_token_ids: end_tokens(map, matches!(model_type, "llama" | "mistral").then_some(2))?,
             initializer_range: number(map, "initializer_range", 0.02)? as f32,
             model_type: model_type.to_owned(),
         };
@@ -119,10 +119,11 @@ fn windows(map: &Map<String, Value>, model_type: &str, layers: usize) -> Result<
         (_, None) => Some(4096),
         _ => optional_size(map, "sliding_window")?,
     };
+    let is_switched_on = matches!(model_type, "llama" | "mistral") || flag(map, "use_sliding_window", false)?;
     if model_type == "mistral" || window.is_none() {
         return Ok(vec![window; layers]);
     }
-    let window = window.filter(|_| flag(map, "use_sliding_window", false) == Ok(true));
+    let window = window.filter(|_| is_switched_on);
     if let Some(Value::Array(types)) = map.get("layer_types") {
         if types.len() != layers {
             return Err(format!("layer_types names {} layers of {layers}", types.len()));
@@ -187,9 +188,17 @@ pub struct Gpt2Config {
 
 impl Gpt2Config {
     pub(super) fn from_map(map: &Map<String, Value>) -> Result<Self, String> {
+        let map = &under_own_keys(
+            map,
+            &[
+                ("hidden_size", "n_embd"),
+                ("max_position_embeddings", "n_positions"),
+                ("num_attention_heads", "n_head"),
+                ("num_hidden_layers", "n_layer"),
+            ],
+        )?;
         must_be_off(map, &["add_cross_attention"], "there is nothing that it would attend to")?;
         let n_embd = size(map, "n_embd", Some(768))?;
-        let eos = token_ids(map, "eos_token_id")?;
         let config = Self {
             vocab_size: size(map, "vocab_size", Some(50257))?,
             n_positions: size(map, "n_positions", Some(1024))?,
@@ -206,7 +215,7 @@ impl Gpt2Config {
             scale_attn_by_inverse_layer_idx: flag(map, "scale_attn_by_inverse_layer_idx", false)?,
             tie_word_embeddings: flag(map, "tie_word_embeddings", true)?,
             pad_token_id: token_id(map, "pad_token_id")?,
-            eos_token_ids: if eos.is_empty() { vec![50256] } else { eos },
+            eos_token_ids: end_tokens(map, Some(50256))?,
             initializer_range: number(map, "initializer_range", 0.02)? as f32,
         };
         if !n_embd.is_multiple_of(config.n_head) {

@@ -4,7 +4,7 @@ use lowrank_kernels::activation::Activation;
 use serde_json::{Map, Value};
 
 use super::fields::{
-    activation, check_attention, depth, fraction, must_be_off, number, size, text, token_id,
+    activation, check_attention, depth, fraction, must_be_off, number, size, text, token_id, under_own_keys,
 };
 
 /// The sizes of BERT, RoBERTa or XLM-RoBERTa.
@@ -139,6 +139,10 @@ pub struct DistilBertConfig {
 
 impl DistilBertConfig {
     pub(super) fn from_map(map: &Map<String, Value>) -> Result<Self, String> {
+        let map = &under_own_keys(
+            map,
+            &[("hidden_size", "dim"), ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")],
+        )?;
         let config = Self {
             vocab_size: size(map, "vocab_size", Some(30522))?,
             dim: size(map, "dim", Some(768))?,

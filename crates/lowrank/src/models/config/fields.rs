@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 const LARGEST_SIZE: u64 = 1 << 24;
 /// No model of today has more layers, each of which takes memory before any weight is looked for.
 const LARGEST_DEPTH: usize = 1 << 12;
+/// No task of today has more classes, each of which gets a name.
+const MOST_LABELS: usize = 1 << 16;
 
 fn value<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     map.get(key).filter(|value| !value.is_null())
@@ -22,6 +24,37 @@ pub(super) fn size(map: &Map<String, Value>, key: &str, default: Option<usize>) 
             })
         }
     }
+}
+
+/// A product of sizes that is one itself, as [`size`].
+pub(super) fn product(what: &str, sizes: &[usize]) -> Result<usize, String> {
+    let product = sizes.iter().try_fold(1, |product: usize, size| product.checked_mul(*size));
+    product.filter(|n| *n as u64 <= LARGEST_SIZE).ok_or_else(|| {
+        format!("{what} are {sizes:?}; their product must be a whole number from 1 to {LARGEST_SIZE}")
+    })
+}
+
+/// The configuration with its values under the architecture's own keys, where it has them under general names.
+///
+/// # Source
+/// Transformers' `attribute_map`, of which these are the pairs.
+pub(super) fn under_own_keys(
+    map: &Map<String, Value>,
+    names: &[(&str, &str)],
+) -> Result<Map<String, Value>, String> {
+    let mut own = map.clone();
+    for (general, key) in names {
+        match (value(map, general), value(map, key)) {
+            (Some(one), Some(other)) if one != other => {
+                return Err(format!(
+                    "{general} is {one} and {key} is {other}, which mean the same: remove one"
+                ));
+            }
+            (Some(value), None) => drop(own.insert((*key).to_owned(), value.clone())),
+            _ => {}
+        }
+    }
+    Ok(own)
 }
 
 /// As [`size`], where 0 and null mean that there is none.
@@ -78,8 +111,9 @@ pub(super) fn activation(
 }
 
 pub(super) fn named_activation(key: &str, name: &str) -> Result<Activation, String> {
-    Activation::from_name(name)
-        .ok_or_else(|| format!("{key} {name:?} is not one of gelu, gelu_new, relu, silu, tanh"))
+    Activation::from_name(name).ok_or_else(|| {
+        format!("{key} {name:?} is not one of {}", Activation::NAMES.map(|(name, _)| name).join(", "))
+    })
 }
 
 pub(super) fn token_id(map: &Map<String, Value>, key: &str) -> Result<Option<u32>, String> {
@@ -90,7 +124,7 @@ pub(super) fn token_id(map: &Map<String, Value>, key: &str) -> Result<Option<u32
 }
 
 /// One id, or a list of them.
-pub(super) fn token_ids(map: &Map<String, Value>, key: &str) -> Result<Vec<u32>, String> {
+fn token_ids(map: &Map<String, Value>, key: &str) -> Result<Vec<u32>, String> {
     match value(map, key) {
         None => Ok(Vec::new()),
         Some(Value::Array(ids)) => ids
@@ -98,6 +132,14 @@ pub(super) fn token_ids(map: &Map<String, Value>, key: &str) -> Result<Vec<u32>,
             .map(|id| as_token_id(id).ok_or_else(|| format!("{key} holds {id}, not a token id")))
             .collect(),
         Some(_) => Ok(token_id(map, key)?.into_iter().collect()),
+    }
+}
+
+/// The tokens that end a text: `default` where nothing is said of them, and none where the file says null.
+pub(super) fn end_tokens(map: &Map<String, Value>, default: Option<u32>) -> Result<Vec<u32>, String> {
+    match map.get("eos_token_id") {
+        None => Ok(default.into_iter().collect()),
+        Some(_) => token_ids(map, "eos_token_id"),
     }
 }
 
@@ -116,12 +158,19 @@ pub(super) fn must_be_off(map: &Map<String, Value>, keys: &[&str], why: &str) ->
     Ok(())
 }
 
-/// Heads must fit the kernels' counters, positions too.
-pub(super) fn check_attention(heads: (&str, usize), positions: (&str, usize)) -> Result<(), String> {
-    use lowrank_kernels::attention::{MOST_HEADS, MOST_TOKENS};
+/// Heads must fit the kernels' counters.
+pub(super) fn check_heads(heads: (&str, usize)) -> Result<(), String> {
+    use lowrank_kernels::attention::MOST_HEADS;
     if heads.1 > MOST_HEADS {
         return Err(format!("{} is {}; it must be at most {MOST_HEADS}", heads.0, heads.1));
     }
+    Ok(())
+}
+
+/// Heads must fit the kernels' counters, positions too.
+pub(super) fn check_attention(heads: (&str, usize), positions: (&str, usize)) -> Result<(), String> {
+    use lowrank_kernels::attention::MOST_TOKENS;
+    check_heads(heads)?;
     if positions.1 > MOST_TOKENS {
         return Err(format!("{} is {}; at most {MOST_TOKENS} can be used", positions.0, positions.1));
     }
@@ -140,6 +189,9 @@ pub(super) fn labels(map: &Map<String, Value>) -> Result<Vec<String>, String> {
         }
         return labels.into_iter().collect::<Option<_>>().ok_or_else(|| "id2label skips an id".to_owned());
     }
-    let count = size(map, "num_labels", Some(2))?.min(1 << 16);
+    let count = size(map, "num_labels", Some(2))?;
+    if count > MOST_LABELS {
+        return Err(format!("num_labels is {count}; it must be at most {MOST_LABELS}"));
+    }
     Ok((0..count).map(|id| format!("LABEL_{id}")).collect())
 }

@@ -123,3 +123,6 @@ impl ModelConfig {
 fn declared_head(map: &Map<String, Value>) -> Option<Head> {
     Head::from_class(map.get("architectures")?.as_array()?.first()?.as_str()?)
 }
+
+#[cfg(test)]
+mod tests;

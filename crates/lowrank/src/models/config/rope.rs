@@ -12,8 +12,6 @@ use super::fields::{flag, number, size, text};
 pub struct Rope {
     /// The base of the frequencies.
     pub theta: f64,
-    /// The share of a head that is rotated.
-    pub partial: f64,
     /// The way that they are stretched.
     pub kind: RopeKind,
 }
@@ -28,7 +26,8 @@ pub enum RopeKind {
         /// The factor.
         factor: f64,
     },
-    /// A larger base for sequences beyond `original`.
+    /// A larger base for sequences beyond `original`: that of the longest sequence of a batch, for all of them, as
+    /// Transformers has it. So what a sequence becomes depends on those beside it, once one is longer.
     Dynamic {
         /// The factor.
         factor: f64,
@@ -64,7 +63,11 @@ pub enum RopeKind {
 }
 
 impl Rope {
-    /// Reads `rope_parameters` (Transformers 5), or `rope_theta` and `rope_scaling` (4).
+    /// Reads `rope_parameters` (Transformers 5), or `rope_theta` and `rope_scaling` (4), of which the latter counts where
+    /// both are there.
+    ///
+    /// # Source
+    /// Transformers' `convert_rope_params_to_dict` and `standardize_rope_params`.
     pub(super) fn from_map(map: &Map<String, Value>, positions: usize, theta: f64) -> Result<Self, String> {
         let empty = Map::new();
         let object = |key: &str| match map.get(key) {
@@ -72,24 +75,31 @@ impl Rope {
             Some(Value::Object(inner)) => Ok(Some(inner)),
             Some(other) => Err(format!("{key} is {other}; it must be an object")),
         };
-        let inner = object("rope_parameters")?.or(object("rope_scaling")?).unwrap_or(&empty);
+        let (scaling, parameters) = (object("rope_scaling")?, object("rope_parameters")?);
+        let inner = scaling.filter(|scaling| !scaling.is_empty()).or(parameters).unwrap_or(&empty);
         let theta = number(map, "rope_theta", theta)?;
         let theta = number(inner, "rope_theta", theta)?;
         let partial = number(map, "partial_rotary_factor", 1.0)?;
         let partial = number(inner, "partial_rotary_factor", partial)?;
-        if theta <= 0.0 || !(0.0..=1.0).contains(&partial) || partial == 0.0 {
-            return Err(format!("rope_theta {theta} and partial_rotary_factor {partial} make no rotation"));
+        if theta <= 0.0 {
+            return Err(format!("rope_theta {theta} makes no rotation"));
         }
         let kind = match text(inner, "rope_type")? {
             Some(kind) => kind,
             None => text(inner, "type")?.unwrap_or("default"),
         };
+        // The plain rotation of these architectures turns whole heads whatever it says; with the others they fail.
+        if kind != "default" && partial != 1.0 {
+            return Err(format!(
+                "partial_rotary_factor is {partial}; with rope_type {kind:?} whole heads are turned, remove it"
+            ));
+        }
         let factor = || match number(inner, "factor", 1.0)? {
             factor if factor >= 1.0 => Ok(factor),
             factor => Err(format!("the factor of rope_scaling is {factor}; it must be at least 1")),
         };
-        let outer = size(map, "original_max_position_embeddings", Some(positions))?;
-        let original = size(inner, "original_max_position_embeddings", Some(outer))? as f64;
+        let own = size(inner, "original_max_position_embeddings", Some(positions))?;
+        let original = size(map, "original_max_position_embeddings", Some(own))? as f64;
         let kind = match kind {
             "default" => RopeKind::Default,
             "linear" => RopeKind::Linear { factor: factor()? },
@@ -124,13 +134,13 @@ impl Rope {
                 ));
             }
         };
-        Ok(Self { theta, partial, kind })
+        Ok(Self { theta, kind })
     }
 
     /// The angle per position of each pair of dimensions of a head, and what cosines and sines are multiplied by, for
     /// sequences of up to `length` positions.
     pub fn frequencies(&self, head_dim: usize, length: usize) -> (Vec<f32>, f32) {
-        let dim = ((head_dim as f64 * self.partial) as usize / 2) * 2;
+        let dim = head_dim / 2 * 2;
         let plain = |theta: f64| (0..dim / 2).map(move |i| theta.powf(-((2 * i) as f64) / dim as f64));
         let single = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
         match self.kind {
@@ -176,10 +186,5 @@ impl Rope {
                 (single(stretched.collect()), attention_factor as f32)
             }
         }
-    }
-
-    /// Whether the frequencies depend on the length of the sequences.
-    pub fn depends_on_length(&self) -> bool {
-        matches!(self.kind, RopeKind::Dynamic { .. })
     }
 }

@@ -4,7 +4,8 @@ use lowrank_kernels::activation::Activation;
 use serde_json::{Map, Value};
 
 use super::fields::{
-    check_attention, depth, flag, fraction, named_activation, number, size, text, token_id, token_ids,
+    check_heads, depth, end_tokens, flag, fraction, named_activation, number, size, text, token_id,
+    under_own_keys,
 };
 
 /// The sizes of T5 and flan-T5.
@@ -30,8 +31,6 @@ pub struct T5Config {
     pub relative_attention_max_distance: usize,
     /// Dropout everywhere.
     pub dropout_rate: f32,
-    /// Dropout before the classifier.
-    pub classifier_dropout: f32,
     /// What norms add to the mean square.
     pub layer_norm_epsilon: f32,
     /// The feed-forward layer's activation.
@@ -54,6 +53,15 @@ pub struct T5Config {
 
 impl T5Config {
     pub(super) fn from_map(map: &Map<String, Value>) -> Result<Self, String> {
+        let map = &under_own_keys(
+            map,
+            &[
+                ("hidden_size", "d_model"),
+                ("num_attention_heads", "num_heads"),
+                ("num_hidden_layers", "num_layers"),
+                ("head_dim", "d_kv"),
+            ],
+        )?;
         let kind = text(map, "feed_forward_proj")?.unwrap_or("relu");
         let (gated, act) = match kind.strip_prefix("gated-") {
             // Transformers reads it so, for the checkpoints of T5 1.1 and flan-T5.
@@ -65,7 +73,6 @@ impl T5Config {
         let scale_decoder_outputs = flag(map, "scale_decoder_outputs", tie_word_embeddings)?;
         let num_layers = depth(map, "num_layers", Some(6))?;
         let pad_token_id = token_id(map, "pad_token_id")?.unwrap_or(0);
-        let eos_token_ids = token_ids(map, "eos_token_id")?;
         let config = Self {
             vocab_size: size(map, "vocab_size", Some(32128))?,
             d_model: size(map, "d_model", Some(512))?,
@@ -77,7 +84,6 @@ impl T5Config {
             relative_attention_num_buckets: size(map, "relative_attention_num_buckets", Some(32))?,
             relative_attention_max_distance: size(map, "relative_attention_max_distance", Some(128))?,
             dropout_rate: fraction(map, "dropout_rate", 0.1)?,
-            classifier_dropout: fraction(map, "classifier_dropout", 0.0)?,
             layer_norm_epsilon: number(map, "layer_norm_epsilon", 1e-6)? as f32,
             activation: named_activation("feed_forward_proj", act)?,
             gated,
@@ -85,11 +91,11 @@ impl T5Config {
             tied: tie_word_embeddings && scale_decoder_outputs,
             scale_decoder_outputs,
             pad_token_id,
-            eos_token_ids: if eos_token_ids.is_empty() { vec![1] } else { eos_token_ids },
+            eos_token_ids: end_tokens(map, Some(1))?,
             decoder_start_token_id: token_id(map, "decoder_start_token_id")?.unwrap_or(pad_token_id),
             initializer_factor: number(map, "initializer_factor", 1.0)? as f32,
         };
-        check_attention(("num_heads", config.num_heads), ("d_kv", config.d_kv))?;
+        check_heads(("num_heads", config.num_heads))?;
         if config.relative_attention_num_buckets < 4 {
             return Err("relative_attention_num_buckets is below 4".to_owned());
         }

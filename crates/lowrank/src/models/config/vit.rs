@@ -3,7 +3,7 @@
 use lowrank_kernels::activation::Activation;
 use serde_json::{Map, Value};
 
-use super::fields::{activation, check_attention, depth, flag, fraction, number, size};
+use super::fields::{activation, check_attention, depth, flag, fraction, number, product, size};
 
 /// The sizes of ViT.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,8 @@ impl VitConfig {
             let (image, patch) = (config.image_size, config.patch_size);
             return Err(format!("image_size {image} has no room for a patch of {patch}"));
         }
+        let patch = config.patch_size;
+        product("num_channels and patch_size twice", &[config.num_channels, patch, patch])?;
         let patches = config.patches_along().saturating_mul(config.patches_along());
         check_attention(("num_attention_heads", heads), ("the number of patches", patches))?;
         Ok(config)
