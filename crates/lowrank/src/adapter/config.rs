@@ -7,6 +7,9 @@ use lowrank_kernels::random::Philox;
 
 use crate::{Error, Result};
 
+/// No layer of today has a side beyond this; a rank beyond both sides of a layer adds nothing.
+const LARGEST_RANK: usize = 1 << 16;
+
 /// What to adapt, and how.
 #[derive(Clone, Debug)]
 pub struct LoraConfig {
@@ -78,13 +81,11 @@ impl LoraConfig {
     /// Checks the settings that do not depend on a model.
     ///
     /// # Errors
-    /// If the rank is 0, or a number is out of its range.
+    /// If the rank is 0 or beyond any layer, or a number is out of its range.
     pub fn check(&self) -> Result<()> {
-        if self.r == 0 {
-            return Err(Error::setting("r", "it is 0; a rank is at least 1"));
-        }
-        if let Some((pattern, _)) = self.rank_pattern.iter().find(|(_, r)| *r == 0) {
-            return Err(Error::setting("rank_pattern", format!("{pattern:?} is 0; a rank is at least 1")));
+        check_rank("r", "it", self.r)?;
+        for (pattern, r) in &self.rank_pattern {
+            check_rank("rank_pattern", &format!("{pattern:?}"), *r)?;
         }
         let in_range = |alpha: f64| alpha.is_finite() && alpha > 0.0;
         if let Some((pattern, alpha)) = self.alpha_pattern.iter().find(|(_, alpha)| !in_range(*alpha)) {
@@ -110,6 +111,14 @@ impl LoraConfig {
             }
             _ => Ok(()),
         }
+    }
+}
+
+fn check_rank(key: &str, what: &str, r: usize) -> Result<()> {
+    match r {
+        0 => Err(Error::setting(key, format!("{what} is 0; a rank is at least 1"))),
+        1..=LARGEST_RANK => Ok(()),
+        _ => Err(Error::setting(key, format!("{what} is {r}; a rank is at most {LARGEST_RANK}"))),
     }
 }
 

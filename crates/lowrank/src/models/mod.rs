@@ -37,7 +37,7 @@ pub(crate) use load::{keys_of, not_finite, quantizable_keys};
 pub use placement::{LoadIn, MEMORY, Needs, Placement, planned_memory, quantizable};
 
 use crate::hub::MODEL_CONFIG;
-use crate::nn::Module;
+use crate::nn::{Module, for_each_parameter};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -73,10 +73,13 @@ pub trait Model: Module + Send + Sync {
     }
 }
 
+/// No model of today has more parameters; the bytes of so many, and the ranks of an adapter over them, can be counted.
+pub(crate) const MOST_PARAMETERS: usize = 1 << 46;
+
 /// The model that a configuration describes, without values, with a head for a task.
 ///
 /// # Errors
-/// [`Error::Usage`] if the architecture has no such head.
+/// [`Error::Usage`] if the architecture has no such head, or the sizes together make more than any machine counts.
 pub fn from_config(config: &ModelConfig, head: HeadSpec) -> Result<Box<dyn Model>> {
     let refuse = || {
         let (kind, what) = (&config.model_type, head.kind.as_str());
@@ -86,7 +89,7 @@ pub fn from_config(config: &ModelConfig, head: HeadSpec) -> Result<Box<dyn Model
         let kind = &config.model_type;
         return Err(Error::setting("head", format!("{kind:?} has only the default head for this task")));
     }
-    Ok(match (&config.architecture, head.kind) {
+    let model: Box<dyn Model> = match (&config.architecture, head.kind) {
         (
             Architecture::Encoder(sizes),
             Head::SequenceClassification | Head::TokenClassification | Head::QuestionAnswering,
@@ -109,7 +112,18 @@ pub fn from_config(config: &ModelConfig, head: HeadSpec) -> Result<Box<dyn Model
             Box::new(llama::Decoder::new(sizes, head))
         }
         _ => return refuse(),
-    })
+    };
+    let mut all = 0usize;
+    for_each_parameter(&*model, |_, parameter| {
+        let sizes = parameter.shape();
+        let elements = sizes.dims().iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+        all = all.saturating_add(elements.unwrap_or(usize::MAX));
+    });
+    if all > MOST_PARAMETERS {
+        let reason = format!("its sizes make a model of more than {MOST_PARAMETERS} parameters");
+        return Err(Error::Usage(format!("{MODEL_CONFIG}: {reason}, one of them is wrong")));
+    }
+    Ok(model)
 }
 
 /// Reads the configuration in a model folder.

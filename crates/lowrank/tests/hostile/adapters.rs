@@ -78,7 +78,7 @@ fn a_misshaped_copy_of_a_saved_module_is_named() {
 
 #[test]
 fn a_rank_that_is_not_the_tensors_names_the_tensor() {
-    for r in [1_u64, 7, 9, 1 << 40] {
+    for r in [1_u64, 7, 9, 1 << 16] {
         let folder = adapter("bert_query_value");
         set(&folder, "r", json!(r));
         assert_refused(load(&folder), &["lora_A.weight", "[8, 36]"]);
@@ -171,6 +171,7 @@ fn a_setting_that_changes_no_arithmetic_passes() {
 fn a_configuration_of_the_wrong_type_is_refused_with_its_key() {
     for (key, value) in [
         ("r", json!(0)),
+        ("r", json!(1u64 << 62)),
         ("r", json!("8")),
         ("r", json!(8.5)),
         ("r", json!(-8)),

@@ -27,7 +27,8 @@ fn a_rank_of_0_or_beyond_the_layer() {
     let of = |r| LoraConfig { r, ..LoraConfig::default() };
     refused(of(0), &["r: ", "at least 1"]);
     refused(of(34), &["r: 34 is beyond bert.encoder.layer.0.attention.self.query", "33 by 33"]);
-    refused(of(usize::MAX), &["is beyond"]);
+    refused(of(1 << 16), &["is beyond"]);
+    refused(of(usize::MAX), &["r: ", "a rank is at most 65536"]);
     let r = 33;
     let whole = LoraConfig { r, target_modules: names(&["intermediate.dense"]), ..LoraConfig::default() };
     let model = random_model(&bert_config(1), 2, Compute::F32);
