@@ -51,7 +51,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let output = Output::new(global.json);
     let options = LoadOptions { compute, load_in: global.load_in(), ..LoadOptions::default() };
     let mut adapted = AdaptedModel::load(model, adapter.as_deref(), options)?;
-    adapted.placement_note().into_iter().for_each(|note| Progress::new(output).note(note));
+    adapted.notes().iter().for_each(|note| Progress::new(output).note(note));
     let file = match adapter {
         Some(name) if arguments.gradients => {
             Some(AdapterFile::open(&hub::resolve(name, RepositoryKind::Adapter)?.path)?)

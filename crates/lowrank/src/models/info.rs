@@ -15,6 +15,8 @@ pub struct ModelInfo {
     pub head: Vec<&'static str>,
     /// The layer before a language model's logits, which `all-linear` does not mean.
     pub output: Option<&'static str>,
+    /// The table that the output layer shares where a checkpoint has no value for it.
+    pub output_may_share: Option<&'static str>,
     /// The module before the head that checkpoints of some tasks lack. [`load`](super::load) makes it part of the head
     /// then.
     pub pooler: Option<&'static str>,
@@ -34,6 +36,9 @@ pub struct ModelInfo {
     pub max_length: usize,
     /// Whether there is a table of positions, beyond which nothing can be computed.
     pub has_position_table: bool,
+    /// Where attention counts the rows between two tokens (relative positions, sliding windows): the longest sequence in
+    /// which that makes no difference. In a longer one, what is hidden must be at its ends.
+    pub counts_rows_beyond: Option<usize>,
     /// The padding token.
     pub pad_token_id: Option<u32>,
     /// The tokens that end a text.
@@ -74,6 +79,11 @@ impl ModelInfo {
         !self.head.contains(&"score")
     }
 
+    /// The most tokens of a sequence that the model can compute, were it made for so many or not.
+    pub fn positions(&self) -> usize {
+        if self.has_position_table { self.max_length } else { lowrank_kernels::attention::MOST_TOKENS }
+    }
+
     /// Facts of a model of one's own: no head to save, no usual targets, no vocabulary.
     pub fn without_head() -> Self {
         Self {
@@ -82,6 +92,7 @@ impl ModelInfo {
             base_prefix: "",
             head: Vec::new(),
             output: None,
+            output_may_share: None,
             pooler: None,
             default_targets: &[],
             embeddings: &[],
@@ -91,6 +102,7 @@ impl ModelInfo {
             type_vocab_size: 0,
             max_length: 0,
             has_position_table: true,
+            counts_rows_beyond: None,
             pad_token_id: None,
             eos_token_ids: Vec::new(),
             decoder_start_token_id: None,

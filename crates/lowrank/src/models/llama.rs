@@ -39,6 +39,7 @@ impl Decoder {
             },
             max_length: config.max_position_embeddings,
             has_position_table: false,
+            counts_rows_beyond: config.windows.iter().flatten().min().copied(),
             pad_token_id: config.pad_token_id,
             eos_token_ids: config.eos_token_ids.clone(),
             initializer_range: config.initializer_range,

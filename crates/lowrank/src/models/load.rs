@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::initialise::is_inside;
 use super::keys::Keys;
 use super::placement::{Placement, quantizable, stream};
+use super::ties::Ties;
 use super::{Model, ModelInfo, eight_bits};
 use crate::hub::{Checkpoint, StoredDtype, TensorView, to_tensor};
 use crate::nn::{for_each_linear, for_each_parameter, for_each_parameter_mut};
@@ -20,6 +21,18 @@ pub struct LoadReport {
     /// Parameters of the head that the checkpoint has not, or has for another number of labels; the pooler's among
     /// them where it has none.
     pub missing_head: Vec<String>,
+    /// Parameters that are another one's second name, but for which the checkpoint has a value of their own.
+    pub untied: Vec<String>,
+}
+
+impl LoadReport {
+    /// The sentence on what is not tied, if there is such a thing.
+    pub fn untied_note(&self) -> Option<String> {
+        let names = self.untied.join(", ");
+        (!self.untied.is_empty()).then(|| {
+            format!("the checkpoint has values of their own, which are used, for tied weights: {names}")
+        })
+    }
 }
 
 /// Modules of other tasks' heads, as Transformers names them.
@@ -40,7 +53,8 @@ const OTHER_HEADS: [&str; 11] = [
 /// Loads every parameter of `model` from `checkpoint`, in place from the mapped file.
 ///
 /// A checkpoint of the bare model, whose keys lack the model's prefix, loads too, as do the names `gamma` and `beta`
-/// of old checkpoints. Only the head may be missing, and with it the whole pooler, which is then a part of it: a
+/// of old checkpoints. A weight that is another name of one may be there under either name, or under both: two different
+/// values make two weights, as in Transformers, and are reported. Only the head may be missing, and with it the whole pooler, which is then a part of it: a
 /// checkpoint of masked language modelling has none, and Transformers draws a new one, too.
 ///
 /// # Errors
@@ -58,6 +72,7 @@ pub fn load(model: &mut dyn Model, checkpoint: &Checkpoint) -> Result<LoadReport
 pub fn load_as(model: &mut dyn Model, checkpoint: &Checkpoint, placement: Placement) -> Result<LoadReport> {
     let keys = Keys::new(model.info(), checkpoint);
     settle_pooler(model, checkpoint, &keys);
+    let ties = Ties::settle(model, &keys)?;
     let info = model.info().clone();
     let mut linears = HashSet::new();
     for_each_linear(&*model, |path, _| {
@@ -72,12 +87,12 @@ pub fn load_as(model: &mut dyn Model, checkpoint: &Checkpoint, placement: Placem
             return;
         }
         if parameter.tie().is_some() {
-            // Some checkpoints have a copy of the value under each of its names.
+            // An equal value, or the one that stands in for that of the first name.
             used.extend(keys.spellings(path).into_iter().filter(|key| checkpoint.get(key).is_some()));
             return;
         }
         let in_head = info.head.iter().any(|module| is_inside(path, module));
-        match keys.find(path) {
+        match ties.find(path, &keys) {
             Some((key, view)) if view.dtype == StoredDtype::I8 && linears.contains(path) => {
                 result =
                     eight_bits::read(parameter, checkpoint, &key, &view).and_then(|(value, companions)| {
@@ -121,6 +136,7 @@ pub fn load_as(model: &mut dyn Model, checkpoint: &Checkpoint, placement: Placem
         report.skipped.push(key.to_owned());
     }
     report.skipped.sort();
+    report.untied = ties.untied;
     Ok(report)
 }
 

@@ -18,6 +18,7 @@ mod load;
 mod placement;
 pub mod roberta;
 pub mod t5;
+mod ties;
 pub mod vit;
 
 use std::path::Path;

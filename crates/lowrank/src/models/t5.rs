@@ -14,7 +14,6 @@ pub struct T5ForConditionalGeneration {
     encoder: T5Stack,
     decoder: T5Stack,
     lm_head: Linear,
-    tied: bool,
     /// What the decoder's rows are multiplied by before the head.
     output_scale: f32,
     info: ModelInfo,
@@ -36,6 +35,7 @@ impl T5ForConditionalGeneration {
             architecture: HeadSpec::new(Head::Seq2SeqLm, vocab_size).class("T5"),
             kind: Head::Seq2SeqLm,
             output: Some("lm_head"),
+            output_may_share: Some(SHARED),
             default_targets: &["q", "v"],
             embeddings: &["embed_tokens"],
             layer_norms: &["layer_norm", "final_layer_norm"],
@@ -43,6 +43,7 @@ impl T5ForConditionalGeneration {
             vocab_size,
             max_length: lowrank_kernels::attention::MOST_TOKENS,
             has_position_table: false,
+            counts_rows_beyond: Some(1),
             pad_token_id: Some(config.pad_token_id),
             eos_token_ids: config.eos_token_ids.clone(),
             decoder_start_token_id: Some(config.decoder_start_token_id),
@@ -54,7 +55,6 @@ impl T5ForConditionalGeneration {
             encoder: T5Stack::new(config, false),
             decoder: T5Stack::new(config, true),
             lm_head: if config.tied { lm_head.tied_to(SHARED) } else { lm_head },
-            tied: config.tied,
             output_scale: if config.scale_decoder_outputs { 1.0 / (width as f32).sqrt() } else { 1.0 },
             info,
         };
@@ -90,7 +90,7 @@ impl Model for T5ForConditionalGeneration {
         let hidden = wanted_rows(tape, &hidden, inputs.rows)?;
         let hidden =
             if self.output_scale == 1.0 { hidden } else { ops::scale(tape, &hidden, self.output_scale)? };
-        lm_logits(tape, &hidden, &self.lm_head, self.tied.then_some(&self.shared))
+        lm_logits(tape, &hidden, &self.lm_head, Some(&self.shared))
     }
 
     fn new_cache(&self, sequences: usize) -> Option<Cache> {

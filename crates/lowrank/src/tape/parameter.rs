@@ -227,6 +227,11 @@ impl Parameter {
         self.tied_to
     }
 
+    /// Makes the parameter another name of the one that is called `name` after all.
+    pub fn tie_to(&mut self, name: &'static str) {
+        self.tied_to = Some(name);
+    }
+
     /// Gives the parameter a value of its own after all.
     pub fn untie(&mut self) {
         self.tied_to = None;

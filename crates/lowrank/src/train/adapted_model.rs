@@ -236,6 +236,12 @@ impl AdaptedModel {
         self.placement_note.as_deref()
     }
 
+    /// What there is to say of how it was loaded, a sentence each: the placement if it is not the usual one, and weights
+    /// that are not tied.
+    pub fn notes(&self) -> Vec<String> {
+        self.placement_note.clone().into_iter().chain(self.report.untied_note()).collect()
+    }
+
     /// The model's tokeniser.
     ///
     /// # Errors

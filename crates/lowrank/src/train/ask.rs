@@ -239,7 +239,7 @@ impl Ask {
         observer: &mut dyn Observer,
     ) -> Result<Box<dyn Dataset>> {
         let info = self.adapted.model().info();
-        self.adapted.placement_note().into_iter().for_each(|note| observer.note(note));
+        self.adapted.notes().iter().for_each(|note| observer.note(note));
         let reader = self.reading.reader(self.adapted.folder(), info, observer);
         let dataset = task.dataset(files, options.limit, labelled, &reader)?;
         note_losses(&*dataset, "", reader.max_length, observer);

@@ -66,7 +66,7 @@ impl<'a> Session<'a> {
         let purpose = if run.method == Method::Full { Use::FullTraining } else { Use::Training };
         let head = HeadSpec { style: run.head, ..HeadSpec::new(task.head, task.num_labels) };
         let mut adapted = AdaptedModel::load_base(&base, config, head, Some(compute), run.load_in, purpose)?;
-        adapted.placement_note().into_iter().for_each(|note| observer.note(note));
+        adapted.notes().iter().for_each(|note| observer.note(note));
         let subject = Subject::prepare(run, &mut adapted)?;
         note_skipped(&adapted, observer);
         check_stop(stop, 0)?;
