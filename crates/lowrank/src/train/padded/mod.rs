@@ -1,6 +1,8 @@
 //! Padded tensors, as Python programs hold them, into ragged batches, and outputs back.
 
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
@@ -45,7 +47,7 @@ impl Padded {
 ///
 /// # Errors
 /// If what the model reads is missing, a tensor has another shape or type or is none of the model's, a value is out of
-/// range, or a row has no token.
+/// range, a row has no token, or a token is hidden between others where the model counts the rows between them.
 pub fn read_padded(path: &Path, info: &ModelInfo) -> Result<Padded> {
     let file = Checkpoint::open_file(path)?;
     let known = known_tensors(info);
@@ -155,9 +157,18 @@ impl Text {
                 tokens.position_ids.push(column as u32 - skipped);
                 places.push(place);
             }
-            let length = tokens.ids.len() - tokens.offsets[row];
-            if length == 0 {
+            let own = &places[tokens.offsets[row]..];
+            let (Some(first), Some(last)) = (own.first(), own.last()) else {
                 return Err(Error::tensor(path, "attention_mask", format!("row {row} shows no token")));
+            };
+            let across = last - first + 1;
+            if across > own.len() && info.counts_rows_beyond.is_some_and(|longest| across > longest) {
+                let reason = format!(
+                    "it hides tokens between others of row {row}, and {} counts the tokens between two that attend to \
+                     each other: pad at the ends alone",
+                    info.architecture
+                );
+                return Err(Error::tensor(path, "attention_mask", reason));
             }
             tokens.offsets.push(tokens.ids.len());
         }
