@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::tape::{KeyValues, Layout, Tape, Var, ops};
+use crate::tape::{KeyValues, Layout, Tape, Var, offsets_of, ops};
 use crate::{Error, Result};
 
 /// The keys and values of every layer, for several sequences.
@@ -76,12 +76,7 @@ pub(crate) fn select_sequences(x: &Var, sequences: &[usize]) -> Result<Var> {
         adapters.extend(x.layout().adapters().get(*sequence));
     }
     let examples = (0..sequences.len() as u32).collect();
-    let mut bounds = vec![0];
-    bounds.extend(lengths.iter().scan(0, |end, length| {
-        *end += length;
-        Some(*end)
-    }));
-    let layout = Layout::new(bounds, examples, adapters)?;
+    let layout = Layout::new(offsets_of(&lengths), examples, adapters)?;
     ops::select_rows(&mut Tape::inference(x.compute()), x, &rows, &layout, false)
 }
 

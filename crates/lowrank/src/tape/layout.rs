@@ -20,6 +20,15 @@ pub struct Layout {
     row_ids: Vec<RowId>,
 }
 
+/// Where sequences of these lengths begin, one after the other, and where the last ends.
+pub(crate) fn offsets_of(lengths: &[usize]) -> Vec<usize> {
+    let ends = lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
 impl Layout {
     /// Sequences between consecutive `offsets` (one more than there are sequences, starting at 0).
     ///
@@ -54,13 +63,9 @@ impl Layout {
 
     /// Sequences of the given lengths, numbered from 0, all with the same adapter.
     pub fn from_lengths(lengths: &[usize], adapter: Option<AdapterId>) -> Arc<Self> {
-        let mut offsets = vec![0];
-        offsets.extend(lengths.iter().scan(0, |end, length| {
-            *end += length;
-            Some(*end)
-        }));
         let examples = (0..lengths.len() as u32).collect();
-        Self::new(offsets, examples, vec![adapter; lengths.len()]).expect("lengths make rising offsets")
+        Self::new(offsets_of(lengths), examples, vec![adapter; lengths.len()])
+            .expect("lengths make rising offsets")
     }
 
     /// The layout of some of the rows, in the order of their sequences: dropout knows them by the numbers that they had.
@@ -98,12 +103,7 @@ impl Layout {
     /// # Errors
     /// If there are not as many lengths as sequences.
     pub fn like(other: &Self, lengths: &[usize]) -> Result<Arc<Self>> {
-        let mut offsets = vec![0];
-        offsets.extend(lengths.iter().scan(0, |end, length| {
-            *end += length;
-            Some(*end)
-        }));
-        Self::new(offsets, other.examples.clone(), other.adapters.clone())
+        Self::new(offsets_of(lengths), other.examples.clone(), other.adapters.clone())
     }
 
     /// The layout of one row for each sequence of this one, as after pooling.

@@ -20,6 +20,7 @@ use lowrank_kernels::{Compute, elementwise};
 use gradients::Activations;
 pub use gradients::Gradients;
 pub use key_values::KeyValues;
+pub(crate) use layout::offsets_of;
 pub use layout::{AdapterId, Layout};
 pub(crate) use operand::{Operand, Queue};
 pub use parameter::{Form, Leaf, LeafId, Lora, Parameter};
@@ -52,7 +53,7 @@ impl Var {
 
     /// The type of the rows and of the operands of what reads them.
     pub fn compute(&self) -> Compute {
-        if self.value.dtype() == DType::Bf16 { Compute::Bf16 } else { Compute::F32 }
+        self.value.dtype().into()
     }
 
     /// Which sequence each row belongs to.

@@ -245,6 +245,16 @@ impl fmt::Debug for Tensor {
     }
 }
 
+/// The compute type of rows of a type: f32 but for bf16.
+impl From<DType> for Compute {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::Bf16 => Self::Bf16,
+            _ => Self::F32,
+        }
+    }
+}
+
 /// The type of rows under a compute type.
 impl From<Compute> for DType {
     fn from(compute: Compute) -> Self {

@@ -7,7 +7,7 @@ use lowrank_kernels::{Compute, Rows};
 
 use super::bias::Biases;
 use super::{Attention, DropoutSite, Layout};
-use crate::tensor::{DType, Stored, Tensor};
+use crate::tensor::{Stored, Tensor};
 
 /// Queries in the first columns of `q`; keys and then values in `kv` from `kv_start` on.
 pub(super) struct Operands {
@@ -30,7 +30,7 @@ impl Part {
 
 impl Operands {
     pub(super) fn compute(&self) -> Compute {
-        if self.q.dtype() == DType::Bf16 { Compute::Bf16 } else { Compute::F32 }
+        self.q.dtype().into()
     }
 
     /// The kernels' view of some sequences.
