@@ -7,10 +7,13 @@ use super::ops::with_rows;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
+/// Rows that there is room for beyond those that are held, at least, unless that is more than are held.
+const LEAST_ROOM: usize = 16;
+
 /// The keys and values of one layer for several sequences, which grow as tokens are generated.
 ///
-/// Each sequence has room for more rows than it holds, so that a token costs no copy of those before it but now and
-/// then. Under a sliding window, rows that no later token sees are dropped when room runs out.
+/// Each sequence has room for an eighth more rows than it holds, so that a token costs no copy of those before it but now
+/// and then, which is little beside attention's reading them all for each. Under a sliding window, rows that no later token sees are dropped when room runs out.
 #[derive(Clone, Debug)]
 pub struct KeyValues {
     /// `[sequences·room, width]`, the rows of a sequence at the start of its room.
@@ -102,7 +105,7 @@ impl KeyValues {
             let kept: Vec<usize> = self.sequences.iter().map(kept).collect();
             let needed = (0..count).map(|sequence| kept[sequence] + new(sequence)).max().unwrap_or(0);
             let parts: Vec<_> = (0..count).map(|sequence| self.part(sequence, kept[sequence])).collect();
-            self.refill(&parts, 2 * needed);
+            self.refill(&parts, needed + (needed / 8).max(needed.min(LEAST_ROOM)));
             self.sequences.iter_mut().zip(kept).for_each(|(held, kept)| held.rows = kept);
         }
         let Self { rows, room, sequences } = self;
@@ -141,9 +144,7 @@ impl KeyValues {
     fn refill(&mut self, parts: &[Range<usize>], room: usize) {
         let (width, dtype) = (self.rows.shape().width(), self.rows.dtype());
         let mut rows = Tensor::uninit([parts.len() * room, width], dtype);
-        let compute =
-            if dtype == DType::Bf16 { lowrank_kernels::Compute::Bf16 } else { lowrank_kernels::Compute::F32 };
-        with_rows!(compute, T => {
+        with_rows!(dtype.into(), T => {
             let (from, to) = (self.rows.as_slice::<T>(), rows.make_mut::<T>());
             for (i, part) in parts.iter().enumerate() {
                 let from = &from[part.start * width..part.end * width];
@@ -151,5 +152,26 @@ impl KeyValues {
             }
         });
         (self.rows, self.room) = (rows, room);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tape::Layout;
+
+    #[test]
+    fn a_prompt_takes_little_more_room_than_it_has_rows_and_tokens_are_copied_seldom() {
+        let mut held = KeyValues::new(2);
+        let mut add = |lengths: [usize; 2]| {
+            let rows = Tensor::zeros([lengths[0] + lengths[1], 6], DType::F32);
+            held.append(&Var::constant(rows, Layout::from_lengths(&lengths, None)), 2, None).unwrap();
+            held.room
+        };
+        let room = add([800, 3]);
+        assert!((801..=900).contains(&room), "{room}");
+        let rooms: Vec<usize> = (0..200).map(|_| add([1, 1])).collect();
+        let copies = rooms.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert!(copies <= 2, "{copies} copies for 200 tokens");
     }
 }
