@@ -11,6 +11,7 @@ use crate::data::{Dataset, Scores, TaskInfo};
 use crate::fnv::Fnv;
 use crate::models::{Model, Placement};
 use crate::nn::{for_each_parameter, for_each_trained_mut};
+use crate::tape::Leaf;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -89,19 +90,30 @@ pub(super) fn settings(
 fn fingerprint(model: &mut dyn Model) -> u64 {
     const SAMPLES: usize = 16;
     let mut hash = Fnv::default();
-    let mut add = |name: &str, tensor: &Tensor| {
+    let mut sample = |name: &str, tensor: &Tensor| {
         let bytes = tensor.bytes();
         hash.add(name.as_bytes());
         hash.add(format!("{:?} {:?}", tensor.dtype(), tensor.shape().dims()).as_bytes());
         let places = (0..SAMPLES).map(|place| place * (bytes.len() / 8) / SAMPLES * 8);
         places.for_each(|place| hash.add(&bytes[place..bytes.len().min(place + 8)]));
     };
+    let mut add = |name: &str, leaf: &Leaf| {
+        sample(name, leaf.value());
+        // The same bytes under other scales are another weight.
+        if let Some(quantized) = leaf.as_quantized() {
+            let (scales, outliers) = (quantized.scales(), quantized.outliers());
+            let columns: Vec<i64> = quantized.columns().iter().map(|column| i64::from(*column)).collect();
+            sample("scales", &Tensor::from_slice([scales.len()], scales));
+            sample("outlier columns", &Tensor::from_slice([columns.len()], &columns));
+            sample("outliers", &Tensor::from_slice([outliers.len()], outliers));
+        }
+    };
     for_each_parameter(&*model, |name, parameter| {
         if let Some(leaf) = parameter.base() {
-            add(name, leaf.value());
+            add(name, leaf);
         }
     });
-    for_each_trained_mut(model, |name, leaf| add(name, leaf.value()));
+    for_each_trained_mut(model, |name, leaf| add(name, leaf));
     hash.0
 }
 
@@ -131,5 +143,46 @@ pub(super) fn name_of(compute: Compute) -> &'static str {
     match compute {
         Compute::F32 => "f32",
         Compute::Bf16 => "bf16",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{self, HeadSpec, ModelConfig};
+    use crate::nn::for_each_parameter_mut;
+    use crate::tensor::{DType, Quantized};
+
+    #[test]
+    fn the_fingerprint_of_weights_in_8_bits_changes_with_their_scales_and_outliers() {
+        let config = serde_json::json!({
+            "model_type": "bert", "vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 48,
+        });
+        let config = ModelConfig::from_json(&config).unwrap();
+        let changed = |change: fn(&mut Vec<f32>, &mut Vec<u32>)| {
+            let mut model = models::from_config(&config, HeadSpec::classes(2)).unwrap();
+            models::initialise_int8(&mut *model, 3, DType::F32).unwrap();
+            for_each_parameter_mut(&mut *model, |path, parameter| {
+                let old = parameter.base().and_then(Leaf::as_quantized).cloned();
+                if let Some(old) = old.filter(|_| path.ends_with("query.weight")) {
+                    let (mut scales, mut columns) = (old.scales().to_vec(), old.columns().to_vec());
+                    change(&mut scales, &mut columns);
+                    let outliers = vec![half::bf16::ONE; columns.len() * scales.len()];
+                    let new = Quantized::new(old.values().clone(), scales, columns, outliers).unwrap();
+                    parameter.set_base(Leaf::quantized(new)).unwrap();
+                }
+            });
+            fingerprint(&mut *model)
+        };
+        let same = changed(|_, columns| columns.clear());
+        assert_eq!(changed(|_, columns| columns.clear()), same);
+        let scaled = |scales: &mut Vec<f32>, columns: &mut Vec<u32>| {
+            columns.clear();
+            scales.iter_mut().for_each(|scale| *scale *= 2.0);
+        };
+        assert_ne!(changed(scaled), same);
+        assert_ne!(changed(|_, columns| *columns = vec![1]), same);
+        assert_ne!(changed(|_, columns| *columns = vec![2]), changed(|_, columns| *columns = vec![1]));
     }
 }
