@@ -58,7 +58,7 @@ impl DecoderHead {
     }
 }
 
-/// `x·Wᵀ` with the head's own weight, or the word table's in the base model where it is tied and no adapter brought one
+/// `x·Wᵀ` with the head's own weight, or the word table's in the base model where it has none and no adapter brought one
 /// along.
 pub(super) fn lm_logits(tape: &mut Tape, x: &Var, head: &Linear, table: Option<&Embedding>) -> Result<Var> {
     match table {
@@ -70,16 +70,32 @@ pub(super) fn lm_logits(tape: &mut Tape, x: &Var, head: &Linear, table: Option<&
 /// The row of each sequence's last token that is not padding.
 ///
 /// # Source
-/// Transformers' `GenericForSequenceClassification`: the rightmost id that is not `pad_token_id`.
+/// Transformers' `GenericForSequenceClassification`: the rightmost id that is not `pad_token_id`, or the first of a
+/// sequence of nothing else.
 fn last_tokens(text: &Tokens<'_>, pad: Option<u32>) -> Result<Vec<usize>> {
     text.layout
         .offsets()
         .windows(2)
         .map(|pair| {
             let ids = text.ids.get(pair[0]..pair[1]).unwrap_or_default();
-            let last = ids.iter().rposition(|id| Some(*id) != pad).or(ids.len().checked_sub(1));
+            let last = ids.iter().rposition(|id| Some(*id) != pad).or((!ids.is_empty()).then_some(0));
             let last = last.ok_or_else(|| Error::Usage("a sequence without tokens has no last token".into()));
             Ok(pair[0] + last?)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tape::Layout;
+
+    #[test]
+    fn the_last_token_is_the_last_that_is_no_padding_or_the_first_where_all_are() {
+        let ids = [5, 6, 0, 0, 0, 0, 7, 8];
+        let layout = Layout::from_lengths(&[3, 3, 2], None);
+        let text = Tokens { ids: &ids, type_ids: &[], positions: &[], layout };
+        assert_eq!(last_tokens(&text, Some(0)).unwrap(), [1, 3, 7]);
+        assert_eq!(last_tokens(&text, None).unwrap(), [2, 5, 7]);
+    }
 }
