@@ -23,8 +23,9 @@ const TABLE: usize = 1_048_573;
 /// Numbers that a thread draws at a time.
 const DRAWN_TOGETHER: usize = 1 << 14;
 
-/// Draws every parameter of a model as Transformers does: weights normal with the configuration's deviation, biases
-/// zero, norms one. `dtype` is the type that tables and matrices are kept in.
+/// Draws every parameter of a model: weights normal with the configuration's deviation, biases zero, norms one, which is
+/// the rule in Transformers. What it has beyond that is not done: deviations of single layers (T5's, and GPT-2's
+/// projections), and zeros in a padding token's row. `dtype` is the type that tables and matrices are kept in.
 ///
 /// # Errors
 /// None that a correctly declared model can cause.
