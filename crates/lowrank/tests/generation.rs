@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use common::Case;
 use lowrank::generate::{Author, EarlyStopping, GenerationSettings, generate};
 use lowrank::models::Head;
+use lowrank::nn::for_each_parameter_mut;
+use lowrank::tape::Leaf;
+use lowrank::tensor::Tensor;
 use lowrank::train::{AdaptedModel, LoadOptions};
 use lowrank_kernels::Compute;
 use serde_json::Value;
@@ -94,7 +97,7 @@ fn what_is_shown_while_it_is_written_is_what_is_written_and_ends_where_the_watch
     let settings = GenerationSettings { max_new_tokens: 6, ..GenerationSettings::default() };
     let mut shown = vec![Vec::new(); 2];
     let written = generate(author, &prompts, &settings, &mut |text, token| {
-        shown[text].push(token);
+        shown[text].extend(token);
         text == 1 || shown[text].len() < 3
     })
     .unwrap();
@@ -129,6 +132,52 @@ fn a_prompt_without_room_for_an_answer_is_refused() {
     // One position is left: the token on it leads to one more that is read no further.
     let written = generate(author, &[vec![5; positions - 1]], &settings, &mut |_, _| true).unwrap();
     assert!((1..=2).contains(&written[0].len()), "{}", written[0].len());
+}
+
+#[test]
+fn a_model_without_a_table_of_positions_writes_on_beyond_the_length_that_it_was_made_for() {
+    let case = Case::named("llama_query_value");
+    let (adapted, _) = common::load(&case, Compute::F32);
+    let author = Author { model: adapted.model(), compute: Compute::F32, adapter: None };
+    let made_for = adapted.model().info().max_length;
+    let settings = GenerationSettings { max_new_tokens: 5, ..GenerationSettings::default() };
+    for (length, num_beams) in [(made_for - 2, 1), (made_for + 3, 1), (made_for - 2, 2)] {
+        let settings = GenerationSettings { num_beams, ..settings.clone() };
+        let written = generate(author, &[vec![5; length]], &settings, &mut |_, _| true).unwrap();
+        assert_eq!(written[0].len(), 5, "{length} tokens, {num_beams} beams");
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_are_an_error_that_names_the_token() {
+    let (mut adapted, _) = common::load(&Case::named("llama_query_value"), Compute::F32);
+    for_each_parameter_mut(adapted.model_mut(), |path, parameter| {
+        if path == "model.norm.weight" {
+            let nan = Tensor::from_slice(parameter.shape(), &vec![f32::NAN; parameter.shape().elements()]);
+            parameter.set_base(Leaf::frozen(nan)).unwrap();
+        }
+    });
+    let author = Author { model: adapted.model(), compute: Compute::F32, adapter: None };
+    for (num_beams, temperature) in [(1, 0.0), (1, 1.0), (3, 0.0)] {
+        let settings = GenerationSettings { num_beams, temperature, ..GenerationSettings::default() };
+        let error = generate(author, &[vec![5, 6]], &settings, &mut |_, _| true).unwrap_err().to_string();
+        assert!(error.starts_with("step 1: the output of lm_head is not finite"), "{error}");
+    }
+}
+
+#[test]
+fn beam_search_ends_where_the_watcher_says_with_the_best_so_far() {
+    let (adapted, _) = common::load(&Case::named("llama_query_value"), Compute::F32);
+    let author = Author { model: adapted.model(), compute: Compute::F32, adapter: None };
+    let settings = GenerationSettings { max_new_tokens: 30, num_beams: 3, ..GenerationSettings::default() };
+    let mut steps = 0;
+    let mut watch = |_, token: Option<u32>| {
+        steps += 1;
+        token.is_none() && steps < 4
+    };
+    let written = generate(author, &[vec![5, 9, 7], vec![11]], &settings, &mut watch).unwrap();
+    assert_eq!(steps, 4);
+    assert!(written.iter().all(|text| text.len() == 4), "{written:?}");
 }
 
 /// Real weights: a Llama of 260,032 parameters with grouped-query attention and tied embeddings.

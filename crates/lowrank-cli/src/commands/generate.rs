@@ -81,7 +81,11 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let ModelArguments { model, adapter } = &arguments.model;
     let generator = TextGenerator::load(model, adapter.as_deref(), global.compute(), global.load_in())?;
     drop(downloads);
-    generator.placement_note().into_iter().for_each(|note| drop(writeln!(stderr(), "{note}")));
+    let mut notes = generator.notes();
+    if arguments.temperature == 0.0 && arguments.beams == 1 {
+        notes.extend(generator.sampling_note()?);
+    }
+    notes.iter().for_each(|note| drop(writeln!(stderr(), "{note}")));
     let writer = Writer { generator, settings, words: arguments.stop, json: global.json, stop };
     match arguments.start.prompt {
         Some(text) => writer.answer(&text),
@@ -200,6 +204,9 @@ impl Writer {
         };
         let generated = self.generator.generate(prompt, settings, &self.words, &mut show)?;
         show("\n");
+        if generated.cut {
+            let _ = writeln!(stderr(), "the text is cut: the model has no more positions");
+        }
         match failure {
             Some(error) => Err(Failure::failed(format!("standard output: {error}"))),
             None => Ok(generated),

@@ -55,6 +55,26 @@ fn a_seed_decides_what_is_sampled_and_a_stop_word_ends_it() {
 }
 
 #[test]
+fn a_text_that_is_cut_and_sampling_that_is_not_asked_for_are_told_of() {
+    let workshop = workshop("gpt2", "text");
+    let long = "w1 ".repeat(45);
+    let more = ["generate", "--model", "writer", "--prompt", &long, "--max-new-tokens", "30", "--json"];
+    let ran = workshop.succeed(&more);
+    assert!(
+        ran.json()["cut"] == true && ran.stderr.contains("the text is cut"),
+        "{} {}",
+        ran.stdout,
+        ran.stderr
+    );
+    workshop.write("writer/generation_config.json", "{\"do_sample\": true, \"top_p\": 0.9}");
+    let ran = workshop.succeed(&[&WRITE[..], &["--prompt", "red", "--json"]].concat());
+    assert!(ran.stderr.contains("for that add --temperature 1.0 --top-p 0.9"), "{}", ran.stderr);
+    assert_eq!(ran.json()["cut"], false);
+    let ran = workshop.succeed(&[&WRITE[..], &["--prompt", "red", "--temperature", "0.5"]].concat());
+    assert!(!ran.stderr.contains("--top-p"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_conversation_is_kept_from_turn_to_turn() {
     let workshop = workshop("llama", "messages");
     workshop.succeed(&["train", "language.toml"]);
@@ -90,7 +110,6 @@ fn what_cannot_be_written_is_refused_in_a_sentence() {
     };
     let long = "w1 ".repeat(60);
     let writer = |more: &[&'static str]| [&["--model", "writer"], more].concat();
-    refused(&["--model", "writer", "--prompt", &long], 2, "none of the model's 40 positions; shorten it");
     refused(&["--model", "model", "--prompt", "a"], 1, "writes no text; gpt2, llama");
     refused(&writer(&[]), 2, "");
     refused(&writer(&["--prompt", "a", "--chat"]), 2, "");
@@ -101,6 +120,8 @@ fn what_cannot_be_written_is_refused_in_a_sentence() {
     workshop.write("writer/config.json", "{\"model_type\": \"mamba\"}");
     refused(&writer(&["--prompt", "red"]), 1, "model_type \"mamba\" is not one of bert, ");
     let without = workshop_without_template();
+    let ran = without.run(&["generate", "--model", "writer", "--prompt", &long]);
+    assert!(ran.code == 1 && ran.stderr.contains("none of the model's 48 positions"), "{}", ran.stderr);
     let ran = with_input(&without, &["generate", "--model", "writer", "--chat"], "red\n");
     assert!(ran.code == 1 && ran.stderr.contains("it has no chat template"), "{}", ran.stderr);
 }

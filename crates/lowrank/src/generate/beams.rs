@@ -30,7 +30,7 @@ struct Candidate {
     score: f32,
 }
 
-/// The best text of each prompt. The writer holds each prompt as often as there are beams.
+/// The best text of each prompt, of those that there are where `go_on` says that it is enough. The writer holds each prompt as often as there are beams.
 ///
 /// # Source
 /// Transformers' vectorised `_beam_search` (since 4.50), step for step.
@@ -38,6 +38,7 @@ pub(super) fn search(
     mut writer: Writer<'_>,
     prompts: usize,
     settings: &GenerationSettings,
+    go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Vec<u32>>> {
     let beams = settings.num_beams;
     let most = settings.max_new_tokens;
@@ -70,7 +71,7 @@ pub(super) fn search(
         let improvable = searches.iter().any(|search| search.may_improve);
         let full = settings.early_stopping == EarlyStopping::WhenFull
             && searches.iter().all(|search| search.finished.len() == beams);
-        if !improvable || full || all_end {
+        if !improvable || full || all_end || !go_on() {
             break;
         }
         writer.reorder(&order)?;
@@ -90,9 +91,7 @@ fn best_candidates(
     let keep = (1 + settings.eos_token_ids.len()).max(2) * settings.num_beams;
     let mut all = Vec::new();
     for (beam, (row, from)) in rows.iter_mut().zip(open).enumerate() {
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f32 = row.iter().map(|logit| (logit - largest).exp()).sum();
-        let shift = largest + sum.ln();
+        let shift = log_sum_exp(row);
         // Of one text no more than `keep` can be among the best of all.
         let mut order: Vec<u32> = (0..width as u32).collect();
         let descending = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
@@ -103,12 +102,18 @@ fn best_candidates(
         all.extend(order.into_iter().map(|token| Candidate {
             beam,
             token,
-            score: row[token as usize] - shift + from.score,
+            score: (f64::from(row[token as usize]) - shift) as f32 + from.score,
         }));
     }
     all.sort_by(|a, b| b.score.total_cmp(&a.score).then((a.beam, a.token).cmp(&(b.beam, b.token))));
     all.truncate(keep);
     all
+}
+
+/// The logarithm of the sum of the exponentials: of a large vocabulary it has more terms than f32 can add.
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let largest = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    largest + row.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum::<f64>().ln()
 }
 
 impl Search {
@@ -168,5 +173,18 @@ impl Search {
             None => NEVER,
         };
         self.may_improve = self.may_improve && best > worst;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_vocabulary_adds_up() {
+        let mut row = vec![-3.0; 1 << 20];
+        row[7] = 1.0;
+        let expected = 1.0 + (1.0 + ((1 << 20) - 1) as f64 * (-4.0f64).exp()).ln();
+        assert!((log_sum_exp(&row) - expected).abs() < 1e-9, "{} {expected}", log_sum_exp(&row));
     }
 }

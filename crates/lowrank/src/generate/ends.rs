@@ -1,4 +1,4 @@
-//! The tokens that end a text, as a model folder names them.
+//! What a model folder says of writing: the tokens that end a text, and how it is to be sampled.
 
 use std::fs;
 use std::path::Path;
@@ -27,14 +27,38 @@ pub fn end_tokens(folder: &Path, info: &ModelInfo) -> Result<Vec<u32>> {
     Ok(ends)
 }
 
-/// `eos_token_id` of a file: an id, a list of them, or nothing.
-fn of_generation(path: &Path) -> Result<Vec<u32>> {
+/// The sentence on the sampling that `generation_config.json` asks for, if it does: texts are written as their settings
+/// say, which are not taken from there.
+///
+/// # Errors
+/// If the file cannot be read, or is not JSON.
+pub fn sampling_note(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(GENERATION_CONFIG);
+    let config = read(&path)?.filter(|config| config.get("do_sample") == Some(&Value::Bool(true)));
+    let Some(config) = config else { return Ok(None) };
+    let given = ["temperature", "top_k", "top_p"].into_iter().filter_map(|key| {
+        let value = config.get(key).filter(|value| value.is_number())?;
+        Some(format!(" --{} {value}", key.replace('_', "-")))
+    });
+    // Transformers samples at temperature 1 where the file names none.
+    let usual = config.get("temperature").is_none().then(|| " --temperature 1.0".to_owned());
+    let options: String = usual.into_iter().chain(given).collect();
+    Ok(Some(format!("{}: the model is meant to be sampled from; for that add{options}", path.display())))
+}
+
+/// The file, if there is one.
+fn read(path: &Path) -> Result<Option<Value>> {
     if !path.is_file() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let bytes = fs::read(path).map_err(Error::io(path))?;
-    let config: Value =
-        serde_json::from_slice(&bytes).map_err(|error| Error::file(path, format!("not JSON: {error}")))?;
+    let config = serde_json::from_slice(&bytes);
+    config.map(Some).map_err(|error| Error::file(path, format!("not JSON: {error}")))
+}
+
+/// `eos_token_id` of a file: an id, a list of them, or nothing.
+fn of_generation(path: &Path) -> Result<Vec<u32>> {
+    let Some(config) = read(path)? else { return Ok(Vec::new()) };
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     let ids = match config.get("eos_token_id") {
         None | Some(Value::Null) => Some(Vec::new()),
@@ -47,6 +71,20 @@ fn of_generation(path: &Path) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_asks_for_sampling_is_answered_with_the_options_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let note = |json: &str| {
+            fs::write(folder.path().join(GENERATION_CONFIG), json).unwrap();
+            sampling_note(folder.path()).unwrap()
+        };
+        let asked =
+            note("{\"do_sample\": true, \"temperature\": 0.6, \"top_k\": 20, \"top_p\": 0.95}").unwrap();
+        assert!(asked.ends_with("for that add --temperature 0.6 --top-k 20 --top-p 0.95"), "{asked}");
+        assert!(note("{\"do_sample\": true}").unwrap().ends_with("add --temperature 1.0"));
+        assert_eq!(note("{\"temperature\": 0.6}"), None, "not without do_sample");
+    }
 
     #[test]
     fn the_ends_of_all_files_end_a_text() {

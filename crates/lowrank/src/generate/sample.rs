@@ -15,7 +15,7 @@ pub(super) fn write(
     mut writer: Writer<'_>,
     texts: usize,
     settings: &GenerationSettings,
-    watch: &mut dyn FnMut(usize, u32) -> bool,
+    watch: &mut dyn FnMut(usize, Option<u32>) -> bool,
 ) -> Result<Vec<Vec<u32>>> {
     let mut written: Vec<Vec<u32>> = vec![Vec::new(); texts];
     // Each text draws from a stream of its own, so that it is the same beside others.
@@ -32,7 +32,7 @@ pub(super) fn write(
             let text = open[place];
             let token = choose(row, settings, &mut generators[text]);
             written[text].push(token);
-            let wanted = watch(text, token);
+            let wanted = watch(text, Some(token));
             if wanted && !settings.eos_token_ids.contains(&token) {
                 still.push(place);
                 tokens.push(token);

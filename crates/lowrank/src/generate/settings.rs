@@ -2,7 +2,8 @@
 
 use crate::{Error, Result};
 
-/// The settings of generation, under Transformers' names and with its defaults.
+/// The settings of generation, under Transformers' names. The defaults are those of greedy search; what a model folder's
+/// `generation_config.json` says of sampling is not read, see [`sampling_note`](super::sampling_note).
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerationSettings {
     /// The most tokens to write.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Author;
 use crate::models::{Cache, Inputs, Source, Tokens, select_sequences};
-use crate::tape::{Layout, Tape, Var};
+use crate::tape::{Layout, Tape, Var, is_finite};
 use crate::tensor::DType;
 use crate::{Error, Result};
 
@@ -16,6 +16,8 @@ pub(super) struct Writer<'a> {
     encoded: Option<Var>,
     /// The tokens that each text begins with.
     starts: Vec<Vec<u32>>,
+    /// The tokens that each text has got.
+    written: usize,
 }
 
 impl<'a> Writer<'a> {
@@ -32,9 +34,10 @@ impl<'a> Writer<'a> {
             rows.iter().flat_map(|row| std::iter::repeat_n(row.clone(), copies)).collect()
         };
         let Some(start) = info.decoder_start_token_id else {
-            return Ok(Self { author, cache, encoded: None, starts: copied(prompts) });
+            return Ok(Self { author, cache, encoded: None, starts: copied(prompts), written: 0 });
         };
-        let mut writer = Self { author, cache, encoded: None, starts: vec![vec![start]; count] };
+        let starts = vec![vec![start]; count];
+        let mut writer = Self { author, cache, encoded: None, starts, written: 0 };
         let rows = Rows::new(prompts, &vec![0; prompts.len()], author)?;
         let mut tape = Tape::inference(author.compute);
         let encoded = author.model.encode(&mut tape, &Inputs::tokens(rows.tokens()))?;
@@ -75,13 +78,13 @@ impl<'a> Writer<'a> {
         self.cache.keep(texts)
     }
 
-    /// How many more tokens the model has positions for.
+    /// How many more tokens the model can read.
     pub fn room(&self) -> usize {
         let held = (0..self.len()).map(|text| self.cache.len(text)).max().unwrap_or(0);
-        self.author.model.info().max_length.saturating_sub(held)
+        self.author.model.info().positions().saturating_sub(held)
     }
 
-    fn read(&self, rows: &[Vec<u32>]) -> Result<Logits> {
+    fn read(&mut self, rows: &[Vec<u32>]) -> Result<Logits> {
         let held: Vec<usize> = (0..rows.len()).map(|text| self.cache.len(text)).collect();
         let rows = Rows::new(rows, &held, self.author)?;
         let last: Vec<usize> = rows.layout.offsets().iter().skip(1).map(|end| end - 1).collect();
@@ -97,6 +100,17 @@ impl<'a> Writer<'a> {
         let mut tape = Tape::inference(self.author.compute);
         let logits = self.author.model.forward(&mut tape, &inputs)?;
         let width = logits.value().shape().width();
+        self.written += 1;
+        if !is_finite(logits.value()) {
+            return Err(Error::NotFinite {
+                step: self.written,
+                tensor: format!("the output of {}", self.author.model.info().output.unwrap_or("the model")),
+                advice:
+                    "the weights or the adapter hold numbers that are not finite, or too large for bf16: try \
+                         --dtype f32"
+                        .to_owned(),
+            });
+        }
         Ok(Logits { values: logits.value().to_dtype(DType::F32).as_slice::<f32>().to_vec(), width })
     }
 }

@@ -12,7 +12,7 @@ use crate::data::chat::{ChatTemplate, Message};
 use crate::data::language::{ended, prompt_ids};
 use crate::data::stream::{CONTEXT, Detokenizer, StopWords, continuation};
 use crate::data::tasks::language::chat_template;
-use crate::generate::{Author, GenerationSettings, generate};
+use crate::generate::{Author, GenerationSettings, generate, sampling_note};
 use crate::hub::{self, RepositoryKind};
 use crate::models::{self, LoadIn};
 use crate::{Error, Result};
@@ -38,6 +38,8 @@ pub struct Generated {
     pub seconds: f64,
     /// Tokens a second.
     pub tokens_per_second: f64,
+    /// Whether it ends where the model has no more positions, before its own end and the most tokens that were wanted.
+    pub cut: bool,
 }
 
 impl TextGenerator {
@@ -72,9 +74,17 @@ impl TextGenerator {
         Ok(Self { adapted, tokenizer, ends })
     }
 
-    /// As [`AdaptedModel::placement_note`].
-    pub fn placement_note(&self) -> Option<&str> {
-        self.adapted.placement_note()
+    /// What there is to say of the loaded model, a sentence each: as [`AdaptedModel::notes`].
+    pub fn notes(&self) -> Vec<String> {
+        self.adapted.notes()
+    }
+
+    /// As [`sampling_note`].
+    ///
+    /// # Errors
+    /// As [`sampling_note`].
+    pub fn sampling_note(&self) -> Result<Option<String>> {
+        sampling_note(self.adapted.folder())
     }
 
     /// The model's chat template.
@@ -125,7 +135,7 @@ impl TextGenerator {
     }
 
     /// Writes on from a prompt, up to one of the words `stop`. The text is shown piece by piece as it grows, beam search
-    /// apart, which shows it whole; where `show` returns false the text ends. The tokens that end it are those of the
+    /// apart, which shows an empty piece for each step and at its end the whole; where `show` returns false the text ends. The tokens that end it are those of the
     /// settings, or where they name none the model's own.
     ///
     /// # Errors
@@ -148,14 +158,17 @@ impl TextGenerator {
         let (adapter, compute) = (self.adapted.first_adapter(), self.adapted.compute());
         let author = Author { model: self.adapted.model(), compute, adapter };
         let mut failure = None;
-        let mut watch = |_: usize, token: u32| {
-            if settings.eos_token_ids.contains(&token) {
-                return true;
-            }
-            page.push(token, show).unwrap_or_else(|error| {
-                failure = Some(error);
-                false
-            })
+        let mut wanted = true;
+        let mut watch = |_: usize, token: Option<u32>| {
+            wanted = match token {
+                None => page.show("", show),
+                Some(token) if settings.eos_token_ids.contains(&token) => return true,
+                Some(token) => page.push(token, show).unwrap_or_else(|error| {
+                    failure = Some(error);
+                    false
+                }),
+            };
+            wanted
         };
         let prompts = [prompt.to_vec()];
         let written = parallel::awake(|| generate(author, &prompts, &settings, &mut watch))?;
@@ -164,6 +177,10 @@ impl TextGenerator {
         }
         let written = written.into_iter().next().unwrap_or_default();
         let tokens = written.len();
+        let ended = written.last().is_none_or(|last| settings.eos_token_ids.contains(last));
+        // The last token is read no more, and needs no position.
+        let full = before.len() + tokens > info.positions();
+        let cut = full && wanted && !ended && tokens < settings.max_new_tokens;
         if settings.num_beams > 1 {
             let written = without_end(written, &settings.eos_token_ids);
             let text = continuation(before, &written, |ids| self.tokenizer.decode(ids, true))?;
@@ -171,7 +188,7 @@ impl TextGenerator {
         }
         let text = page.finish(show)?;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Generated { text, tokens, seconds, tokens_per_second: tokens as f64 / seconds.max(1e-9) })
+        Ok(Generated { text, tokens, seconds, tokens_per_second: tokens as f64 / seconds.max(1e-9), cut })
     }
 }
 

@@ -70,7 +70,7 @@ impl PromptDataset {
         rows: &[T],
         make: impl Fn(&T) -> Result<(Vec<u32>, usize)> + Sync,
     ) -> Result<Self> {
-        let positions = reader.info.max_length;
+        let positions = reader.info.positions();
         let (mut prompts, mut lines) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         in_order(rows, make, |_, (ids, line)| {
             if ids.is_empty() {
