@@ -1,6 +1,7 @@
 //! BERT (Devlin et al., arXiv 1810.04805), as Transformers' `BertForSequenceClassification` and its siblings.
 
 use super::encoder::{Body, Encoder, EncoderHead};
+use super::layers::{self, EncoderLayer};
 use super::{EncoderConfig, Head, HeadSpec, HeadStyle, ModelInfo, Tokens};
 use crate::Result;
 use crate::module;
@@ -74,29 +75,17 @@ impl BertModel {
     /// # Errors
     /// If an id is outside its table, or a parameter has no value.
     pub fn forward(&self, tape: &mut Tape, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
-        let mut hidden = self.embeddings.forward(tape, text, positions)?;
-        for layer in &self.encoder.layer {
-            hidden = layer.forward(tape, &hidden)?;
-        }
-        Ok(hidden)
+        let hidden = self.embeddings.forward(tape, text, positions)?;
+        layers::each_token(&self.encoder.layer, tape, hidden)
     }
 
     /// The last hidden row of each first token, f32: `[sequences, D]`. `positions` are rows of the position table.
     ///
-    /// The last layer attends from and to every token, but goes on with the first tokens alone: the others would be
-    /// computed for nobody, a twelfth of a base model's work and an eighth of MiniLM's.
-    ///
     /// # Errors
     /// If an id is outside its table, a sequence is empty, or a parameter has no value.
     pub fn forward_first(&self, tape: &mut Tape, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
-        let mut hidden = self.embeddings.forward(tape, text, positions)?;
-        let Some((last, layers)) = self.encoder.layer.split_last() else {
-            return ops::first_token(tape, &hidden);
-        };
-        for layer in layers {
-            hidden = layer.forward(tape, &hidden)?;
-        }
-        last.forward_first(tape, &hidden)
+        let hidden = self.embeddings.forward(tape, text, positions)?;
+        layers::first_tokens(&self.encoder.layer, tape, hidden)
     }
 
     /// `tanh(W·h + b)` of each first token: `[sequences, D]`; without a pooler the first tokens themselves.
@@ -190,18 +179,11 @@ impl BertLayer {
             output: BertOutput::new(config, inner),
         }
     }
+}
 
-    fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
-        let context = self.attention.self_attention.forward(tape, x)?;
-        self.after_attention(tape, &context, x)
-    }
-
-    /// The layer's output for each first token.
-    fn forward_first(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
-        let context = self.attention.self_attention.forward(tape, x)?;
-        let context = ops::first_token(tape, &context)?;
-        let residual = ops::first_token(tape, x)?;
-        self.after_attention(tape, &context, &residual)
+impl EncoderLayer for BertLayer {
+    fn attend(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        self.attention.self_attention.forward(tape, x)
     }
 
     fn after_attention(&self, tape: &mut Tape, context: &Var, residual: &Var) -> Result<Var> {

@@ -1,6 +1,7 @@
 //! DistilBERT (Sanh et al., arXiv 1910.01108), as Transformers' `DistilBertForSequenceClassification` and its siblings.
 
 use super::encoder::{Body, Encoder, EncoderHead};
+use super::layers::{self, EncoderLayer};
 use super::{DistilBertConfig, HeadSpec, ModelInfo, Tokens};
 use crate::Result;
 use crate::module;
@@ -70,12 +71,8 @@ impl DistilBertModel {
     /// # Errors
     /// If an id is outside its table, or a parameter has no value.
     pub fn forward(&self, tape: &mut Tape, text: &Tokens<'_>) -> Result<Var> {
-        let mut hidden = self.embeddings.forward(tape, text)?;
-        for layer in &self.transformer.layer {
-            let context = layer.attention.forward(tape, &hidden)?;
-            hidden = layer.after_attention(tape, &context, &hidden)?;
-        }
-        Ok(hidden)
+        let hidden = self.embeddings.forward(tape, text)?;
+        layers::each_token(&self.transformer.layer, tape, hidden)
     }
 
     /// The last hidden row of each first token, f32: `[sequences, D]`.
@@ -83,18 +80,8 @@ impl DistilBertModel {
     /// # Errors
     /// As [`DistilBertModel::forward`]; if a sequence is empty.
     pub fn forward_first(&self, tape: &mut Tape, text: &Tokens<'_>) -> Result<Var> {
-        let mut hidden = self.embeddings.forward(tape, text)?;
-        let Some((last, layers)) = self.transformer.layer.split_last() else {
-            return ops::first_token(tape, &hidden);
-        };
-        for layer in layers {
-            let context = layer.attention.forward(tape, &hidden)?;
-            hidden = layer.after_attention(tape, &context, &hidden)?;
-        }
-        let context = last.attention.forward(tape, &hidden)?;
-        let context = ops::first_token(tape, &context)?;
-        let residual = ops::first_token(tape, &hidden)?;
-        last.after_attention(tape, &context, &residual)
+        let hidden = self.embeddings.forward(tape, text)?;
+        layers::first_tokens(&self.transformer.layer, tape, hidden)
     }
 }
 
@@ -173,6 +160,12 @@ impl DistilBertLayer {
             },
             output_layer_norm: LayerNorm::new(width, LAYER_NORM_EPS),
         }
+    }
+}
+
+impl EncoderLayer for DistilBertLayer {
+    fn attend(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        self.attention.forward(tape, x)
     }
 
     fn after_attention(&self, tape: &mut Tape, context: &Var, residual: &Var) -> Result<Var> {

@@ -1,79 +1,34 @@
 //! GPT-2 (Radford et al., 2019), as Transformers' `GPT2LMHeadModel` and `GPT2ForSequenceClassification`.
 
-use super::lm::DecoderHead;
-use super::{Cache, Gpt2Config, Head, HeadSpec, Inputs, Model, ModelInfo};
+use super::lm::{Body, Decoder, DecoderHead};
+use super::{Cache, Gpt2Config, HeadSpec, Inputs, ModelInfo};
 use crate::Result;
 use crate::module;
-use crate::nn::{Embedding, LayerNorm, Linear, Module, Visitor, VisitorMut, assign_names, join};
+use crate::nn::{Embedding, LayerNorm, Linear};
 use crate::tape::{Tape, Var, ops};
 
-/// A decoder and its head.
-#[derive(Debug)]
-pub struct Gpt2 {
-    transformer: Gpt2Model,
-    head: DecoderHead,
-    info: ModelInfo,
-}
-
-impl Gpt2 {
-    /// The model's shape, without values.
-    pub fn new(config: &Gpt2Config, head: HeadSpec) -> Self {
-        let lm_head = DecoderHead::new(
-            head,
-            config.n_embd,
-            config.vocab_size,
-            config.tie_word_embeddings,
-            "transformer.wte.weight",
-        );
-        let info = ModelInfo {
-            architecture: head.class("GPT2"),
-            base_prefix: "transformer",
-            default_targets: &["c_attn"],
-            embeddings: &["wte", "wpe"],
-            layer_norms: &["ln_1", "ln_2", "ln_f"],
-            max_length: config.n_positions,
-            pad_token_id: config.pad_token_id,
-            eos_token_ids: config.eos_token_ids.clone(),
-            initializer_range: config.initializer_range,
-            ..lm_head.info(head, config.vocab_size)
-        };
-        let mut model = Self { transformer: Gpt2Model::new(config), head: lm_head, info };
-        assign_names(&mut model);
-        model
-    }
-}
-
-impl Module for Gpt2 {
-    fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
-        visitor.enter(path, &self.info.architecture);
-        self.transformer.visit(&join(path, "transformer"), visitor);
-        self.head.linear.visit(&join(path, self.head.name), visitor);
-        visitor.leave();
-    }
-
-    fn visit_mut(&mut self, path: &str, visitor: &mut dyn VisitorMut) {
-        self.transformer.visit_mut(&join(path, "transformer"), visitor);
-        self.head.linear.visit_mut(&join(path, self.head.name), visitor);
-    }
-}
-
-impl Model for Gpt2 {
-    fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    fn info_mut(&mut self) -> &mut ModelInfo {
-        &mut self.info
-    }
-
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
-        let hidden = self.transformer.forward(tape, inputs)?;
-        self.head.forward(tape, &hidden, &self.transformer.wte, inputs, &self.info)
-    }
-
-    fn new_cache(&self, sequences: usize) -> Option<Cache> {
-        (self.info.kind == Head::CausalLm).then(|| Cache::new(self.transformer.h.len(), sequences))
-    }
+/// The model's shape, without values.
+pub fn new(config: &Gpt2Config, head: HeadSpec) -> Decoder<Gpt2Model> {
+    let lm_head = DecoderHead::new(
+        head,
+        config.n_embd,
+        config.vocab_size,
+        config.tie_word_embeddings,
+        "transformer.wte.weight",
+    );
+    let info = ModelInfo {
+        architecture: head.class("GPT2"),
+        base_prefix: "transformer",
+        default_targets: &["c_attn"],
+        embeddings: &["wte", "wpe"],
+        layer_norms: &["ln_1", "ln_2", "ln_f"],
+        max_length: config.n_positions,
+        pad_token_id: config.pad_token_id,
+        eos_token_ids: config.eos_token_ids.clone(),
+        initializer_range: config.initializer_range,
+        ..lm_head.info(head, config.vocab_size)
+    };
+    Decoder::new(Gpt2Model::new(config), lm_head, info)
 }
 
 /// Embeddings, blocks and the last norm.
@@ -98,8 +53,11 @@ impl Gpt2Model {
             dropout: config.embd_pdrop,
         }
     }
+}
 
-    /// The last hidden row of each token, normalised: `[tokens, D]`.
+impl Body for Gpt2Model {
+    const NAME: &'static str = "transformer";
+
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
         let text = inputs.text()?;
         let lookups = [self.wte.lookup(text.ids), self.wpe.lookup(text.positions)];
@@ -109,6 +67,14 @@ impl Gpt2Model {
             hidden = block.forward(tape, &hidden, inputs.cache.map(|cache| (cache, number)))?;
         }
         self.ln_f.forward(tape, &hidden)
+    }
+
+    fn table(&self) -> &Embedding {
+        &self.wte
+    }
+
+    fn depth(&self) -> usize {
+        self.h.len()
     }
 }
 

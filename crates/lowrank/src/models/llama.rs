@@ -1,87 +1,42 @@
 //! Llama (Touvron et al., arXiv 2302.13971), Mistral (Jiang et al., arXiv 2310.06825), Qwen2 (arXiv 2407.10671) and Qwen3
 //! (arXiv 2505.09388), as Transformers' `…ForCausalLM` and `…ForSequenceClassification`.
 
-use super::lm::DecoderHead;
-use super::{Cache, DecoderConfig, Head, HeadSpec, Inputs, Model, ModelInfo, Rope};
+use super::lm::{Body, Decoder, DecoderHead};
+use super::{Cache, DecoderConfig, HeadSpec, Inputs, ModelInfo, Rope};
 use crate::Result;
 use crate::module;
-use crate::nn::{Embedding, Linear, Module, RmsNorm, Visitor, VisitorMut, assign_names, join};
+use crate::nn::{Embedding, Linear, RmsNorm};
 use crate::tape::{Tape, Var, ops};
 
-/// A decoder and its head.
-#[derive(Debug)]
-pub struct Decoder {
-    model: DecoderModel,
-    head: DecoderHead,
-    info: ModelInfo,
-}
-
-impl Decoder {
-    /// The model's shape, without values.
-    pub fn new(config: &DecoderConfig, head: HeadSpec) -> Self {
-        let family = match config.model_type.as_str() {
-            "mistral" => "Mistral",
-            "qwen2" => "Qwen2",
-            "qwen3" => "Qwen3",
-            _ => "Llama",
-        };
-        let (width, tied) = (config.hidden_size, config.tie_word_embeddings);
-        let lm_head = DecoderHead::new(head, width, config.vocab_size, tied, "model.embed_tokens.weight");
-        let info = ModelInfo {
-            architecture: head.class(family),
-            base_prefix: "model",
-            default_targets: &["q_proj", "v_proj"],
-            embeddings: &["embed_tokens"],
-            layer_norms: if config.head_norms {
-                &["input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm"]
-            } else {
-                &["input_layernorm", "post_attention_layernorm", "norm"]
-            },
-            max_length: config.max_position_embeddings,
-            has_position_table: false,
-            counts_rows_beyond: config.windows.iter().flatten().min().copied(),
-            pad_token_id: config.pad_token_id,
-            eos_token_ids: config.eos_token_ids.clone(),
-            initializer_range: config.initializer_range,
-            ..lm_head.info(head, config.vocab_size)
-        };
-        let mut model = Self { model: DecoderModel::new(config), head: lm_head, info };
-        assign_names(&mut model);
-        model
-    }
-}
-
-impl Module for Decoder {
-    fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
-        visitor.enter(path, &self.info.architecture);
-        self.model.visit(&join(path, "model"), visitor);
-        self.head.linear.visit(&join(path, self.head.name), visitor);
-        visitor.leave();
-    }
-
-    fn visit_mut(&mut self, path: &str, visitor: &mut dyn VisitorMut) {
-        self.model.visit_mut(&join(path, "model"), visitor);
-        self.head.linear.visit_mut(&join(path, self.head.name), visitor);
-    }
-}
-
-impl Model for Decoder {
-    fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    fn info_mut(&mut self) -> &mut ModelInfo {
-        &mut self.info
-    }
-
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
-        let hidden = self.model.forward(tape, inputs)?;
-        self.head.forward(tape, &hidden, &self.model.embed_tokens, inputs, &self.info)
-    }
-
-    fn new_cache(&self, sequences: usize) -> Option<Cache> {
-        (self.info.kind == Head::CausalLm).then(|| Cache::new(self.model.layers.len(), sequences))
-    }
+/// The model's shape, without values.
+pub fn new(config: &DecoderConfig, head: HeadSpec) -> Decoder<DecoderModel> {
+    let family = match config.model_type.as_str() {
+        "mistral" => "Mistral",
+        "qwen2" => "Qwen2",
+        "qwen3" => "Qwen3",
+        _ => "Llama",
+    };
+    let (width, tied) = (config.hidden_size, config.tie_word_embeddings);
+    let lm_head = DecoderHead::new(head, width, config.vocab_size, tied, "model.embed_tokens.weight");
+    let info = ModelInfo {
+        architecture: head.class(family),
+        base_prefix: "model",
+        default_targets: &["q_proj", "v_proj"],
+        embeddings: &["embed_tokens"],
+        layer_norms: if config.head_norms {
+            &["input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm"]
+        } else {
+            &["input_layernorm", "post_attention_layernorm", "norm"]
+        },
+        max_length: config.max_position_embeddings,
+        has_position_table: false,
+        counts_rows_beyond: config.windows.iter().flatten().min().copied(),
+        pad_token_id: config.pad_token_id,
+        eos_token_ids: config.eos_token_ids.clone(),
+        initializer_range: config.initializer_range,
+        ..lm_head.info(head, config.vocab_size)
+    };
+    Decoder::new(DecoderModel::new(config), lm_head, info)
 }
 
 /// Embeddings, layers and the last norm.
@@ -110,8 +65,11 @@ impl DecoderModel {
             head_dim: config.head_dim,
         }
     }
+}
 
-    /// The last hidden row of each token, normalised: `[tokens, D]`.
+impl Body for DecoderModel {
+    const NAME: &'static str = "model";
+
     fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
         let text = inputs.text()?;
         let longest = text.positions.iter().max().map_or(0, |last| *last as usize + 1);
@@ -122,6 +80,14 @@ impl DecoderModel {
             hidden = layer.forward(tape, &hidden, &rotation, inputs.cache.map(|cache| (cache, number)))?;
         }
         self.norm.forward(tape, &hidden)
+    }
+
+    fn table(&self) -> &Embedding {
+        &self.embed_tokens
+    }
+
+    fn depth(&self) -> usize {
+        self.layers.len()
     }
 }
 

@@ -1,10 +1,77 @@
 //! What language models have in common: the head on the vocabulary, and a classifier on the last token.
 
+use std::fmt::Debug;
+
 use super::encoder::wanted_rows;
-use super::{Head, HeadSpec, Inputs, ModelInfo, Tokens};
-use crate::nn::{Embedding, Linear};
+use super::{Cache, Head, HeadSpec, Inputs, Model, ModelInfo, Tokens};
+use crate::nn::{Embedding, Linear, Module, Visitor, VisitorMut, assign_names, join};
 use crate::tape::{Tape, Var, ops};
 use crate::{Error, Result};
+
+/// What a decoder is without its head.
+pub trait Body: Module + Debug + Send + Sync {
+    /// What it is called in the whole model.
+    const NAME: &'static str;
+
+    /// The last hidden row of each token, normalised: `[tokens, D]`.
+    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var>;
+
+    /// The table of words.
+    fn table(&self) -> &Embedding;
+
+    /// The number of layers.
+    fn depth(&self) -> usize;
+}
+
+/// A decoder and its head.
+#[derive(Debug)]
+pub struct Decoder<B> {
+    body: B,
+    head: DecoderHead,
+    info: ModelInfo,
+}
+
+impl<B: Body> Decoder<B> {
+    /// A whole model, whose parameters know their names.
+    pub(super) fn new(body: B, head: DecoderHead, info: ModelInfo) -> Self {
+        let mut model = Self { body, head, info };
+        assign_names(&mut model);
+        model
+    }
+}
+
+impl<B: Body> Module for Decoder<B> {
+    fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
+        visitor.enter(path, &self.info.architecture);
+        self.body.visit(&join(path, B::NAME), visitor);
+        self.head.linear.visit(&join(path, self.head.name), visitor);
+        visitor.leave();
+    }
+
+    fn visit_mut(&mut self, path: &str, visitor: &mut dyn VisitorMut) {
+        self.body.visit_mut(&join(path, B::NAME), visitor);
+        self.head.linear.visit_mut(&join(path, self.head.name), visitor);
+    }
+}
+
+impl<B: Body> Model for Decoder<B> {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn info_mut(&mut self) -> &mut ModelInfo {
+        &mut self.info
+    }
+
+    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+        let hidden = self.body.forward(tape, inputs)?;
+        self.head.forward(tape, &hidden, self.body.table(), inputs, &self.info)
+    }
+
+    fn new_cache(&self, sequences: usize) -> Option<Cache> {
+        (self.info.kind == Head::CausalLm).then(|| Cache::new(self.body.depth(), sequences))
+    }
+}
 
 /// The head of a decoder.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod info;
 mod initialise;
 mod inputs;
 mod keys;
+mod layers;
 pub mod llama;
 mod lm;
 mod load;
@@ -107,10 +108,10 @@ pub fn from_config(config: &ModelConfig, head: HeadSpec) -> Result<Box<dyn Model
         }
         (Architecture::T5(sizes), Head::Seq2SeqLm) => Box::new(t5::T5ForConditionalGeneration::new(sizes)),
         (Architecture::Gpt2(sizes), Head::CausalLm | Head::SequenceClassification) => {
-            Box::new(gpt2::Gpt2::new(sizes, head))
+            Box::new(gpt2::new(sizes, head))
         }
         (Architecture::Decoder(sizes), Head::CausalLm | Head::SequenceClassification) => {
-            Box::new(llama::Decoder::new(sizes, head))
+            Box::new(llama::new(sizes, head))
         }
         _ => return refuse(),
     };

@@ -2,6 +2,7 @@
 //!
 //! Modules have the names of Transformers 5; checkpoints have those of Transformers 4, which [`older_name`] gives.
 
+use super::layers::{self, EncoderLayer};
 use super::{Head, HeadSpec, ImageShape, Images, Inputs, Model, ModelInfo, Source, VitConfig};
 use crate::module;
 use crate::nn::{LayerNorm, Linear, assign_names};
@@ -113,20 +114,8 @@ module!(VitModel { "embeddings" => embeddings, "layers" => layers, "layernorm" =
 impl VitModel {
     /// The class tokens, normalised, f32: `[images, D]`. Only they go through the last layer's feed-forward network.
     fn forward_first(&self, tape: &mut Tape, images: &Images<'_>) -> Result<Var> {
-        let mut hidden = self.embeddings.forward(tape, images)?;
-        let first = match self.layers.split_last() {
-            None => ops::first_token(tape, &hidden)?,
-            Some((last, layers)) => {
-                for layer in layers {
-                    let context = layer.attend(tape, &hidden)?;
-                    hidden = layer.after_attention(tape, &context, &hidden)?;
-                }
-                let context = last.attend(tape, &hidden)?;
-                let context = ops::first_token(tape, &context)?;
-                let residual = ops::first_token(tape, &hidden)?;
-                last.after_attention(tape, &context, &residual)?
-            }
-        };
+        let hidden = self.embeddings.forward(tape, images)?;
+        let first = layers::first_tokens(&self.layers, tape, hidden)?;
         self.layernorm.forward(tape, &first)
     }
 }
@@ -241,7 +230,9 @@ impl VitLayer {
             dropout: config.hidden_dropout_prob,
         }
     }
+}
 
+impl EncoderLayer for VitLayer {
     fn attend(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         let normed = self.layernorm_before.forward(tape, x)?;
         let VitAttention { q_proj, k_proj, v_proj, attention, .. } = &self.attention;
