@@ -121,7 +121,7 @@ fn what_cannot_be_written_is_refused_in_a_sentence() {
     refused(&writer(&["--prompt", "red"]), 1, "model_type \"mamba\" is not one of bert, ");
     let without = workshop_without_template();
     let ran = without.run(&["generate", "--model", "writer", "--prompt", &long]);
-    assert!(ran.code == 1 && ran.stderr.contains("none of the model's 48 positions"), "{}", ran.stderr);
+    assert!(ran.code == 2 && ran.stderr.contains("none of the model's 48 positions"), "{}", ran.stderr);
     let ran = with_input(&without, &["generate", "--model", "writer", "--chat"], "red\n");
     assert!(ran.code == 1 && ran.stderr.contains("it has no chat template"), "{}", ran.stderr);
 }
