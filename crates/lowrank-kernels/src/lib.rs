@@ -34,6 +34,7 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod row_ops;
 pub mod rows;
+pub mod svd;
 pub mod tier;
 
 pub use activation::Activation;
