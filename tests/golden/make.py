@@ -29,6 +29,7 @@ import images
 import metrics
 import models
 import params
+import rank
 import squad
 import t5
 import tables
@@ -54,6 +55,7 @@ PARTS = {
     "chat": chat.make,
     "images": images.make,
     "parquet": tables.make,
+    "rank": rank.make,
 }
 
 

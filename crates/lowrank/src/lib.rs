@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapter;
+pub mod analysis;
 pub mod data;
 pub mod demo;
 pub mod error;

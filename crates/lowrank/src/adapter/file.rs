@@ -20,7 +20,7 @@ use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// What PEFT puts before every name.
-const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// The key in an adapter file of a tensor that [`for_each_leaf_mut`] names.
 pub fn peft_key(name: &str, plan: &Plan) -> String {

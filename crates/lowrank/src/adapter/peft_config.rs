@@ -1,6 +1,6 @@
 //! `adapter_config.json`, as PEFT 0.21 reads and writes it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -156,13 +156,36 @@ pub(super) fn write(folder: &Path, text: &str) -> Result<()> {
 /// If the file is missing or malformed, belongs to another method than LoRA, uses a variant of LoRA that would
 /// compute something else than this program does, or holds a setting that PEFT does not have.
 pub fn read(folder: &Path) -> Result<(LoraConfig, Option<String>)> {
+    let (path, map) = read_map(folder)?;
+    let config = parse(&map).map_err(|reason| Error::file(&path, reason))?;
+    Ok((config, map.get("task_type").and_then(Value::as_str).map(str::to_owned)))
+}
+
+/// Reads the configuration of an adapter folder.
+///
+/// # Errors
+/// If the file is missing or malformed, or of a kind or a variant that is not supported.
+pub fn read_config(folder: &Path) -> Result<LoraConfig> {
+    read(folder).map(|(config, _)| config)
+}
+
+/// Whether the configuration says that weights are stored as `[inputs, outputs]`, where no model is there to tell.
+///
+/// # Errors
+/// If the file is missing or malformed.
+pub(crate) fn fan_in_fan_out(folder: &Path) -> Result<bool> {
+    Ok(read_map(folder)?.1.get("fan_in_fan_out").and_then(Value::as_bool).unwrap_or(false))
+}
+
+fn read_map(folder: &Path) -> Result<(PathBuf, Map<String, Value>)> {
     let path = folder.join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let value: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("not JSON: {e}")))?;
-    let map = value.as_object().ok_or_else(|| Error::file(&path, "not a JSON object"))?;
-    let config = parse(map).map_err(|reason| Error::file(&path, reason))?;
-    Ok((config, map.get("task_type").and_then(Value::as_str).map(str::to_owned)))
+    match value {
+        Value::Object(map) => Ok((path, map)),
+        _ => Err(Error::file(&path, "not a JSON object")),
+    }
 }
 
 fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {

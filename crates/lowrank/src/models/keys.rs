@@ -4,7 +4,7 @@ use super::ModelInfo;
 use crate::hub::{Checkpoint, TensorView};
 
 /// Finds parameters in a checkpoint: of the whole model or of the bare one, under their names of today or of old.
-pub(super) struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     checkpoint: &'a Checkpoint,
     older_name: Option<fn(&str) -> String>,
     prefix: String,

@@ -34,6 +34,7 @@ pub use head::{Head, HeadSpec, HeadStyle};
 pub use info::{ImageShape, ModelInfo};
 pub use initialise::{initialise, initialise_head, initialise_int8};
 pub use inputs::{Images, Inputs, Source, Tokens};
+pub(crate) use keys::Keys;
 pub use load::{LoadReport, load, load_as};
 pub(crate) use load::{keys_of, not_finite, quantizable_keys};
 pub use placement::{LoadIn, MEMORY, Needs, Placement, planned_memory, quantizable};

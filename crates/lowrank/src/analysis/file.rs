@@ -1,0 +1,172 @@
+//! The matrices of a file: a model's weights, and the products of an adapter's pairs.
+
+use std::path::{Path, PathBuf};
+
+use super::matrix::Matrix;
+use super::product::Product;
+use crate::adapter::{self, LoraConfig, PREFIX};
+use crate::hub::{ADAPTER_CONFIG, ADAPTER_FILE, Checkpoint, TensorView};
+use crate::{Error, Result};
+
+/// The endings of the keys of a pair: `A`, `B`, and whether it belongs to an embedding.
+const PAIRS: [(&str, &str, bool); 2] =
+    [(".lora_A.weight", ".lora_B.weight", false), (".lora_embedding_A", ".lora_embedding_B", true)];
+
+/// The matrices of a safetensors file, a model folder or an adapter folder, in the order of their names.
+#[derive(Debug)]
+pub struct MatrixFile {
+    checkpoint: Checkpoint,
+    entries: Vec<Entry>,
+    skipped: Skipped,
+    config: Option<LoraConfig>,
+    fan_in_fan_out: bool,
+}
+
+/// Tensors that are no matrices of floating numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// Vectors and scalars: biases, the weights of norms.
+    pub vectors: usize,
+    /// Matrices of whole numbers, and of types that nothing here computes with.
+    pub not_floating: usize,
+}
+
+/// What is analysed under a name.
+#[derive(Clone, Debug)]
+pub enum Subject<'a> {
+    /// A tensor of the file.
+    Matrix(Matrix<'a>),
+    /// What an adapter adds to a weight.
+    Product(Product<'a>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    keys: Keys,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Matrix,
+    Pair { a: String, b: String, of_embedding: bool },
+}
+
+impl MatrixFile {
+    /// Opens a safetensors file, the weights of a model folder, or an adapter folder. Beside an adapter's tensors,
+    /// `adapter_config.json` says by what its products are scaled; where it is missing, by 1.
+    ///
+    /// # Errors
+    /// If there are no weights, a file is malformed, half a pair is missing, or the configuration is of a variant of
+    /// LoRA that is not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (checkpoint, folder): (Checkpoint, PathBuf) = if !path.exists() {
+            let reason = "no such file or folder; a safetensors file, a model or an adapter folder is needed";
+            return Err(Error::file(path, reason));
+        } else if path.is_file() {
+            let folder = path.parent().unwrap_or_else(|| Path::new("")).to_path_buf();
+            (Checkpoint::open_file(path)?, folder)
+        } else if path.join(ADAPTER_FILE).is_file() {
+            (Checkpoint::open_adapter(path)?, path.to_path_buf())
+        } else {
+            (Checkpoint::open(path)?, path.to_path_buf())
+        };
+        let (entries, skipped) = entries(&checkpoint)?;
+        let has_pairs = entries.iter().any(|entry| matches!(entry.keys, Keys::Pair { .. }));
+        let (config, fan_in_fan_out) = if has_pairs && folder.join(ADAPTER_CONFIG).is_file() {
+            (Some(adapter::read_config(&folder)?), adapter::fan_in_fan_out(&folder)?)
+        } else {
+            (None, false)
+        };
+        Ok(Self { checkpoint, entries, skipped, config, fan_in_fan_out })
+    }
+
+    /// The names, sorted: a tensor's key, or for a pair the module that it adapts.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// What there is beside the matrices.
+    pub fn skipped(&self) -> Skipped {
+        self.skipped
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        self.checkpoint.path()
+    }
+
+    /// The configuration beside an adapter's tensors.
+    pub fn config(&self) -> Option<&LoraConfig> {
+        self.config.as_ref()
+    }
+
+    /// Whether the weights that the adapter changes are stored as `[inputs, outputs]`.
+    pub fn fan_in_fan_out(&self) -> bool {
+        self.fan_in_fan_out
+    }
+
+    /// The matrix or product of a name; a tensor that is not among [`MatrixFile::names`] is refused with the reason.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it is no matrix of floating numbers, or the shapes of a pair do not go together.
+    pub fn get(&self, name: &str) -> Result<Subject<'_>> {
+        let place = self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name));
+        let Some(Keys::Pair { a, b, of_embedding }) = place.ok().map(|place| &self.entries[place].keys)
+        else {
+            return self.matrix(name).map(Subject::Matrix);
+        };
+        let (a, b) = (self.matrix(a)?, self.matrix(b)?);
+        let scaling = self.config.as_ref().map_or(1.0, |config| f64::from(config.scaling()));
+        if let Some(config) = self.config.as_ref().filter(|config| config.r != a.rows()) {
+            let (rows, r) = (a.rows(), config.r);
+            return Err(a.refuse(&format!("it has {rows} rows where {ADAPTER_CONFIG} says that r is {r}")));
+        }
+        let product = Product::new(b, a, scaling)?;
+        Ok(Subject::Product(if *of_embedding { product.transposed() } else { product }))
+    }
+
+    fn matrix(&self, key: &str) -> Result<Matrix<'_>> {
+        let view = self.checkpoint.get(key).ok_or_else(|| Error::unknown("tensor", key, self.names()))?;
+        Matrix::from_view(key, &view)
+    }
+}
+
+fn entries(checkpoint: &Checkpoint) -> Result<(Vec<Entry>, Skipped)> {
+    let (mut entries, mut skipped) = (Vec::new(), Skipped::default());
+    for key in checkpoint.names() {
+        let Some(view) = checkpoint.get(key) else { continue };
+        if let Some((name, other, keys)) = pair(key) {
+            if checkpoint.get(&other).is_none() {
+                let reason = format!("{other} is missing: a pair has both factors");
+                return Err(Error::tensor(view.file, key, reason));
+            }
+            entries.extend(keys.map(|keys| Entry { name, keys }));
+        } else if view.shape.len() < 2 {
+            skipped.vectors += 1;
+        } else if is_matrix(&view) {
+            entries.push(Entry { name: key.to_owned(), keys: Keys::Matrix });
+        } else {
+            skipped.not_floating += 1;
+        }
+    }
+    entries.sort_by(|x: &Entry, y| x.name.cmp(&y.name));
+    Ok((entries, skipped))
+}
+
+fn is_matrix(view: &TensorView<'_>) -> bool {
+    view.shape.len() >= 2 && view.dtype.is_float()
+}
+
+/// For a factor of a pair: the adapted module, the key of the other factor, and, once a pair, its keys.
+fn pair(key: &str) -> Option<(String, String, Option<Keys>)> {
+    PAIRS.iter().find_map(|&(of_a, of_b, of_embedding)| {
+        let name = |module: &str| module.strip_prefix(PREFIX).unwrap_or(module).to_owned();
+        if let Some(module) = key.strip_suffix(of_a) {
+            let b = format!("{module}{of_b}");
+            let keys = Keys::Pair { a: key.to_owned(), b: b.clone(), of_embedding };
+            return Some((name(module), b, Some(keys)));
+        }
+        key.strip_suffix(of_b).map(|module| (name(module), format!("{module}{of_a}"), None))
+    })
+}
