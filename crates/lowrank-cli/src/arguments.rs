@@ -103,6 +103,7 @@ pub enum Command {
     Merge(commands::merge::Arguments),
     Compare(commands::compare::Arguments),
     Quantize(commands::quantize::Arguments),
+    Rank(Box<commands::rank::Arguments>),
     #[command(subcommand)]
     Data(commands::data::Command),
     #[command(subcommand)]

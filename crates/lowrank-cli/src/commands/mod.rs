@@ -11,6 +11,7 @@ pub mod merge;
 pub mod params;
 pub mod predict;
 pub mod quantize;
+pub mod rank;
 pub mod train;
 
 use std::io::{Write, stderr};
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Params(arguments) => params::run(arguments, global),
         Command::Compare(arguments) => compare::run(arguments, global),
         Command::Quantize(arguments) => quantize::run(arguments, global),
+        Command::Rank(arguments) => rank::run(*arguments, global),
         Command::Data(command) => data::run(command, global),
         Command::Bench(command) => bench::run(command, global),
         Command::Demo(arguments) => demo::run(arguments, global),

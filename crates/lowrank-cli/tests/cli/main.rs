@@ -12,6 +12,7 @@ mod images;
 mod language;
 mod measure;
 mod merge;
+mod rank;
 mod refuse;
 #[allow(dead_code)]
 #[path = "../../../lowrank/tests/hub/server.rs"]

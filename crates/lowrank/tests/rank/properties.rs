@@ -148,15 +148,19 @@ fn what_is_not_finite_is_named_with_its_place_and_what_is_empty_has_rank_zero() 
     assert!(Matrix::from_f32("W", &[1.0], 1, 2).is_err(), "a length that is not the shape's");
 }
 
-/// The figure of the documentation is of an optimised build; this bound holds of tests' builds on a busy machine.
+/// Of several runs the fastest: others may be using the machine.
 #[test]
-fn a_large_products_spectrum_takes_no_time_to_speak_of() {
+fn the_spectrum_of_a_product_of_rank_16_takes_less_than_50_ms_at_4096() {
     let (side, r) = (4096, 16);
     let (b, a) = (random(1, side * r), random(2, r * side));
     let (b, a) = (Matrix::from_f32("B", &b, side, r).unwrap(), Matrix::from_f32("A", &a, r, side).unwrap());
-    let start = std::time::Instant::now();
-    let spectrum = product_spectrum(b, a).unwrap();
-    let taken = start.elapsed();
-    assert_eq!((spectrum.rank(Tolerance::Usual), spectrum.values().len()), (r, side));
-    assert!(taken.as_secs_f64() < 1.0, "{taken:?}");
+    let run = |_| {
+        let start = std::time::Instant::now();
+        let spectrum = product_spectrum(b.clone(), a.clone()).unwrap();
+        let taken = start.elapsed();
+        assert_eq!((spectrum.rank(Tolerance::Usual), spectrum.values().len()), (r, side));
+        taken
+    };
+    let fastest = (0..9).map(run).min().unwrap();
+    assert!(fastest.as_millis() < 50, "{fastest:?}");
 }
