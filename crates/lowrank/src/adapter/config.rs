@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lowrank_kernels::random::Philox;
 
+use super::layers::{Adapted, PerLayer};
 use crate::{Error, Result};
 
 /// No layer of today has a side beyond this; a rank beyond both sides of a layer adds nothing.
@@ -76,6 +77,14 @@ impl LoraConfig {
         let r = r as f64;
         let alpha = lora_alpha.unwrap_or(r);
         (alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
+    }
+
+    /// What the patterns give the layer at `path`, which is adapted.
+    ///
+    /// # Errors
+    /// If a pattern is no regular expression, or takes too long on the path.
+    pub fn layer(&self, path: &str) -> Result<Adapted> {
+        PerLayer::new(self)?.adapted(path, None)
     }
 
     /// Checks the settings that do not depend on a model.

@@ -117,9 +117,10 @@ impl MatrixFile {
             return self.matrix(name).map(Subject::Matrix);
         };
         let (a, b) = (self.matrix(a)?, self.matrix(b)?);
-        let scaling = self.config.as_ref().map_or(1.0, |config| f64::from(config.scaling()));
-        if let Some(config) = self.config.as_ref().filter(|config| config.r != a.rows()) {
-            let (rows, r) = (a.rows(), config.r);
+        let layer = self.config.as_ref().map(|config| config.layer(name)).transpose()?;
+        let scaling = layer.as_ref().map_or(1.0, |layer| f64::from(layer.scaling));
+        if let Some(layer) = layer.filter(|layer| layer.r != a.rows()) {
+            let (rows, r) = (a.rows(), layer.r);
             return Err(a.refuse(&format!("it has {rows} rows where {ADAPTER_CONFIG} says that r is {r}")));
         }
         let product = Product::new(b, a, scaling)?;
