@@ -40,6 +40,7 @@ def adapter_cases():
     case("bert_rslora_pattern", "bert", r=4, target_modules=QV, use_rslora=True, rank_pattern=ranks, alpha_pattern=alphas)
     case("bert_layer_number", "bert", r=4, target_modules=QV, layers_to_transform=1)
     case("bert_layer_numbers", "bert", r=4, target_modules=QV, layers_to_transform=[0], layers_pattern="layer")
+    case("bert_lora_bias", "bert", r=4, lora_alpha=6, target_modules=[*QV, "dense"], lora_bias=True)
     case("bert_switch_a", "bert", inputs="bert_switch", r=4, target_modules=QV)
     case("bert_switch_b", "bert", inputs="bert_switch", r=7, lora_alpha=3, target_modules=["key", "intermediate.dense"])
     case("bert_save_layer_norm", "bert", r=4, target_modules=QV, modules_to_save=["classifier", "LayerNorm"])

@@ -77,6 +77,10 @@ fn planned(
     config.check()?;
     check_modules_to_save(model, config)?;
     let targets = targeted(model, info, config, strictness)?;
+    if let Some(embedding) = targets.embeddings.first().filter(|_| config.lora_bias) {
+        let reason = format!("{} is an embedding, whose pair has no bias; leave it out", embedding.path);
+        return Err(Error::setting("lora_bias", reason));
+    }
     let saved = modules_to_save(config, info);
     let mut replaced = Vec::new();
     for_each_parameter(model, |path, _| {
@@ -117,7 +121,8 @@ pub fn attach(
             let sizes = [linear.inputs(), linear.outputs()];
             let start = config.init_lora_weights.distributions(layer.r, linear.inputs());
             let pair = fresh(layer, sizes, start, adapter, seed);
-            linear.lora.push(Lora { dropout: config.lora_dropout, ..pair });
+            let bias = layer.lora_bias.then(|| Leaf::trained(Tensor::zeros([linear.outputs()], DType::F32)));
+            linear.lora.push(Lora { dropout: config.lora_dropout, bias, ..pair });
         }
     });
     for_each_embedding_mut(model, |path, embedding| {
@@ -180,7 +185,7 @@ fn fresh(
         Leaf::trained(value)
     };
     let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
-    Lora { adapter, a, b, scaling, dropout: 0.0 }
+    Lora { adapter, a, b, bias: None, scaling, dropout: 0.0 }
 }
 
 /// FNV-1a of a layer's name: the number of its random stream.

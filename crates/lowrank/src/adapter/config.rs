@@ -36,6 +36,8 @@ pub struct LoraConfig {
     pub layers_to_transform: Option<Vec<usize>>,
     /// The names of the lists that `layers_to_transform` numbers; empty: whatever list comes first in a name.
     pub layers_pattern: Vec<String>,
+    /// Give each linear layer's pair a bias, which begins at zero; it is scaled as the pair.
+    pub lora_bias: bool,
     /// Divide by `√r` rather than `r`.
     pub use_rslora: bool,
     /// How `A` and `B` begin.
@@ -60,6 +62,7 @@ impl Default for LoraConfig {
             alpha_pattern: Vec::new(),
             layers_to_transform: None,
             layers_pattern: Vec::new(),
+            lora_bias: false,
             use_rslora: false,
             init_lora_weights: Init::default(),
             train_layer_norms: false,
@@ -109,6 +112,12 @@ impl LoraConfig {
             return Err(Error::setting(
                 "layers_pattern",
                 "it says what layers_to_transform numbers, which is absent",
+            ));
+        }
+        if self.lora_bias && matches!(self.init_lora_weights, Init::Gaussian) {
+            return Err(Error::setting(
+                "lora_bias",
+                "it goes with init_lora_weights = true alone, as in PEFT",
             ));
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {

@@ -37,7 +37,8 @@ impl ParameterCount {
         let mut pairs = 0;
         for_each_linear(model, |path, linear| {
             if let Some(layer) = plan.linear(path) {
-                pairs += (layer.r * (linear.inputs() + linear.outputs())) as u64;
+                let bias = if layer.lora_bias { linear.outputs() } else { 0 };
+                pairs += (layer.r * (linear.inputs() + linear.outputs()) + bias) as u64;
             }
         });
         for_each_embedding(model, |path, embedding| {

@@ -226,35 +226,30 @@ impl AdapterFile {
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
             if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
-                let names = ["lora_A.weight", "lora_B.weight"].map(|part| format!("{path}.{part}"));
+                let key = |part: &str| self.key_of(&format!("{path}.{part}"), info, plan);
+                let keys = ["lora_A.weight", "lora_B.weight"].map(key);
+                let bias = layer.lora_bias.then(|| key("lora_B.bias"));
                 let sizes = [linear.inputs(), linear.outputs()];
                 let dropout = self.config.lora_dropout;
-                result = self
-                    .pair(
-                        names.map(|name| self.key_of(&name, info, plan)),
-                        layer,
-                        sizes,
-                        adapter,
-                        &mut unused,
-                    )
-                    .map(|pair| linear.lora.push(Lora { dropout, ..pair }));
+                result = self.pair(keys, layer, sizes, adapter, &mut unused).and_then(|pair| {
+                    let bias = bias.map(|key| {
+                        unused.remove(&key);
+                        self.tensor(&key, &sizes[1..]).map(Leaf::frozen)
+                    });
+                    linear.lora.push(Lora { dropout, bias: bias.transpose()?, ..pair });
+                    Ok(())
+                });
             }
         });
         result?;
         let mut result = Ok(());
         for_each_embedding_mut(model, |path, embedding| {
             if let Some(layer) = plan.embedding(path).filter(|_| result.is_ok()) {
-                let names = ["lora_embedding_A", "lora_embedding_B"].map(|part| format!("{path}.{part}"));
+                let key = |part: &str| self.key_of(&format!("{path}.{part}"), info, plan);
+                let keys = ["lora_embedding_A", "lora_embedding_B"].map(key);
                 let sizes = [embedding.entries(), embedding.width()];
-                result = self
-                    .pair(
-                        names.map(|name| self.key_of(&name, info, plan)),
-                        layer,
-                        sizes,
-                        adapter,
-                        &mut unused,
-                    )
-                    .map(|pair| embedding.lora.push(pair));
+                result =
+                    self.pair(keys, layer, sizes, adapter, &mut unused).map(|pair| embedding.lora.push(pair));
             }
         });
         result?;
@@ -326,7 +321,7 @@ impl AdapterFile {
             self.tensor(key, &shape).map(Leaf::frozen)
         };
         let (a, b) = (leaf(&a, [r, inputs])?, leaf(&b, [outputs, r])?);
-        Ok(Lora { adapter, a, b, scaling, dropout: 0.0 })
+        Ok(Lora { adapter, a, b, bias: None, scaling, dropout: 0.0 })
     }
 
     /// Checks the copies that PEFT also writes, and takes them off the list.

@@ -17,6 +17,8 @@ pub struct Adapted {
     pub lora_alpha: Option<f64>,
     /// What multiplies `B·A·x`.
     pub scaling: f32,
+    /// Whether its pair has a bias.
+    pub lora_bias: bool,
 }
 
 impl Adapted {
@@ -91,7 +93,8 @@ impl<'c> PerLayer<'c> {
         let r = self.ranks.get(&names)?.unwrap_or(self.config.r);
         let lora_alpha = self.alphas.get(&names)?.or(self.config.lora_alpha);
         let scaling = self.config.scaling(r, lora_alpha);
-        Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling })
+        let lora_bias = self.config.lora_bias;
+        Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling, lora_bias })
     }
 
     /// Checks that every pattern decided something.

@@ -34,8 +34,18 @@ pub(crate) struct Changes {
 #[derive(Debug)]
 pub(crate) struct Pair {
     lora: Lora,
-    /// An embedding's weight is `[entries, width]`: the product is `Aᵀ·Bᵀ`.
-    is_embedding: bool,
+    added_to: AddedTo,
+}
+
+/// What a pair is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AddedTo {
+    /// A weight `[outputs, inputs]`: `B·A`.
+    Linear,
+    /// A table `[entries, width]`: `Aᵀ·Bᵀ`.
+    Embedding,
+    /// A bias: the pair's own.
+    Bias,
 }
 
 /// Puts `W + s·B·A` in the place of each weight that an adapter changes, and the values that it brought along in the
@@ -49,7 +59,7 @@ pub(crate) struct Pair {
 /// # Errors
 /// If a weight has no value, or would not be finite; the model is then as it was.
 pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
-    let changes = Changes::of(&*model, adapter);
+    let changes = Changes::of(&*model, adapter)?;
     let mut before = BTreeMap::new();
     let mut bases = BTreeMap::new();
     for_each_parameter(&*model, |path, parameter| {
@@ -92,21 +102,38 @@ pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
 
 impl Changes {
     /// Those of an adapter.
-    pub fn of(model: &dyn Module, adapter: AdapterId) -> Self {
+    ///
+    /// # Errors
+    /// If a pair has a bias, and its layer none to add that to.
+    pub fn of(model: &dyn Module, adapter: AdapterId) -> Result<Self> {
         let mut changes = Self::default();
-        let mut add = |path: &str, lora: &[Lora], is_embedding| {
-            for lora in lora.iter().filter(|lora| lora.adapter == adapter) {
-                let pair = Pair { lora: lora.clone(), is_embedding };
-                changes.pairs.entry(join(path, "weight")).or_default().push(pair);
-            }
+        let mut result = Ok(());
+        let mut add = |path: &str, lora: &Lora, added_to| {
+            let name = if added_to == AddedTo::Bias { "bias" } else { "weight" };
+            let pair = Pair { lora: lora.clone(), added_to };
+            changes.pairs.entry(join(path, name)).or_default().push(pair);
         };
-        for_each_linear(model, |path, linear| add(path, &linear.lora, false));
-        for_each_embedding(model, |path, embedding| add(path, &embedding.lora, true));
+        for_each_linear(model, |path, linear| {
+            for lora in linear.lora.iter().filter(|lora| lora.adapter == adapter) {
+                add(path, lora, AddedTo::Linear);
+                if lora.bias.is_some() && linear.bias.is_none() {
+                    let reason = "has no bias that the adapter's own could be merged into";
+                    result = Err(Error::Usage(format!("{path} {reason}")));
+                } else if lora.bias.is_some() {
+                    add(path, lora, AddedTo::Bias);
+                }
+            }
+        });
+        for_each_embedding(model, |path, embedding| {
+            let own = embedding.lora.iter().filter(|lora| lora.adapter == adapter);
+            own.for_each(|lora| add(path, lora, AddedTo::Embedding));
+        });
+        result?;
         for_each_parameter(model, |path, parameter| {
             let leaf = parameter.replacement(adapter).cloned();
             changes.replacements.extend(leaf.map(|leaf| (path.to_owned(), leaf)));
         });
-        changes
+        Ok(changes)
     }
 }
 
@@ -133,10 +160,14 @@ pub(crate) fn not_finite(path: &str) -> Error {
 impl Pair {
     /// What is added to the weight, or to the transposed one.
     pub fn product(&self, of_transposed: bool) -> Product {
-        let Lora { a, b, scaling, .. } = &self.lora;
+        let Lora { a, b, bias, scaling, .. } = &self.lora;
+        if let Some(bias) = bias.as_ref().filter(|_| self.added_to == AddedTo::Bias) {
+            let right = bias.value().reshape([bias.value().shape().elements(), 1]);
+            return Product { left: Tensor::from_slice([1, 1], &[1.0f32]), right, scaling: *scaling };
+        }
         let (a, b) = (a.value().transposed(), b.value().clone());
-        // An embedding's weight is `[entries, width]`: `Aᵀ·Bᵀ`.
-        let (left, right) = if self.is_embedding == of_transposed { (b, a) } else { (a, b) };
+        let is_embedding = self.added_to == AddedTo::Embedding;
+        let (left, right) = if is_embedding == of_transposed { (b, a) } else { (a, b) };
         Product { left, right, scaling: *scaling }
     }
 }
@@ -221,7 +252,14 @@ mod tests {
         let mut layer = Linear::new(16, 16, false);
         layer.weight.set_base(base).unwrap();
         let ones = |shape: [usize; 2]| Leaf::frozen(Tensor::from_slice(shape, &[1.0f32; 16]));
-        layer.lora.push(Lora { adapter: A, a: ones([1, 16]), b: ones([16, 1]), scaling: 0.5, dropout: 0.0 });
+        layer.lora.push(Lora {
+            adapter: A,
+            a: ones([1, 16]),
+            b: ones([16, 1]),
+            bias: None,
+            scaling: 0.5,
+            dropout: 0.0,
+        });
         layer
     }
 

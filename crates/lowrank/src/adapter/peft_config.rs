@@ -12,13 +12,12 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 14] = [
+const UNSUPPORTED: [&str; 13] = [
     "alora_invocation_tokens",
     "arrow_config",
     "ensure_weight_tying",
     "kasa_config",
     "layer_replication",
-    "lora_bias",
     "megatron_config",
     "monteclora_config",
     "target_parameters",
@@ -99,7 +98,7 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         "layers_to_transform": config.layers_to_transform,
         "loftq_config": {},
         "lora_alpha": alpha,
-        "lora_bias": false,
+        "lora_bias": config.lora_bias,
         "lora_dropout": shortest(config.lora_dropout),
         "lora_ga_config": null,
         "megatron_config": null,
@@ -240,10 +239,8 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
             Some(Value::String(_)) => Vec::new(),
             _ => names(map, "layers_pattern")?.unwrap_or_default(),
         },
-        use_rslora: match map.get("use_rslora") {
-            None => false,
-            Some(flag) => flag.as_bool().ok_or("use_rslora is neither true nor false")?,
-        },
+        lora_bias: flag(map, "lora_bias")?,
+        use_rslora: flag(map, "use_rslora")?,
         init_lora_weights: init(map)?,
         train_layer_norms: false,
         train_embeddings: false,
@@ -276,6 +273,11 @@ fn init(map: &Map<String, Value>) -> Result<Init, String> {
         )),
         _ => Ok(Init::Default),
     }
+}
+
+fn flag(map: &Map<String, Value>, key: &str) -> Result<bool, String> {
+    map.get(key)
+        .map_or(Ok(false), |flag| flag.as_bool().ok_or_else(|| format!("{key} is neither true nor false")))
 }
 
 fn whole(value: &Value) -> Option<usize> {

@@ -105,11 +105,15 @@ impl<'a> Visitor<'a> for Builder<'_> {
         if let Some(bias) = &linear.bias {
             node.tensors.push(self.tensor(path, "bias", bias.shape()));
         }
-        if let Some(&Adapted { r, .. }) = self.plan.and_then(|plan| plan.linear(path)) {
+        if let Some(&Adapted { r, lora_bias, .. }) = self.plan.and_then(|plan| plan.linear(path)) {
             node.adapted = true;
             for (name, shape) in [("lora_A", [r, linear.inputs()]), ("lora_B", [linear.outputs(), r])] {
-                let weight = Tensor { name: "weight", shape: shape.into(), mark: Some(Mark::Trained) };
-                node.children.push(Node { tensors: vec![weight], ..Node::new(name, "Linear") });
+                let trained = |name, shape| Tensor { name, shape, mark: Some(Mark::Trained) };
+                let mut tensors = vec![trained("weight", shape.into())];
+                if lora_bias && name == "lora_B" {
+                    tensors.push(trained("bias", [linear.outputs()].into()));
+                }
+                node.children.push(Node { tensors, ..Node::new(name, "Linear") });
             }
         }
         self.push(node);

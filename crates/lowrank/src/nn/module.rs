@@ -204,16 +204,16 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
 }
 
 /// Calls `f` with every tensor: its path, the adapter that brought it along (none: it is the base model's), and
-/// itself. Low-rank pairs are `lora_A.weight` and `lora_B.weight` below their layer, `lora_embedding_A` and
-/// `lora_embedding_B` below an embedding; what replaces a value of the base
-/// model has the path of that.
+/// itself. Low-rank pairs are `lora_A.weight` and `lora_B.weight` (and `lora_B.bias`) below their layer,
+/// `lora_embedding_A` and `lora_embedding_B` below an embedding; what replaces a value of the base model has the path of
+/// that.
 pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<AdapterId>, &mut Leaf)) {
     struct Leaves<F>(F);
     impl<F: FnMut(&str, Option<AdapterId>, &mut Leaf)> VisitorMut for Leaves<F> {
         fn linear(&mut self, path: &str, linear: &mut Linear) {
             for lora in &mut linear.lora {
-                (self.0)(&join(path, "lora_A.weight"), Some(lora.adapter), &mut lora.a);
-                (self.0)(&join(path, "lora_B.weight"), Some(lora.adapter), &mut lora.b);
+                let adapter = lora.adapter;
+                lora.leaves_mut().for_each(|(name, leaf)| (self.0)(&join(path, name), Some(adapter), leaf));
             }
             for (name, parameter) in linear.parameters_mut() {
                 self.parameter(&join(path, name), parameter);
@@ -266,9 +266,8 @@ pub fn for_each_active<'a>(
     struct Active<F>(Option<AdapterId>, F);
     impl<'a, F: FnMut(&str, &'a Leaf)> Visitor<'a> for Active<F> {
         fn linear(&mut self, path: &str, linear: &'a Linear) {
-            if let Some(lora) = self.0.and_then(|adapter| linear.adapter(adapter)) {
-                (self.1)(&join(path, "lora_A.weight"), &lora.a);
-                (self.1)(&join(path, "lora_B.weight"), &lora.b);
+            for lora in linear.lora.iter().filter(|lora| Some(lora.adapter) == self.0) {
+                lora.leaves().for_each(|(name, leaf)| (self.1)(&join(path, name), leaf));
             }
             for (name, parameter) in linear.parameters() {
                 self.parameter(&join(path, name), parameter);
@@ -276,7 +275,7 @@ pub fn for_each_active<'a>(
         }
 
         fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
-            if let Some(lora) = self.0.and_then(|adapter| embedding.adapter(adapter)) {
+            for lora in embedding.lora.iter().filter(|lora| Some(lora.adapter) == self.0) {
                 (self.1)(&join(path, "lora_embedding_A"), &lora.a);
                 (self.1)(&join(path, "lora_embedding_B"), &lora.b);
             }

@@ -104,6 +104,19 @@ fn adapters_with_dropout_of_their_own_input() {
     check_projections("dropout", net, with_adapters([Some(0); 4]));
 }
 
+/// The middle layer has no bias of its own.
+#[test]
+fn adapters_with_a_bias_beside_others_in_one_batch() {
+    let random = &mut Philox::new(14, 0);
+    let mut net = Projections::new(random);
+    net.adapt(0, [3, 2, 5], 0.0, random);
+    net.adapt(1, [2, 2, 1], 0.0, random);
+    for (layer, outputs) in net.layers().into_iter().zip(OUTPUTS) {
+        layer.lora[0].bias = Some(Leaf::trained(normal(&[outputs], 0.5, random)));
+    }
+    check_projections("lora_bias", net, with_adapters([Some(0), Some(1), None, Some(0)]));
+}
+
 #[test]
 fn several_adapters_and_none_in_one_batch() {
     let random = &mut Philox::new(5, 0);

@@ -90,7 +90,6 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
     for (key, value) in [
         ("use_dora", json!(true)),
         ("use_qalora", json!(true)),
-        ("lora_bias", json!(true)),
         ("ensure_weight_tying", json!(true)),
         ("layer_replication", json!([[0, 1]])),
         ("trainable_token_indices", json!([3])),
@@ -112,6 +111,7 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
 fn a_pattern_or_number_that_the_tensors_contradict_is_refused_with_the_tensor() {
     for (key, value, parts) in [
         ("rank_pattern", json!({"query": 4}), ["0.attention.self.query.lora_A.weight", "[8, 36]"]),
+        ("lora_bias", json!(true), ["0.attention.self.query.lora_B.bias", "missing"]),
         (
             "layers_to_transform",
             json!([0]),

@@ -89,7 +89,7 @@ impl<'a> Merging<'a> {
     /// What the adapter of this id changes in the model of a checkpoint.
     pub fn new(adapted: &'a AdaptedModel, adapter: AdapterId, checkpoint: &'a Checkpoint) -> Result<Self> {
         let model = adapted.model();
-        let changes = Changes::of(model, adapter);
+        let changes = Changes::of(model, adapter)?;
         let keys = keys_of(model, checkpoint);
         let mut parameters = Vec::new();
         for_each_parameter(model, |path, parameter| {
@@ -294,8 +294,8 @@ impl Output<'_> {
     ) -> std::result::Result<(), StreamError> {
         let products: Vec<_> = pairs.iter().map(|pair| pair.product(transposed)).collect();
         let (rows, width) = match self.shape[..] {
-            [rows, ref inner @ ..] => (rows, inner.iter().product::<usize>()),
-            [] => (1, 1),
+            [rows, ref inner @ ..] if !inner.is_empty() => (rows, inner.iter().product::<usize>()),
+            ref vector => (1, vector.iter().product()),
         };
         let bytes = view.bytes.len() / rows.max(1);
         let block = (BLOCK / width.max(1)).max(1);

@@ -25,6 +25,7 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
         alpha_pattern: values.by_pattern("lora.alpha_pattern", "a number", number)?,
         layers_to_transform: numbers(values, "lora.layers_to_transform")?,
         layers_pattern: values.list("lora.layers_pattern")?,
+        lora_bias: values.flag("lora.lora_bias")?,
         use_rslora: values.flag("lora.use_rslora")?,
         init_lora_weights: init(values)?,
         train_layer_norms: values.flag("lora.train_layer_norms")?,
@@ -164,6 +165,7 @@ pub(super) fn write(config: &LoraConfig, table: &mut Table) {
     let layers = config.layers_to_transform.iter().flatten();
     set("layers_to_transform", Value::Array(layers.map(|layer| Value::Integer(*layer as i64)).collect()));
     set("layers_pattern", strings(&config.layers_pattern));
+    set("lora_bias", Value::Boolean(config.lora_bias));
     set("use_rslora", Value::Boolean(config.use_rslora));
     let init = match config.init_lora_weights {
         Init::Default => Value::Boolean(true),

@@ -8,9 +8,9 @@ mod stack;
 use std::ops::Range;
 use std::sync::Arc;
 
-use lowrank_kernels::Compute;
 use lowrank_kernels::gemm::weight_gradient;
 use lowrank_kernels::row_ops::column_sums;
+use lowrank_kernels::{Compute, Element, Rows};
 
 use self::stack::{Part, Stack, stack};
 use super::block::{block, block_mut};
@@ -18,7 +18,7 @@ use super::with_rows;
 use crate::tape::{
     Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Operand, Parameter, Tape, Var, VarId,
 };
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// One linear layer of several that share an input.
@@ -33,7 +33,7 @@ pub struct Branch<'a> {
     pub lora: &'a [Lora],
 }
 
-/// `x·Wᵀ + b + s·(dropout(x)·Aᵀ)·Bᵀ` for each branch, the results side by side.
+/// `x·Wᵀ + b + s·((dropout(x)·Aᵀ)·Bᵀ + b')` for each branch, the results side by side; few adapters have a bias `b'`.
 ///
 /// # Shapes
 /// `x`: `[tokens, inputs]`. The result: `[tokens, Σ outputs]`.
@@ -76,7 +76,7 @@ pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> 
     let mut y = Tensor::uninit([rows, width], x.value().dtype());
     let down: Vec<Tensor> = with_rows!(compute, T => {
         for base in &bases {
-            let bias = base.bias.as_ref().map(Leaf::vector);
+            let bias = base.bias_vector();
             let bias = bias.as_ref().map(|bias| bias.as_slice::<f32>());
             let out = block_mut::<T>(&mut y, &base.rows, &base.columns);
             base.weight.forward(block::<T>(x.value(), &base.rows, &(0..inputs)), bias, out);
@@ -115,11 +115,41 @@ struct Base {
     weight: Operand,
     master: Leaf,
     bias: Option<Leaf>,
+    /// What adapters add to the bias, each with its scaling.
+    added: Vec<(f32, Leaf)>,
 }
 
 impl Base {
     fn is_trainable(&self) -> bool {
-        self.master.is_trainable() || self.bias.as_ref().is_some_and(Leaf::is_trainable)
+        let biases = self.bias.iter().chain(self.added.iter().map(|(_, bias)| bias));
+        self.master.is_trainable() || biases.into_iter().any(Leaf::is_trainable)
+    }
+
+    /// The whole bias in f32.
+    fn bias_vector(&self) -> Option<Tensor> {
+        let mut sum = self.bias.as_ref().map(Leaf::vector);
+        for (scaling, bias) in &self.added {
+            let sum = sum.get_or_insert_with(|| Tensor::zeros(bias.value().shape(), DType::F32));
+            let values = bias.value().as_slice::<f32>();
+            sum.make_mut::<f32>().iter_mut().zip(values).for_each(|(sum, bias)| *sum += scaling * bias);
+        }
+        sum
+    }
+
+    /// Adds the gradients of the biases, of which `dy` is the outputs'.
+    fn bias_backward<T: Element>(&self, dy: Rows<'_, T>, gradients: &mut Gradients) {
+        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.is_trainable()) {
+            column_sums(dy, gradients.accumulator(bias));
+        }
+        let added: Vec<_> = self.added.iter().filter(|(_, bias)| bias.is_trainable()).collect();
+        if !added.is_empty() {
+            let mut sums = vec![0.0; self.columns.len()];
+            column_sums(dy, &mut sums);
+            for (scaling, bias) in added {
+                let into = gradients.accumulator(bias);
+                into.iter_mut().zip(&sums).for_each(|(gradient, sum)| *gradient += scaling * sum);
+            }
+        }
     }
 }
 
@@ -133,9 +163,13 @@ fn resolve_bases(
     for (rows, adapter) in layout.segments() {
         let master = branch.weight.active_or_tied(adapter, branch.tied)?;
         let bias = branch.bias.map(|bias| bias.active(adapter)).transpose()?;
+        let own = branch.lora.iter().filter(|lora| Some(lora.adapter) == adapter);
+        let added: Vec<(f32, Leaf)> =
+            own.filter_map(|lora| Some((lora.scaling, lora.bias.clone()?))).collect();
         if let Some(last) = bases.last_mut()
             && last.master.id() == master.id()
             && last.bias.as_ref().map(Leaf::id) == bias.map(Leaf::id)
+            && last.added.iter().map(|(_, bias)| bias.id()).eq(added.iter().map(|(_, bias)| bias.id()))
         {
             last.rows.end = rows.end;
             continue;
@@ -147,6 +181,7 @@ fn resolve_bases(
             weight,
             master: master.clone(),
             bias: bias.cloned(),
+            added,
         });
     }
     Ok(bases)
@@ -172,9 +207,7 @@ impl Backward for LinearBackward {
         with_rows!(self.compute, T => {
             for base in &self.bases {
                 let dy = block::<T>(&dy, &base.rows, &base.columns);
-                if let Some(bias) = base.bias.as_ref().filter(|bias| bias.is_trainable()) {
-                    column_sums(dy, gradients.accumulator(bias));
-                }
+                base.bias_backward(dy, gradients);
                 if let Some(x) = self.x.as_ref().filter(|_| base.master.is_trainable()) {
                     let x = block::<T>(x, &base.rows, &(0..self.inputs));
                     weight_gradient(dy, x, gradients.accumulator(&base.master));
