@@ -156,6 +156,32 @@ fn a_fresh_adapter_answers_as_the_base() {
     }
 }
 
+/// `B·A` of an orthogonal start is zero, and neither factor; a random start changes the answers at once.
+#[test]
+fn starts_of_which_neither_factor_is_zero() {
+    for init in [Init::Orthogonal, Init::Random] {
+        let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
+        let batch = random_batch(&[7, 1, 12], 84, 3);
+        let base = adapted.logits(&batch, None).unwrap();
+        let changes = matches!(init, Init::Random);
+        let config = LoraConfig {
+            r: 6,
+            target_modules: Some(Targets::AllLinear),
+            init_lora_weights: init,
+            ..LoraConfig::default()
+        };
+        let info = adapted.model().info().clone();
+        adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+        adapter::for_each_leaf_mut(adapted.model_mut(), AdapterId(0), |name, leaf| {
+            let values = leaf.value().to_f32_vec();
+            assert!(!name.contains("lora_") || values.iter().all(|value| *value != 0.0), "{name}");
+        });
+        let answers = adapted.logits(&batch, Some(AdapterId(0))).unwrap();
+        let off = answers.iter().zip(&base).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(if changes { off > 1e-3 } else { off < 1e-5 }, "{off:e}");
+    }
+}
+
 /// The loss of a training step, its tape not yet run backward.
 fn train_pass(adapted: &AdaptedModel, batch: &Batch) -> (Tape, Var) {
     let mut tape = Tape::training(adapted.compute(), 2, 0);

@@ -1,8 +1,7 @@
 //! Putting an adapter on a model, taking it off, and what of it is trained.
 
-use lowrank_kernels::random::Philox;
-
-use super::config::{Bias, Distribution, LoraConfig};
+use super::config::{Bias, Init, LoraConfig};
+use super::initialise;
 use super::layers::Adapted;
 use super::matcher::is_saved;
 use super::targets::{
@@ -14,7 +13,7 @@ use crate::nn::{
     for_each_parameter, for_each_parameter_mut,
 };
 use crate::tape::{AdapterId, Leaf, Lora};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// What an adapter changes in a model.
@@ -55,6 +54,10 @@ pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result
         if result.is_ok() && r > inputs.min(outputs) {
             let reason = format!("{r} is beyond {path}, which is {outputs} by {inputs}");
             result = Err(Error::setting(if r == config.r { "r" } else { "rank_pattern" }, reason));
+        }
+        if result.is_ok() && matches!(config.init_lora_weights, Init::Orthogonal) && !r.is_multiple_of(2) {
+            let reason = format!("\"orthogonal\" needs even ranks, and {path} has {r}");
+            result = Err(Error::setting("init_lora_weights", reason));
         }
     });
     result.map(|()| plan)
@@ -118,18 +121,14 @@ pub fn attach(
     detach(model, adapter);
     for_each_linear_mut(model, |path, linear| {
         if let Some(layer) = plan.linear(path) {
-            let sizes = [linear.inputs(), linear.outputs()];
-            let start = config.init_lora_weights.distributions(layer.r, linear.inputs());
-            let pair = fresh(layer, sizes, start, adapter, seed);
-            let bias = layer.lora_bias.then(|| Leaf::trained(Tensor::zeros([linear.outputs()], DType::F32)));
-            linear.lora.push(Lora { dropout: config.lora_dropout, bias, ..pair });
+            let pair = initialise::of_linear(layer, linear, &config.init_lora_weights, adapter, seed);
+            linear.lora.push(Lora { dropout: config.lora_dropout, ..pair });
         }
     });
     for_each_embedding_mut(model, |path, embedding| {
         if let Some(layer) = plan.embedding(path) {
-            let sizes = [embedding.entries(), embedding.width()];
-            let start = config.init_lora_weights.of_embedding();
-            embedding.lora.push(fresh(layer, sizes, start, adapter, seed));
+            let pair = initialise::of_embedding(layer, embedding, &config.init_lora_weights, adapter, seed);
+            embedding.lora.push(pair);
         }
     });
     let tied = tied_values(&*model, &plan);
@@ -168,31 +167,6 @@ fn tied_values(model: &dyn Module, plan: &Plan) -> Vec<(String, Tensor)> {
         }
     });
     values
-}
-
-/// A trained pair, `A` and `B` drawn from these distributions, without dropout.
-fn fresh(
-    &Adapted { ref path, r, scaling, .. }: &Adapted,
-    [inputs, outputs]: [usize; 2],
-    (a, b): (Distribution, Distribution),
-    adapter: AdapterId,
-    seed: u64,
-) -> Lora {
-    let mut generator = Philox::new(seed, stream_of(path));
-    let mut draw = |shape: [usize; 2], distribution: &Distribution| {
-        let mut value = Tensor::zeros(shape, DType::F32);
-        distribution.fill(value.make_mut::<f32>(), &mut generator);
-        Leaf::trained(value)
-    };
-    let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
-    Lora { adapter, a, b, bias: None, scaling, dropout: 0.0 }
-}
-
-/// FNV-1a of a layer's name: the number of its random stream.
-fn stream_of(path: &str) -> u64 {
-    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 /// Takes an adapter off a model, which then answers as before it was attached.

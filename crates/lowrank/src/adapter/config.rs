@@ -114,11 +114,9 @@ impl LoraConfig {
                 "it says what layers_to_transform numbers, which is absent",
             ));
         }
-        if self.lora_bias && matches!(self.init_lora_weights, Init::Gaussian) {
-            return Err(Error::setting(
-                "lora_bias",
-                "it goes with init_lora_weights = true alone, as in PEFT",
-            ));
+        if self.lora_bias && matches!(self.init_lora_weights, Init::Gaussian | Init::Orthogonal) {
+            let reason = "it goes with init_lora_weights = true or false alone, as in PEFT";
+            return Err(Error::setting("lora_bias", reason));
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return Err(Error::setting("lora_dropout", format!("{} is not in 0..1", self.lora_dropout)));
@@ -211,6 +209,11 @@ pub enum Init {
     Default,
     /// PEFT's `"gaussian"`: `A` normal with deviation `1/r`, `B` zero.
     Gaussian,
+    /// PEFT's `false`: `A` uniform in `±1/√inputs` and `B` in `±1/√r`, both standard normal of an embedding. The adapter
+    /// changes what the model answers from the first step on.
+    Random,
+    /// PEFT's `"orthogonal"`: neither is zero, and `B·A` is. Ranks are even; embeddings begin as by default.
+    Orthogonal,
     /// A distribution for each.
     Custom {
         /// `A`'s.
@@ -221,19 +224,22 @@ pub enum Init {
 }
 
 impl Init {
-    /// The distributions of `A` `[r, inputs]` and `B` `[outputs, r]`.
-    pub(super) fn distributions(&self, r: usize, inputs: usize) -> (Distribution, Distribution) {
-        match self {
-            Self::Default => {
-                let bound = 1.0 / (inputs as f32).sqrt();
-                (Distribution::Uniform { low: -bound, high: bound }, Distribution::Constant(0.0))
-            }
+    /// The distributions of `A` `[r, inputs]` and `B` `[outputs, r]`; none where the elements depend on each other.
+    pub(super) fn distributions(&self, r: usize, inputs: usize) -> Option<(Distribution, Distribution)> {
+        let uniform = |width: usize| {
+            let bound = 1.0 / (width as f32).sqrt();
+            Distribution::Uniform { low: -bound, high: bound }
+        };
+        Some(match self {
+            Self::Default => (uniform(inputs), Distribution::Constant(0.0)),
             Self::Gaussian => {
                 let a = Distribution::Normal { mean: 0.0, deviation: 1.0 / r as f32 };
                 (a, Distribution::Constant(0.0))
             }
+            Self::Random => (uniform(inputs), uniform(r)),
+            Self::Orthogonal => return None,
             Self::Custom { a, b } => (a.clone(), b.clone()),
-        }
+        })
     }
 
     /// The distributions of an embedding's `A` `[r, entries]` and `B` `[width, r]`.
@@ -242,8 +248,12 @@ impl Init {
     /// PEFT's `reset_lora_parameters`.
     pub(super) fn of_embedding(&self) -> (Distribution, Distribution) {
         match self {
-            Self::Default | Self::Gaussian => {
+            Self::Default | Self::Gaussian | Self::Orthogonal => {
                 (Distribution::Constant(0.0), Distribution::Normal { mean: 0.0, deviation: 1.0 })
+            }
+            Self::Random => {
+                let normal = Distribution::Normal { mean: 0.0, deviation: 1.0 };
+                (normal.clone(), normal)
             }
             Self::Custom { a, b } => (a.clone(), b.clone()),
         }

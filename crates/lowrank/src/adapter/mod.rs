@@ -4,6 +4,7 @@ mod attach;
 mod config;
 mod count;
 mod file;
+mod initialise;
 mod join;
 mod layers;
 mod matcher;

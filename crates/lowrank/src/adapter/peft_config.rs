@@ -76,7 +76,9 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         config.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), json!(r))).collect();
     let init = match config.init_lora_weights {
         Init::Gaussian => json!("gaussian"),
-        _ => json!(true),
+        Init::Orthogonal => json!("orthogonal"),
+        Init::Random => json!(false),
+        Init::Default | Init::Custom { .. } => json!(true),
     };
     json!({
         "alora_invocation_tokens": null,
@@ -265,8 +267,12 @@ fn is_off(value: &Value) -> bool {
 const BASE_CHANGING: [&str; 5] = ["corda", "loftq", "lora_ga", "olora", "pissa"];
 
 fn init(map: &Map<String, Value>) -> Result<Init, String> {
+    if map.get("init_lora_weights") == Some(&Value::Bool(false)) {
+        return Ok(Init::Random);
+    }
     match map.get("init_lora_weights").and_then(Value::as_str).map(str::to_lowercase).as_deref() {
         Some("gaussian") => Ok(Init::Gaussian),
+        Some("orthogonal") => Ok(Init::Orthogonal),
         Some(word) if BASE_CHANGING.iter().any(|known| word.starts_with(known)) => Err(format!(
             "init_lora_weights is {word:?}, which also changes the base model and is not supported; save the adapter \
              with PEFT's path_initial_model_for_weight_conversion"

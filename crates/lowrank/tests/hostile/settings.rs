@@ -1,6 +1,6 @@
 //! Configurations of fresh adapters.
 
-use lowrank::adapter::{self, LoraConfig, Plan, Targets};
+use lowrank::adapter::{self, Init, LoraConfig, Plan, Targets};
 use lowrank::tape::AdapterId;
 use lowrank_kernels::Compute;
 
@@ -160,6 +160,18 @@ fn patterns_and_numbers_of_layers_that_mean_nothing() {
     let pattern = Some(Targets::Pattern(".*query".into()));
     refused(layers(&[0], &[], pattern), &["layers_to_transform", "a list of target_modules"]);
     refused(layers(&[], &["layer"], None), &["layers_pattern", "absent"]);
+}
+
+#[test]
+fn beginnings_that_do_not_go_with_a_rank_or_a_bias() {
+    let init_lora_weights = Init::Orthogonal;
+    let odd = LoraConfig { r: 3, init_lora_weights, ..LoraConfig::default() };
+    refused(odd, &["init_lora_weights", "even ranks", "query has 3"]);
+    let init_lora_weights = Init::Gaussian;
+    refused(LoraConfig { lora_bias: true, init_lora_weights, ..LoraConfig::default() }, &["lora_bias"]);
+    let embeddings = names(&["word_embeddings"]);
+    let biased = LoraConfig { lora_bias: true, target_modules: embeddings, ..LoraConfig::default() };
+    refused(biased, &["lora_bias", "word_embeddings is an embedding"]);
 }
 
 #[test]

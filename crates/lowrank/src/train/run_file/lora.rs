@@ -7,8 +7,10 @@ use super::values::{Values, by_pattern, describe, number, wrong};
 use crate::adapter::{Bias, Init, LoraConfig, Targets};
 use crate::{Error, Result};
 
-/// Values of `init_lora_weights` that PEFT has and this program does not have yet.
-const LATER_INITS: [&str; 7] = ["pissa", "olora", "eva", "corda", "loftq", "orthogonal", "lora_ga"];
+/// Values of `init_lora_weights`.
+const INITS: &str = "true, false, \"gaussian\", \"orthogonal\"";
+/// Those that PEFT has and this program does not have yet.
+const LATER_INITS: [&str; 6] = ["pissa", "olora", "eva", "corda", "loftq", "lora_ga"];
 
 pub(super) fn read(values: &Values) -> Result<LoraConfig> {
     Ok(LoraConfig {
@@ -132,20 +134,17 @@ fn bias(values: &Values) -> Result<Bias> {
 
 fn init(values: &Values) -> Result<Init> {
     let key = "lora.init_lora_weights";
-    let later = |word: &str| {
-        Err(Error::setting(key, format!("{word} is not supported yet; true and \"gaussian\" are")))
-    };
+    let later = |word: &str| Err(Error::setting(key, format!("{word} is not supported yet; {INITS} are")));
     match values.get(key) {
         None | Some(Value::Boolean(true)) => Ok(Init::Default),
-        Some(Value::Boolean(false)) => later("false"),
+        Some(Value::Boolean(false)) => Ok(Init::Random),
+        Some(Value::String(word)) if word == "orthogonal" => Ok(Init::Orthogonal),
         Some(Value::String(word)) if word == "gaussian" => Ok(Init::Gaussian),
         Some(Value::String(word)) if LATER_INITS.iter().any(|known| word.starts_with(known)) => {
             later(&format!("{word:?}"))
         }
-        Some(Value::String(word)) => {
-            Err(Error::setting(key, format!("{word:?} is not one of true, \"gaussian\"")))
-        }
-        Some(other) => Err(wrong(key, other, "true or \"gaussian\"")),
+        Some(Value::String(word)) => Err(Error::setting(key, format!("{word:?} is not one of {INITS}"))),
+        Some(other) => Err(wrong(key, other, INITS)),
     }
 }
 
@@ -170,6 +169,8 @@ pub(super) fn write(config: &LoraConfig, table: &mut Table) {
     let init = match config.init_lora_weights {
         Init::Default => Value::Boolean(true),
         Init::Gaussian => Value::String("gaussian".to_owned()),
+        Init::Orthogonal => Value::String("orthogonal".to_owned()),
+        Init::Random => Value::Boolean(false),
         Init::Custom { .. } => Value::String("custom".to_owned()),
     };
     set("init_lora_weights", init);

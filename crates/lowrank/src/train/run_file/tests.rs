@@ -258,7 +258,7 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for assignment in [
         "lora.init_lora_weights=pissa",
-        "lora.init_lora_weights=false",
+        "lora.init_lora_weights=olora",
         "train.compute=int8",
         "train.gradient_checkpointing=true",
     ] {

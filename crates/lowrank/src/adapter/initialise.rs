@@ -1,0 +1,105 @@
+//! Where low-rank pairs begin.
+
+use lowrank_kernels::random::Philox;
+use lowrank_kernels::svd::svd;
+
+use super::config::{Distribution, Init};
+use super::layers::Adapted;
+use crate::nn::{Embedding, Linear};
+use crate::tape::{AdapterId, Leaf, Lora};
+use crate::tensor::{DType, Tensor};
+
+/// A trained pair for a linear layer, without dropout.
+pub(super) fn of_linear(
+    layer: &Adapted,
+    linear: &Linear,
+    init: &Init,
+    adapter: AdapterId,
+    seed: u64,
+) -> Lora {
+    let sizes = [linear.inputs(), linear.outputs()];
+    let pair = match init.distributions(layer.r, linear.inputs()) {
+        Some(distributions) => drawn(layer, sizes, distributions, adapter, seed),
+        None => orthogonal(layer, sizes, adapter, seed),
+    };
+    let bias = layer.lora_bias.then(|| Leaf::trained(Tensor::zeros([linear.outputs()], DType::F32)));
+    Lora { bias, ..pair }
+}
+
+/// A trained pair for an embedding.
+pub(super) fn of_embedding(
+    layer: &Adapted,
+    embedding: &Embedding,
+    init: &Init,
+    adapter: AdapterId,
+    seed: u64,
+) -> Lora {
+    let sizes = [embedding.entries(), embedding.width()];
+    drawn(layer, sizes, init.of_embedding(), adapter, seed)
+}
+
+/// `A` and `B` drawn from these distributions.
+fn drawn(
+    layer: &Adapted,
+    [inputs, outputs]: [usize; 2],
+    (a, b): (Distribution, Distribution),
+    adapter: AdapterId,
+    seed: u64,
+) -> Lora {
+    let r = layer.r;
+    let mut generator = Philox::new(seed, stream_of(&layer.path));
+    let mut draw = |shape: [usize; 2], distribution: &Distribution| {
+        let mut value = Tensor::zeros(shape, DType::F32);
+        distribution.fill(value.make_mut::<f32>(), &mut generator);
+        value
+    };
+    let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
+    pair(layer, a, b, adapter)
+}
+
+/// `A` from the odd rows of a random orthogonal matrix and `B` from the even ones, so that `B·A` is zero and neither is.
+///
+/// # Source
+/// PEFT's `orthogonal_init`, with the orthogonal factor of a singular value decomposition for that of a QR: both are
+/// uniform over the orthogonal matrices.
+fn orthogonal(layer: &Adapted, [inputs, outputs]: [usize; 2], adapter: AdapterId, seed: u64) -> Lora {
+    let (r, half) = (layer.r, layer.r / 2);
+    let mut generator = Philox::new(seed, stream_of(&layer.path));
+    let mut normal =
+        |count: usize| -> Vec<f64> { (0..count).map(|_| f64::from(generator.normal_f32())).collect() };
+    let (square, of_a, of_b) = (normal(r * r), normal(inputs * half), normal(half * outputs));
+    let mut q = vec![0.0; r * r];
+    // What is drawn is finite, and then it converges.
+    if let Some(factors) = svd(&square, r, r) {
+        for (left, right) in factors.left.chunks_exact(r).zip(factors.right.chunks_exact(r)) {
+            for (q, left) in q.chunks_exact_mut(r).zip(left) {
+                q.iter_mut().zip(right).for_each(|(q, right)| *q += left * right);
+            }
+        }
+    }
+    let mut a = Tensor::zeros([r, inputs], DType::F32);
+    let mut b = Tensor::zeros([outputs, r], DType::F32);
+    for (index, a) in a.make_mut::<f32>().iter_mut().enumerate() {
+        let (row, input) = (index / inputs, index % inputs);
+        let sum: f64 = (0..half).map(|k| of_a[input * half + k] * q[2 * k * r + row]).sum();
+        *a = (sum / 10.0) as f32;
+    }
+    for (index, b) in b.make_mut::<f32>().iter_mut().enumerate() {
+        let (output, column) = (index / r, index % r);
+        let sum: f64 = (0..half).map(|k| of_b[k * outputs + output] * q[(2 * k + 1) * r + column]).sum();
+        *b = (sum / 10.0) as f32;
+    }
+    pair(layer, a, b, adapter)
+}
+
+fn pair(layer: &Adapted, a: Tensor, b: Tensor, adapter: AdapterId) -> Lora {
+    let (a, b) = (Leaf::trained(a), Leaf::trained(b));
+    Lora { adapter, a, b, bias: None, scaling: layer.scaling, dropout: 0.0 }
+}
+
+/// FNV-1a of a layer's name: the number of its random stream.
+fn stream_of(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
