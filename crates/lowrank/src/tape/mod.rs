@@ -7,6 +7,7 @@
 mod gradients;
 mod key_values;
 mod layout;
+mod lora;
 mod operand;
 pub mod ops;
 mod parameter;
@@ -22,8 +23,9 @@ pub use gradients::Gradients;
 pub use key_values::KeyValues;
 pub(crate) use layout::offsets_of;
 pub use layout::{AdapterId, Layout};
+pub use lora::Lora;
 pub(crate) use operand::{Operand, Queue};
-pub use parameter::{Form, Leaf, LeafId, Lora, Parameter};
+pub use parameter::{Form, Leaf, LeafId, Parameter};
 
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};

@@ -7,25 +7,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lowrank_kernels::Compute;
-use lowrank_kernels::random::Philox;
 use serde::Serialize;
 
 use self::write::{Merging, Untied};
 use super::adapted_model::{AdaptedModel, LoadOptions};
-use super::bench::random_batch;
+use super::probe;
 use super::quantize::copy_files;
 use super::reading::Noted;
 use super::subject::{NewHead, write_config};
 use crate::adapter::{self, AdapterFile};
 use crate::hub::{self, Checkpoint, RepositoryKind, StoredDtype};
-use crate::models::{self, HeadStyle, LoadIn};
+use crate::models::{HeadStyle, LoadIn};
 use crate::tape::AdapterId;
 use crate::{Error, Result};
-
-const SEED: u64 = 42;
-/// The lengths of the sequences that are compared.
-const PROBES: [usize; 4] = [3, 8, 17, 32];
-const PROBE_ANSWER: usize = 6;
 
 /// What to merge.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +93,7 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
     copy_files(adapted.folder(), &unfinished.path)?;
 
     // What neither the base model nor an adapter has is drawn alike on both sides.
-    models::initialise_head(adapted.model_mut(), SEED)?;
+    probe::complete(&mut adapted)?;
     let style = AdapterFile::open(&hub::resolve(first, RepositoryKind::Adapter)?.path)?.head_style();
     let info = adapted.model().info();
     let after = LoadOptions {
@@ -109,11 +103,10 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
         ..load
     };
     let mut after = AdaptedModel::load(&unfinished.path.to_string_lossy(), None, after)?;
-    models::initialise_head(after.model_mut(), SEED)?;
-    let expected = outputs(&adapted, Some(id))?;
-    let largest_difference = largest(&expected, &outputs(&after, None)?);
-    let magnitude = expected.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-    let tolerance = written.relative_tolerance() * magnitude.max(1.0);
+    probe::complete(&mut after)?;
+    let expected = probe::outputs(&adapted, Some(id))?;
+    let largest_difference = probe::largest_difference(&expected, &probe::outputs(&after, None)?);
+    let tolerance = written.relative_tolerance() * probe::largest(&expected).max(1.0);
     // A difference that is not a number is none to be content with.
     if largest_difference.is_nan() || largest_difference > tolerance {
         return Err(Error::Usage(format!(
@@ -121,7 +114,7 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
              {largest_difference:e}, where {tolerance:e} are allowed; nothing was written"
         )));
     }
-    let largest_change = largest(&expected, &outputs(&adapted, None)?);
+    let largest_change = probe::largest_difference(&expected, &probe::outputs(&adapted, None)?);
     unfinished.finish(out)?;
     Ok(MergeReport {
         out: out.to_path_buf(),
@@ -156,21 +149,6 @@ fn noted_labels(adapter: &str, adapted: &AdaptedModel) -> Vec<String> {
     let own = Some(adapted.config().labels.clone());
     let labels = noted.filter(fits).or(own.filter(fits));
     labels.unwrap_or_else(|| (0..width).map(|id| format!("LABEL_{id}")).collect())
-}
-
-/// What a model makes of random inputs.
-fn outputs(adapted: &AdaptedModel, adapter: Option<AdapterId>) -> Result<Vec<f32>> {
-    let info = adapted.model().info();
-    let lengths = PROBES.map(|length| length.min(info.max_length.max(1)));
-    let generator = &mut Philox::new(SEED, 0);
-    let batch = random_batch(&lengths, PROBE_ANSWER, info, adapted.config().regression, generator)?;
-    adapted.logits(&batch, adapter)
-}
-
-fn largest(one: &[f32], other: &[f32]) -> f32 {
-    let differences = one.iter().zip(other).map(|(a, b)| (a - b).abs());
-    // `max` would pass over what is not a number.
-    differences.fold(0.0, |largest, off| if off > largest || off.is_nan() { off } else { largest })
 }
 
 /// A folder beside its place, removed unless it is finished.

@@ -14,6 +14,7 @@ mod optimizer;
 pub mod output;
 mod padded;
 mod preview;
+mod probe;
 mod quantize;
 mod rates;
 mod reading;

@@ -5,12 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lowrank_kernels::Compute;
-use lowrank_kernels::random::Philox;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::adapted_model::{AdaptedModel, Use};
-use super::bench::random_batch;
+use super::probe;
 use crate::hub::{
     self, Checkpoint, MODEL_CONFIG, MODEL_FILE, RepositoryKind, StoredDtype, TensorToWrite, to_tensor,
     write_atomically, write_safetensors,
@@ -22,10 +21,6 @@ use crate::{Error, Result};
 
 /// What `config.json` says of weights that this program quantized.
 const METHOD: &str = "lowrank-int8";
-const SEED: u64 = 42;
-/// The lengths of the sequences that are compared.
-const PROBES: [usize; 4] = [3, 8, 17, 32];
-const PROBE_ANSWER: usize = 6;
 
 /// What to bring into 8 bits.
 #[derive(Clone, Copy, Debug)]
@@ -129,11 +124,9 @@ pub fn quantize(options: &QuantizeOptions<'_>) -> Result<QuantizeReport> {
         largest_logit: None,
     };
     if options.check {
-        let (before, after) = (probe(&folder)?, probe(options.out)?);
-        let largest = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).fold(0.0, f32::max);
-        let mut differences = before.iter().zip(&after).map(|(a, b)| a - b);
-        report.largest_logit_difference = Some(largest(&mut differences));
-        report.largest_logit = Some(largest(&mut before.iter().copied()));
+        let (before, after) = (logits(&folder)?, logits(options.out)?);
+        report.largest_logit_difference = Some(probe::largest_difference(&before, &after));
+        report.largest_logit = Some(probe::largest(&before));
     }
     Ok(report)
 }
@@ -208,17 +201,13 @@ fn write_config(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The logits of random inputs, the same for every model of a configuration, computed in bf16.
-fn probe(folder: &Path) -> Result<Vec<f32>> {
+fn logits(folder: &Path) -> Result<Vec<f32>> {
     let config = models::read_config(folder)?;
     let head = HeadSpec::new(config.head.unwrap_or(config.usual_head()), config.labels.len());
     let (compute, load_in) = (Some(Compute::Bf16), LoadIn::Auto);
     let mut adapted = AdaptedModel::load_base(folder, config, head, compute, load_in, Use::Reference)?;
-    models::initialise_head(adapted.model_mut(), SEED)?;
-    let info = adapted.model().info().clone();
-    let lengths = PROBES.map(|length| length.min(info.max_length.max(1)));
-    let regression = adapted.config().regression;
-    let batch = random_batch(&lengths, PROBE_ANSWER, &info, regression, &mut Philox::new(SEED, 0))?;
-    adapted.logits(&batch, None)
+    probe::complete(&mut adapted)?;
+    probe::outputs(&adapted, None)
 }
 
 impl fmt::Display for QuantizeReport {
