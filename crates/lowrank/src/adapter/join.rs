@@ -40,3 +40,88 @@ pub fn join(model: &mut dyn Module, from: AdapterId, into: AdapterId) -> Result<
     });
     result
 }
+
+/// Has an adapter's pairs count `weight` times what they did: with [`join`], several adapters at once with weights. What
+/// it has put in the place of the base model's values counts whole, whatever the weight. A weight of 0 silences the pairs.
+///
+/// # Errors
+/// If the weight is not a finite number; the model is then as it was.
+pub fn scale(model: &mut dyn Module, adapter: AdapterId, weight: f32) -> Result<()> {
+    if !weight.is_finite() {
+        return Err(Error::Usage(format!("an adapter cannot count {weight} times")));
+    }
+    let scale = |lora: &mut Vec<Lora>| {
+        lora.iter_mut().filter(|lora| lora.adapter == adapter).for_each(|lora| lora.scaling *= weight);
+    };
+    for_each_linear_mut(model, |_, linear| scale(&mut linear.lora));
+    for_each_embedding_mut(model, |_, embedding| scale(&mut embedding.lora));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use lowrank_kernels::Compute;
+    use lowrank_kernels::random::Philox;
+
+    use super::*;
+    use crate::nn::Linear;
+    use crate::tape::{Layout, Leaf, Tape, Var};
+    use crate::tensor::{DType, Tensor};
+
+    const A: AdapterId = AdapterId(3);
+    const B: AdapterId = AdapterId(7);
+
+    fn random(shape: [usize; 2], generator: &mut Philox) -> Leaf {
+        let mut value = Tensor::zeros(shape, DType::F32);
+        value.make_mut::<f32>().fill_with(|| generator.normal_f32());
+        Leaf::frozen(value)
+    }
+
+    fn layer() -> Linear {
+        let generator = &mut Philox::new(5, 0);
+        let mut layer = Linear::new(7, 5, false);
+        layer.weight.set_base(random([5, 7], generator)).unwrap();
+        for (adapter, r) in [(A, 2), (B, 3)] {
+            let (a, b) = (random([r, 7], generator), random([5, r], generator));
+            layer.lora.push(Lora { adapter, a, b, bias: None, scaling: 0.7, dropout: 0.0 });
+        }
+        layer
+    }
+
+    fn outputs(layer: &Linear, adapter: Option<AdapterId>) -> Vec<f32> {
+        let x = random([4, 7], &mut Philox::new(6, 0)).value().clone();
+        let x = Var::constant(x, Layout::from_lengths(&[4], adapter));
+        layer.forward(&mut Tape::inference(Compute::F32), &x).unwrap().value().to_f32_vec()
+    }
+
+    #[test]
+    fn joined_adapters_add_what_each_adds_as_often_as_its_weight_says() {
+        let mut layer = layer();
+        let [base, a, b] = [None, Some(A), Some(B)].map(|adapter| outputs(&layer, adapter));
+        scale(&mut layer, A, 2.0).unwrap();
+        scale(&mut layer, B, -0.5).unwrap();
+        join(&mut layer, B, A).unwrap();
+        for (index, joined) in outputs(&layer, Some(A)).into_iter().enumerate() {
+            let expected = base[index] + 2.0 * (a[index] - base[index]) - 0.5 * (b[index] - base[index]);
+            assert!((joined - expected).abs() < 1e-4, "{joined} and {expected}");
+        }
+        assert_eq!(outputs(&layer, Some(B)), base, "nothing is left under the old name");
+        assert!(scale(&mut layer, A, f32::NAN).is_err());
+        scale(&mut layer, A, 0.0).unwrap();
+        assert_eq!(outputs(&layer, Some(A)), base);
+    }
+
+    #[test]
+    fn adapters_with_values_of_their_own_for_one_parameter_are_not_joined_unless_these_agree() {
+        let mut layer = layer();
+        let value = |seed| random([5, 7], &mut Philox::new(seed, 0));
+        layer.weight.set_replacement(A, value(1)).unwrap();
+        layer.weight.set_replacement(B, value(2)).unwrap();
+        let before = outputs(&layer, Some(B));
+        assert!(join(&mut layer, B, A).unwrap_err().to_string().contains("one of them would be lost"));
+        assert_eq!(outputs(&layer, Some(B)), before);
+        layer.weight.set_replacement(B, value(1)).unwrap();
+        join(&mut layer, B, A).unwrap();
+        assert_ne!(outputs(&layer, Some(A)), outputs(&layer, None));
+    }
+}

@@ -18,7 +18,7 @@ pub use config::{Bias, Distribution, Init, LoraConfig, Targets};
 pub use count::{Grouped, ParameterCount};
 pub(crate) use file::PREFIX;
 pub use file::{AdapterFile, peft_key, save, tensors};
-pub use join::join;
+pub use join::{join, scale};
 pub use layers::Adapted;
 pub(crate) use merge::{Changes, Pair, not_finite, sum};
 pub use merge::{Merged, merge};
