@@ -24,6 +24,7 @@ import cases
 import chat
 import decoders
 import encoders
+import forms
 import gpt2
 import images
 import metrics
@@ -56,6 +57,7 @@ PARTS = {
     "images": images.make,
     "parquet": tables.make,
     "rank": rank.make,
+    "forms": forms.make,
 }
 
 

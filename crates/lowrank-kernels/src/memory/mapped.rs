@@ -5,7 +5,7 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// A file mapped read-only into memory; dereferences to its bytes.
 ///
@@ -14,6 +14,8 @@ use memmap2::Mmap;
 #[derive(Debug)]
 pub struct MappedFile {
     map: Option<Mmap>,
+    /// Whether the pages can be read again from a file.
+    is_backed: bool,
 }
 
 impl MappedFile {
@@ -24,12 +26,26 @@ impl MappedFile {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         if file.metadata()?.len() == 0 {
-            return Ok(Self { map: None });
+            return Ok(Self { map: None, is_backed: true });
         }
         // SAFETY: the map is read-only; that nobody shortens the file meanwhile is this type's documented duty of
         // its users, as for every mapped file.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Self { map: Some(map) })
+        Ok(Self { map: Some(map), is_backed: true })
+    }
+
+    /// A copy of bytes in pages of their own: for what a file has in another order than it is needed in. Nothing of it
+    /// is given back before it is dropped.
+    ///
+    /// # Errors
+    /// Where the system has no memory for it.
+    pub fn copy_of(bytes: &[u8]) -> io::Result<Self> {
+        if bytes.is_empty() {
+            return Ok(Self { map: None, is_backed: false });
+        }
+        let mut map = MmapMut::map_anon(bytes.len())?;
+        map.copy_from_slice(bytes);
+        Ok(Self { map: Some(map.make_read_only()?), is_backed: false })
     }
 
     /// Gives the pages inside `range` back to the system (`MADV_DONTNEED`), so that a weight that was converted
@@ -37,7 +53,7 @@ impl MappedFile {
     /// `range` covers only in part are kept. Does nothing where the system has no such call.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
-        if let Some(map) = &self.map {
+        if let Some(map) = self.map.as_ref().filter(|_| self.is_backed) {
             let page = page_bytes();
             let end = range.end.min(map.len());
             let start = range.start.next_multiple_of(page);
@@ -96,6 +112,14 @@ impl Deref for MappedFile {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_keeps_its_bytes_when_pages_are_given_back() {
+        let bytes: Vec<u8> = (0..1 << 18).map(|at| (at % 251) as u8).collect();
+        let copy = MappedFile::copy_of(&bytes).expect("memory");
+        copy.release(0..bytes.len());
+        assert!(*copy == *bytes);
+    }
 
     #[test]
     fn pages_are_the_systems() {

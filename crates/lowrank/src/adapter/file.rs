@@ -343,7 +343,7 @@ impl AdapterFile {
     }
 
     fn error(&self, key: &str, reason: &str) -> Error {
-        Error::tensor(self.folder.join(ADAPTER_FILE), key, reason)
+        Error::tensor(self.checkpoint.path(), key, reason)
     }
 }
 

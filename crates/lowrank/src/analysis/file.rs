@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::matrix::Matrix;
 use super::product::Product;
 use crate::adapter::{self, LoraConfig, PREFIX};
-use crate::hub::{ADAPTER_CONFIG, ADAPTER_FILE, Checkpoint, TensorView};
+use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, adapter_weights};
 use crate::{Error, Result};
 
 /// The endings of the keys of a pair: `A`, `B`, and whether it belongs to an embedding.
@@ -53,7 +53,7 @@ enum Keys {
 }
 
 impl MatrixFile {
-    /// Opens a safetensors file, the weights of a model folder, or an adapter folder. Beside an adapter's tensors,
+    /// Opens a file of tensors, the weights of a model folder, or an adapter folder. Beside an adapter's tensors,
     /// `adapter_config.json` says by what its products are scaled; where it is missing, by 1.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl MatrixFile {
         } else if path.is_file() {
             let folder = path.parent().unwrap_or_else(|| Path::new("")).to_path_buf();
             (Checkpoint::open_file(path)?, folder)
-        } else if path.join(ADAPTER_FILE).is_file() {
+        } else if adapter_weights(path).is_some() {
             (Checkpoint::open_adapter(path)?, path.to_path_buf())
         } else {
             (Checkpoint::open(path)?, path.to_path_buf())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::dtype::StoredDtype;
-use super::safetensors_file::SafetensorsFile;
+use super::weight_file::WeightFile;
 use crate::{Error, Result};
 use lowrank_kernels::memory::MappedFile;
 
@@ -19,15 +19,18 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The weights of an adapter.
 pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
+/// The weights of an adapter as PEFT saved them before 0.7, and does still when asked to.
+pub const PICKLED_ADAPTER_FILE: &str = "adapter_model.bin";
 
-/// The tensors of a model folder or of one safetensors file, mapped and checked.
+/// The tensors of a model folder, an adapter folder or one file, mapped and checked.
 ///
-/// Opening reads the headers only. What they say of places, lengths and shapes has been compared with the files
+/// A file is a safetensors file, or a dictionary of tensors that `torch.save` wrote, which is read by a machine that
+/// knows no instruction but those that such a dictionary needs, and calls nothing. Opening reads the headers only. What they say of places, lengths and shapes has been compared with the files
 /// before it returns, so a view can be trusted.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    files: Vec<SafetensorsFile>,
+    files: Vec<WeightFile>,
     /// Key to the file that holds it.
     keys: BTreeMap<String, usize>,
 }
@@ -72,32 +75,31 @@ impl Checkpoint {
             Err(without_weights(
                 folder,
                 "model.safetensors or model.safetensors.index.json",
-                "pytorch_model.bin",
+                Some("pytorch_model.bin"),
             ))
         }
     }
 
-    /// Opens the weights of an adapter folder.
+    /// Opens the weights of an adapter folder: `adapter_model.safetensors`, or else `adapter_model.bin`.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_adapter(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let file = folder.join(ADAPTER_FILE);
-        if file.is_file() {
-            Self::open_file(file)
-        } else {
-            Err(without_weights(folder, ADAPTER_FILE, "adapter_model.bin"))
+        match adapter_weights(folder) {
+            Some(file) => Self::open_file(file),
+            None => Err(without_weights(folder, "adapter_model.safetensors or adapter_model.bin", None)),
         }
     }
 
-    /// Opens one safetensors file.
+    /// Opens one file.
     ///
     /// # Errors
-    /// It cannot be read, is truncated, or its header is wrong.
+    /// It cannot be read, is truncated, or its header is wrong; it was written by `torch.save` and holds something else
+    /// than tensors, which is named.
     pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = SafetensorsFile::open(path)?;
+        let file = WeightFile::open(path)?;
         let keys = file.entries.keys().map(|key| (key.clone(), 0)).collect();
         Ok(Self { path: path.to_path_buf(), files: vec![file], keys })
     }
@@ -114,7 +116,7 @@ impl Checkpoint {
                     format!("it names the shard {name:?}, which is missing"),
                 ));
             }
-            let file = SafetensorsFile::open(&path)?;
+            let file = WeightFile::open(&path)?;
             for key in file.entries.keys() {
                 if let Some(earlier) = keys.insert(key.clone(), number) {
                     let reason =
@@ -154,8 +156,8 @@ impl Checkpoint {
         Some(TensorView {
             dtype: entry.dtype,
             shape: &entry.shape,
-            bytes: file.mapping.get(entry.range.clone())?,
-            mapping: &file.mapping,
+            bytes: entry.mapping.get(entry.range.clone())?,
+            mapping: &entry.mapping,
             range: entry.range.clone(),
             file: &file.path,
         })
@@ -199,14 +201,21 @@ fn read_index(path: &Path) -> Result<Index> {
     Ok(index)
 }
 
-/// Why a folder has no `wanted`, of which `pickled` is PyTorch's own form.
-fn without_weights(folder: &Path, wanted: &str, pickled: &str) -> Error {
+/// The file of an adapter folder that holds its weights.
+pub(crate) fn adapter_weights(folder: &Path) -> Option<PathBuf> {
+    [ADAPTER_FILE, PICKLED_ADAPTER_FILE].map(|name| folder.join(name)).into_iter().find(|file| file.is_file())
+}
+
+/// Why a folder has no `wanted`, of which `pickled` is PyTorch's own form where that is not read.
+fn without_weights(folder: &Path, wanted: &str, pickled: Option<&str>) -> Error {
+    let is_there =
+        |name: &&str| folder.join(name).is_file() || folder.join(format!("{name}.index.json")).is_file();
     let reason = if !folder.is_dir() {
         "no such folder".to_owned()
-    } else if folder.join(pickled).is_file() || folder.join(format!("{pickled}.index.json")).is_file() {
+    } else if let Some(pickled) = pickled.filter(is_there) {
         format!(
             "no {wanted} in this folder, only {pickled}: the weights must be safetensors; save the model again with \
-             a current Transformers or PEFT"
+             a current Transformers"
         )
     } else {
         format!("no {wanted} in this folder")

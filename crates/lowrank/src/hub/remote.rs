@@ -6,7 +6,7 @@ use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, CacheRepo, Repo};
 
 use super::attend::Broken;
-use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
+use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, PICKLED_ADAPTER_FILE, shard_names};
 use super::dataset;
 use super::options::HubOptions;
 use super::repository::{ADAPTER_CONFIG, MODEL_CONFIG, RepositoryKind};
@@ -93,7 +93,7 @@ impl<'a> Remote<'a> {
         let has = |name: &str| folder.join(name).is_file();
         let complete = match self.kind {
             RepositoryKind::Configuration => true,
-            RepositoryKind::Adapter => has(ADAPTER_FILE),
+            RepositoryKind::Adapter => has(ADAPTER_FILE) || has(PICKLED_ADAPTER_FILE),
             RepositoryKind::Dataset => dataset::is_complete(&folder, self.configuration),
             RepositoryKind::Model if has(MODEL_FILE) => true,
             RepositoryKind::Model => {

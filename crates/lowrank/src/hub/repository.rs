@@ -37,7 +37,8 @@ pub enum RepositoryKind {
     Model,
     /// A model without its weights: `config.json` and, where it has one, its tokeniser.
     Configuration,
-    /// An adapter: `adapter_config.json`, `adapter_model.safetensors` and, where a run left one, its `summary.json`.
+    /// An adapter: `adapter_config.json`, `adapter_model.safetensors` (or else `adapter_model.bin`) and, where a run left
+    /// one, its `summary.json`.
     Adapter,
     /// The Parquet files of a data set, or of one of its configurations: NAME, OWNER/NAME, or either with
     /// /CONFIGURATION. [`resolve_dataset`](super::resolve_dataset) finds its splits.

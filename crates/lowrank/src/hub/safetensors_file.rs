@@ -1,13 +1,12 @@
 //! One safetensors file, mapped, its header checked before anything is believed.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::tensor::Metadata;
 
-use super::dtype::StoredDtype;
+use super::weight_file::{Entry, WeightFile};
 use crate::{Error, Result};
 use lowrank_kernels::memory::MappedFile;
 
@@ -16,54 +15,35 @@ const PREFIX: usize = 8;
 /// The longest header that the format allows.
 const LONGEST_HEADER: usize = 100_000_000;
 
-/// Where a tensor lies in its file.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub dtype: StoredDtype,
-    pub shape: Vec<usize>,
-    /// Within the whole file; inside it, and as long as `shape` of `dtype` needs.
-    pub range: Range<usize>,
-}
-
-/// A mapped safetensors file and what its header says, checked.
-#[derive(Debug)]
-pub(super) struct SafetensorsFile {
-    pub path: PathBuf,
-    pub mapping: Arc<MappedFile>,
-    pub entries: BTreeMap<String, Entry>,
-    pub metadata: BTreeMap<String, String>,
-}
-
-impl SafetensorsFile {
-    pub fn open(path: &Path) -> Result<Self> {
-        let mapping = MappedFile::open(path).map_err(Error::io(path))?;
-        let (header, data) = split(&mapping).map_err(|reason| Error::file(path, reason))?;
-        // `Metadata` checks each tensor: offsets in order without a gap or an overlap, and of the length that its
-        // shape and type ask for. That the last one ends where the file ends is checked here.
-        let header: Metadata = serde_json::from_str(header)
-            .map_err(|error| Error::file(path, format!("not a safetensors file: {}", reason(&error))))?;
-        if header.data_len() != data.len() {
-            return Err(Error::file(
-                path,
-                format!(
-                    "the header describes {} bytes of tensors but {} follow it: the file is damaged or incomplete",
-                    header.data_len(),
-                    data.len()
-                ),
-            ));
-        }
-        let entries = header
-            .tensors()
-            .into_iter()
-            .map(|(key, info)| {
-                let (start, end) = info.data_offsets;
-                let range = data.start + start..data.start + end;
-                (key, Entry { dtype: info.dtype.into(), shape: info.shape.clone(), range })
-            })
-            .collect();
-        let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        Ok(Self { path: path.to_path_buf(), mapping: Arc::new(mapping), entries, metadata })
+/// What a mapped file says of its tensors.
+pub(super) fn read(path: &Path, mapping: &Arc<MappedFile>) -> Result<WeightFile> {
+    let (header, data) = split(mapping).map_err(|reason| Error::file(path, reason))?;
+    // `Metadata` checks each tensor: offsets in order without a gap or an overlap, and of the length that its
+    // shape and type ask for. That the last one ends where the file ends is checked here.
+    let header: Metadata = serde_json::from_str(header)
+        .map_err(|error| Error::file(path, format!("not a safetensors file: {}", reason(&error))))?;
+    if header.data_len() != data.len() {
+        return Err(Error::file(
+            path,
+            format!(
+                "the header describes {} bytes of tensors but {} follow it: the file is damaged or incomplete",
+                header.data_len(),
+                data.len()
+            ),
+        ));
     }
+    let entries = header
+        .tensors()
+        .into_iter()
+        .map(|(key, info)| {
+            let (start, end) = info.data_offsets;
+            let range = data.start + start..data.start + end;
+            let (dtype, shape) = (info.dtype.into(), info.shape.clone());
+            (key, Entry { dtype, shape, mapping: Arc::clone(mapping), range })
+        })
+        .collect();
+    let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    Ok(WeightFile { path: path.to_path_buf(), entries, metadata })
 }
 
 /// The header's text and the place of the tensors' bytes.

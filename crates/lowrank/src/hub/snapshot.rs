@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hf_hub::api::sync::{ApiError, ApiRepo};
 
 use super::attend::{Broken, attend};
-use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, shard_names};
+use super::checkpoint::{ADAPTER_FILE, INDEX_FILE, MODEL_FILE, PICKLED_ADAPTER_FILE, shard_names};
 use super::dataset::split_files;
 use super::remote::{Failure, Remote};
 use super::repository::{
@@ -111,8 +111,10 @@ impl<'a> Snapshot<'a> {
             &[(MODEL_CONFIG, "it is a model, not an adapter")],
         )?;
         self.fetch_file(SUMMARY_FILE)?;
-        let pickled = "its weights are not safetensors, only adapter_model.bin, which is not read";
-        self.require(ADAPTER_FILE, "it has no safetensors weights", &[("adapter_model.bin", pickled)])?;
+        if !self.fetch_file(ADAPTER_FILE)? {
+            let absent = "it has no adapter_model.safetensors, and nothing in its place";
+            self.require(PICKLED_ADAPTER_FILE, absent, &[])?;
+        }
         Ok(())
     }
 

@@ -288,6 +288,21 @@ fn repositories_of_another_kind_are_told_apart() {
     assert!(text.contains("pytorch_model.bin, which is not read"), "{text}");
 }
 
+/// An adapter of old comes as the pickle that it is, and is found again without the Hub.
+#[test]
+fn an_adapter_that_is_no_safetensors_is_fetched_too() {
+    if ran_without_proxy() {
+        return;
+    }
+    let files: [(&str, &[u8]); 2] = [("adapter_config.json", b"{}"), ("adapter_model.bin", b"pickle")];
+    let (server, cache) = (Server::start(ID, &files, Manners::default()), TempDir::new().unwrap());
+    let mut options = options(&server, &cache);
+    let folder = resolve_with(ID, Adapter, &options).unwrap().path;
+    assert_eq!(fs::read(folder.join("adapter_model.bin")).unwrap(), b"pickle");
+    options.offline = true;
+    assert_eq!(resolve_with(ID, Adapter, &options).unwrap().path, folder);
+}
+
 #[test]
 fn an_adapter_comes_with_the_summary_of_its_run() {
     if ran_without_proxy() {

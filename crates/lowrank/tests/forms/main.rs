@@ -1,0 +1,14 @@
+//! Files of other people's forms: what `torch.save` writes, and adapters that are not PEFT's.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod hostile_pickles;
+mod pickle;
+
+use std::path::PathBuf;
+
+/// A file of `fixtures/forms`.
+fn form(name: &str) -> PathBuf {
+    common::fixtures().join("forms").join(name)
+}
