@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(missing_docs)]
 
+mod adapter;
 mod ask;
 mod compare;
 mod download;

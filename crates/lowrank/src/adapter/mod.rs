@@ -2,6 +2,7 @@
 
 mod attach;
 mod config;
+pub mod convert;
 mod count;
 mod file;
 mod initialise;

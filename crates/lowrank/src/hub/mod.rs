@@ -5,6 +5,7 @@ mod attend;
 mod checkpoint;
 mod dataset;
 mod dtype;
+mod gguf;
 mod options;
 mod pickle;
 mod remote;
@@ -21,6 +22,7 @@ pub(crate) use checkpoint::adapter_weights;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, PICKLED_ADAPTER_FILE, TensorView};
 pub use dataset::{DatasetFolder, DatasetId, resolve_dataset, resolve_dataset_with};
 pub use dtype::StoredDtype;
+pub use gguf::{GgufValue, write_gguf};
 pub use options::HubOptions;
 pub use repository::{
     ADAPTER_CONFIG, MODEL_CONFIG, ModelFolder, RepositoryKind, SUMMARY_FILE, resolve, resolve_with,

@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod convert;
+mod gguf;
 mod hostile_pickles;
 mod pickle;
 
