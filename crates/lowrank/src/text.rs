@@ -1,5 +1,6 @@
-//! Text files.
+//! Text files, and tables of text.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -16,4 +17,31 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         Error::row(path, line, "it is not UTF-8")
     })
+}
+
+/// A number for people: four decimals, or a power of ten where these say little.
+pub(crate) fn number(value: f64) -> String {
+    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) {
+        format!("{value:.4}")
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
+/// Writes lines of cells in columns, the first to the left and all others to the right.
+pub(crate) fn write_columns(f: &mut fmt::Formatter<'_>, lines: &[Vec<String>]) -> fmt::Result {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for line in lines {
+        for (index, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            if index == 0 {
+                write!(f, "{cell:width$}")?;
+            } else {
+                write!(f, "  {cell:>width$}")?;
+            }
+        }
+        writeln!(f)?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::report::{RankReport, TensorRank};
 use crate::hub::write_atomically;
+use crate::text::{number, write_columns};
 use crate::{Error, Result};
 
 /// The singular values of a single matrix that are printed.
@@ -122,8 +123,7 @@ impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => write!(f, "{count}"),
-            Self::Real(value) if *value == 0.0 || (1e-3..1e5).contains(value) => write!(f, "{value:.4}"),
-            Self::Real(value) => write!(f, "{value:.3e}"),
+            Self::Real(value) => f.write_str(&number(*value)),
         }
     }
 }
@@ -142,16 +142,7 @@ impl fmt::Display for RankReport {
             line.extend(columns.iter().map(cell));
             lines.push(line);
         }
-        let widths: Vec<usize> = (0..lines[0].len())
-            .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
-            .collect();
-        for line in &lines {
-            write!(f, "{:width$}", line[0], width = widths[0])?;
-            for (cell, width) in line.iter().zip(&widths).skip(1) {
-                write!(f, "  {cell:>width$}")?;
-            }
-            writeln!(f)?;
-        }
+        write_columns(f, &lines)?;
         if let [tensor] = &self.tensors[..] {
             write_singular_values(f, tensor)?;
         }

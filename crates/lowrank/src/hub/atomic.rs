@@ -14,6 +14,17 @@ static BEGUN: AtomicU64 = AtomicU64::new(0);
 /// Bytes that are handed to the system at a time.
 const BUFFER: usize = 1 << 20;
 
+/// Checks that a folder to write is not there yet, or empty.
+///
+/// # Errors
+/// If there is something in it, or it cannot be read.
+pub fn check_is_free(folder: &Path) -> Result<()> {
+    if folder.exists() && fs::read_dir(folder).map_err(Error::io(folder))?.next().is_some() {
+        return Err(Error::file(folder, "this folder is not empty; name another"));
+    }
+    Ok(())
+}
+
 /// Writes `path` through a temporary file beside it that is flushed to the disk and then renamed into place.
 ///
 /// Whatever stood at `path` stays until the new file is whole; a failure leaves it as it was. Temporary files of

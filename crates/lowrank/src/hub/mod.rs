@@ -17,7 +17,7 @@ mod watch;
 mod weight_file;
 mod write;
 
-pub use atomic::write_atomically;
+pub use atomic::{check_is_free, write_atomically};
 pub(crate) use checkpoint::adapter_weights;
 pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, PICKLED_ADAPTER_FILE, TensorView};
 pub use dataset::{DatasetFolder, DatasetId, resolve_dataset, resolve_dataset_with};

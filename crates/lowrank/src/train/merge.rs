@@ -158,9 +158,7 @@ struct Unfinished {
 
 impl Unfinished {
     fn beside(out: &Path) -> Result<Self> {
-        if out.exists() && fs::read_dir(out).map_err(Error::io(out))?.next().is_some() {
-            return Err(Error::file(out, "this folder is not empty; name another"));
-        }
+        hub::check_is_free(out)?;
         let name = out.file_name().ok_or_else(|| Error::file(out, "it names no folder to write"))?;
         let name = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
         let path = out.parent().unwrap_or(Path::new("")).join(name);

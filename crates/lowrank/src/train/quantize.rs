@@ -73,9 +73,7 @@ pub struct QuantizeReport {
 pub fn quantize(options: &QuantizeOptions<'_>) -> Result<QuantizeReport> {
     let folder = hub::resolve(options.model, RepositoryKind::Model)?.path;
     fs::create_dir_all(options.out).map_err(Error::io(options.out))?;
-    if fs::read_dir(options.out).map_err(Error::io(options.out))?.next().is_some() {
-        return Err(Error::file(options.out, "this folder is not empty; name another"));
-    }
+    hub::check_is_free(options.out)?;
     let config = models::read_config(&folder)?;
     let checkpoint = Checkpoint::open(&folder)?;
     let kind = config.head.unwrap_or(config.usual_head());
