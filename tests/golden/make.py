@@ -22,6 +22,7 @@ import transformers
 
 import cases
 import chat
+import combine
 import decoders
 import encoders
 import forms
@@ -58,6 +59,7 @@ PARTS = {
     "parquet": tables.make,
     "rank": rank.make,
     "forms": forms.make,
+    "combine": combine.make,
 }
 
 

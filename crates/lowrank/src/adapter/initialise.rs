@@ -98,7 +98,7 @@ fn pair(layer: &Adapted, a: Tensor, b: Tensor, adapter: AdapterId) -> Lora {
 }
 
 /// FNV-1a of a layer's name: the number of its random stream.
-fn stream_of(path: &str) -> u64 {
+pub(super) fn stream_of(path: &str) -> u64 {
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

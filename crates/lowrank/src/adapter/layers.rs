@@ -68,9 +68,9 @@ impl<T: Copy> ByPattern<T> {
         Ok(None)
     }
 
-    /// The place of a pattern that decided nothing.
-    fn unused(&self) -> Option<usize> {
-        self.used.iter().position(|used| !used)
+    /// The places of the patterns that decided nothing.
+    fn unused(&self) -> impl Iterator<Item = usize> {
+        self.used.iter().enumerate().filter(|(_, used)| !**used).map(|(place, _)| place)
     }
 }
 
@@ -97,20 +97,19 @@ impl<'c> PerLayer<'c> {
         Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling, lora_bias })
     }
 
+    /// What is wrong with each pattern that decided nothing.
+    pub(super) fn unused(&self) -> impl Iterator<Item = Error> {
+        let ranks = self.ranks.unused().map(|at| ("rank_pattern", &self.config.rank_pattern[at].0));
+        let alphas = self.alphas.unused().map(|at| ("alpha_pattern", &self.config.alpha_pattern[at].0));
+        ranks.chain(alphas).map(|(key, pattern)| {
+            let reason = "means no layer that is adapted, or none that an earlier pattern has not decided";
+            Error::setting(key, format!("{pattern:?} {reason}"))
+        })
+    }
+
     /// Checks that every pattern decided something.
     pub(super) fn check_all_used(&self) -> Result<()> {
-        let unused = [
-            ("rank_pattern", self.ranks.unused().map(|at| &self.config.rank_pattern[at].0)),
-            ("alpha_pattern", self.alphas.unused().map(|at| &self.config.alpha_pattern[at].0)),
-        ];
-        match unused.into_iter().find_map(|(key, pattern)| Some((key, pattern?))) {
-            None => Ok(()),
-            Some((key, pattern)) => {
-                let reason =
-                    "means no layer that is adapted, or none that an earlier pattern has not decided";
-                Err(Error::setting(key, format!("{pattern:?} {reason}")))
-            }
-        }
+        self.unused().next().map_or(Ok(()), Err)
     }
 }
 

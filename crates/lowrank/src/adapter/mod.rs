@@ -12,6 +12,7 @@ mod matcher;
 mod merge;
 mod peft_config;
 mod targets;
+pub mod tools;
 mod tree;
 
 pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set_trainable};

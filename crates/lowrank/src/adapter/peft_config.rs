@@ -28,6 +28,9 @@ const UNSUPPORTED: [&str; 13] = [
     "velora_config",
 ];
 
+/// Whether each `B` has a bias.
+pub(super) const LORA_BIAS: &str = "lora_bias";
+
 /// How PEFT holds an adapter in memory: no key that it writes, and one that it passes over.
 const RUNTIME_CONFIG: &str = "runtime_config";
 
@@ -168,6 +171,26 @@ pub fn read(folder: &Path) -> Result<(LoraConfig, Option<String>)> {
 /// If the file is missing or malformed, or of a kind or a variant that is not supported.
 pub fn read_config(folder: &Path) -> Result<LoraConfig> {
     read(folder).map(|(config, _)| config)
+}
+
+/// Reads the configuration of an adapter that is not put on a model: what it means, and everything that it says. Biases of
+/// `B`, which no layer here computes, do not stand in the way.
+///
+/// # Errors
+/// As [`read_config`].
+pub(super) fn read_whole(folder: &Path) -> Result<(LoraConfig, Map<String, Value>)> {
+    let (path, map) = read_map(folder)?;
+    let config = meaning_of(&map).map_err(|reason| Error::file(&path, reason))?;
+    Ok((config, map))
+}
+
+/// What a configuration means but for the biases of `B`.
+pub(super) fn meaning_of(map: &Map<String, Value>) -> Result<LoraConfig, String> {
+    let mut map = map.clone();
+    if map.get(LORA_BIAS).is_some_and(Value::is_boolean) {
+        map.insert(LORA_BIAS.to_owned(), Value::Bool(false));
+    }
+    parse(&map)
 }
 
 /// Whether the configuration says that weights are stored as `[inputs, outputs]`, where no model is there to tell.

@@ -1,0 +1,189 @@
+//! An adapter folder as it is, without the model that it is for.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::adapter::config::LoraConfig;
+use crate::adapter::file::PREFIX;
+use crate::adapter::layers::{Adapted, PerLayer};
+use crate::adapter::peft_config::{self, LORA_BIAS};
+use crate::analysis::{Matrix, Product};
+use crate::hub::{self, ADAPTER_CONFIG, ADAPTER_FILE, Checkpoint, RepositoryKind, TensorView, to_tensor};
+use crate::{Error, Result};
+
+/// The endings of a pair's keys: `A`, `B`, and the bias of `B`.
+const LINEAR: [&str; 3] = [".lora_A.weight", ".lora_B.weight", ".lora_B.bias"];
+/// The same of an embedding's.
+const EMBEDDING: [&str; 3] = [".lora_embedding_A", ".lora_embedding_B", ".lora_embedding_B.bias"];
+
+/// An adapter folder, opened. Pairs may be incomplete or contradict the configuration: that is found out when they are read.
+pub struct AdapterFolder {
+    path: PathBuf,
+    config: LoraConfig,
+    settings: Map<String, Value>,
+    checkpoint: Checkpoint,
+    layers: Vec<AdapterLayer>,
+    /// What is wrong with patterns of the configuration.
+    pub(super) unused_patterns: Vec<Error>,
+}
+
+/// A layer to which an adapter adds a product.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterLayer {
+    /// Its name, and what the configuration gives it.
+    pub adapted: Adapted,
+    /// Whether it is an embedding.
+    pub is_embedding: bool,
+}
+
+impl AdapterLayer {
+    /// Its name in the model.
+    pub fn name(&self) -> &str {
+        &self.adapted.path
+    }
+
+    /// The keys of `A`, `B` and the bias of `B`.
+    pub(super) fn keys(&self) -> [String; 3] {
+        keys(self.name(), self.is_embedding)
+    }
+}
+
+/// The keys of a pair: of `A`, `B` and the bias of `B`.
+pub(super) fn keys(name: &str, is_embedding: bool) -> [String; 3] {
+    let endings = if is_embedding { EMBEDDING } else { LINEAR };
+    endings.map(|ending| format!("{PREFIX}{name}{ending}"))
+}
+
+impl AdapterFolder {
+    /// Opens an adapter: a folder, or a Hub id.
+    ///
+    /// # Errors
+    /// If a file is missing or malformed, or the adapter is of a kind or a variant that is not supported.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = hub::resolve(name, RepositoryKind::Adapter)?.path;
+        let (config, settings) = peft_config::read_whole(&path)?;
+        let checkpoint = Checkpoint::open_adapter(&path)?;
+        let names: BTreeSet<(&str, bool)> = checkpoint.names().filter_map(pair_of).collect();
+        let mut per_layer = PerLayer::new(&config)?;
+        let layers = names
+            .into_iter()
+            .map(|(name, is_embedding)| {
+                Ok(AdapterLayer { adapted: per_layer.adapted(name, None)?, is_embedding })
+            })
+            .collect::<Result<_>>()?;
+        let unused_patterns = per_layer.unused().collect();
+        Ok(Self { path, config, settings, checkpoint, layers, unused_patterns })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the configuration means.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Everything that the configuration says.
+    pub fn settings(&self) -> &Map<String, Value> {
+        &self.settings
+    }
+
+    /// Whether each `B` has a bias.
+    pub fn has_lora_bias(&self) -> bool {
+        self.settings.get(LORA_BIAS).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// The layers that have a pair, or half of one, in the order of their names.
+    pub fn layers(&self) -> &[AdapterLayer] {
+        &self.layers
+    }
+
+    /// The layer of this name.
+    pub fn layer(&self, name: &str) -> Option<&AdapterLayer> {
+        self.layers.iter().find(|layer| layer.name() == name)
+    }
+
+    /// `s·B·A` of a layer; of an embedding, too, for which this is the transpose of what is added to its table.
+    ///
+    /// # Errors
+    /// If a factor is missing or no matrix, or their shapes are not of the rank that the configuration says.
+    pub fn product(&self, layer: &AdapterLayer) -> Result<Product<'_>> {
+        let [a, b, _] = layer.keys();
+        let matrix = |key: &str| {
+            let view = self.tensor(key)?;
+            match view.shape {
+                [_, _] => Matrix::from_view(key, &view),
+                shape => Err(self.error(key, format!("its shape is {shape:?}; a factor is a matrix"))),
+            }
+        };
+        let (first, second) = (matrix(&a)?, matrix(&b)?);
+        let r = layer.adapted.r;
+        if first.rows() != r {
+            let rows = first.rows();
+            return Err(
+                self.error(&a, format!("it has {rows} rows where {ADAPTER_CONFIG} says that r is {r}"))
+            );
+        }
+        Product::new(second, first, f64::from(layer.adapted.scaling))
+    }
+
+    /// What the bias of `B` adds to a layer's output: scaled, as the product is. None where there is none.
+    ///
+    /// # Errors
+    /// If the configuration says that there is one and it is missing, or the reverse; if its shape or type is wrong.
+    pub fn bias(&self, layer: &AdapterLayer) -> Result<Option<Vec<f64>>> {
+        let [_, b, bias] = layer.keys();
+        match (self.has_lora_bias() && !layer.is_embedding, self.checkpoint.get(&bias)) {
+            (false, None) => Ok(None),
+            (false, Some(_)) => Err(self.error(
+                &bias,
+                format!("it is there, but {ADAPTER_CONFIG} does not say that {LORA_BIAS} is true"),
+            )),
+            (true, None) => Err(self
+                .error(&bias, format!("it is missing, but {ADAPTER_CONFIG} says that {LORA_BIAS} is true"))),
+            (true, Some(view)) => {
+                let outputs = self.tensor(&b)?.shape.first().copied();
+                if view.shape.len() != 1 || view.shape.first().copied() != outputs {
+                    return Err(self.error(
+                        &bias,
+                        format!("its shape is {:?}; it is as long as B has rows", view.shape),
+                    ));
+                }
+                let scaling = f64::from(layer.adapted.scaling);
+                let values = to_tensor(&bias, &view)?.to_f32_vec();
+                Ok(Some(values.into_iter().map(|value| scaling * f64::from(value)).collect()))
+            }
+        }
+    }
+
+    /// The tensors that belong to no pair, by their keys: heads and other modules to save, biases.
+    pub fn others(&self) -> impl Iterator<Item = (&str, TensorView<'_>)> {
+        let keys = self.checkpoint.names().filter(|key| pair_of(key).is_none());
+        keys.filter_map(|key| Some((key, self.checkpoint.get(key)?)))
+    }
+
+    pub(super) fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    pub(super) fn tensor(&self, key: &str) -> Result<TensorView<'_>> {
+        self.checkpoint.get(key).ok_or_else(|| self.error(key, "it is missing: a pair has both factors"))
+    }
+
+    pub(super) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
+        Error::tensor(self.path.join(ADAPTER_FILE), key, reason)
+    }
+}
+
+/// The module of a key of a pair, and whether it is an embedding.
+fn pair_of(key: &str) -> Option<(&str, bool)> {
+    let name = key.strip_prefix(PREFIX)?;
+    let of = |endings: [&str; 3], is_embedding| {
+        endings.iter().find_map(|ending| Some((name.strip_suffix(ending)?, is_embedding)))
+    };
+    of(LINEAR, false).or_else(|| of(EMBEDDING, true))
+}

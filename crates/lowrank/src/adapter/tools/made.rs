@@ -1,0 +1,111 @@
+//! An adapter that was made of others, and its folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::factors::Factors;
+use super::folder::keys;
+use crate::adapter::layers::PerLayer;
+use crate::adapter::peft_config::{self, LORA_BIAS};
+use crate::hub::{ADAPTER_FILE, StoredDtype, TensorToWrite, TensorView, write_safetensors};
+use crate::{Error, Result};
+
+/// A pair with a scaling of 1.
+pub(super) struct MadePair {
+    pub name: String,
+    pub is_embedding: bool,
+    /// In the values of f32.
+    pub factors: Factors,
+    /// The bias of `B`.
+    pub bias: Option<Vec<f64>>,
+}
+
+/// An adapter to be written.
+pub(super) struct Made<'f> {
+    pub pairs: Vec<MadePair>,
+    /// The tensors beside the pairs, as they are stored.
+    pub others: Vec<(String, TensorView<'f>)>,
+    /// The configuration that it is made of; ranks and scalings are set to what they are.
+    pub settings: Map<String, Value>,
+}
+
+impl Made<'_> {
+    /// Writes the folder, the tensors first: without its configuration, no folder is an adapter.
+    pub fn write(mut self, out: &Path) -> Result<()> {
+        set_ranks(&mut self.settings, &self.pairs)?;
+        let mut made = Vec::new();
+        for MadePair { name, is_embedding, factors, bias } in &self.pairs {
+            let [a, b, of_bias] = keys(name, *is_embedding);
+            made.push((a, vec![factors.r, factors.columns], bytes(&factors.a)));
+            made.push((b, vec![factors.rows, factors.r], bytes(&factors.b)));
+            made.extend(bias.as_ref().map(|bias| (of_bias, vec![bias.len()], bytes(bias))));
+        }
+        let pairs = made.iter().map(|(name, shape, bytes)| TensorToWrite {
+            name,
+            dtype: StoredDtype::F32,
+            shape,
+            bytes,
+        });
+        let others = self.others.iter().map(|(name, view)| TensorToWrite {
+            name,
+            dtype: view.dtype,
+            shape: view.shape,
+            bytes: view.bytes,
+        });
+        let tensors: Vec<TensorToWrite<'_>> = pairs.chain(others).collect();
+        std::fs::create_dir_all(out).map_err(Error::io(out))?;
+        write_safetensors(out.join(ADAPTER_FILE), &tensors, &[("format", "pt")])?;
+        peft_config::write(out, &serde_json::to_string_pretty(&self.settings).unwrap_or_default())
+    }
+}
+
+fn bytes(values: &[f64]) -> Vec<u8> {
+    values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect()
+}
+
+/// Writes the ranks into a configuration, each with an alpha that makes the scaling 1: the rank that most layers have as
+/// `r`, and those of all others by their names.
+fn set_ranks(settings: &mut Map<String, Value>, pairs: &[MadePair]) -> Result<()> {
+    let mut counts = BTreeMap::new();
+    pairs.iter().for_each(|pair| *counts.entry(pair.factors.r).or_insert(0) += 1);
+    let usual = counts.iter().max_by_key(|(_, count)| **count).map_or(1, |(r, _)| *r);
+    let has_bias = pairs.iter().any(|pair| pair.bias.is_some());
+    // A name means whatever ends with it, too. Where that would mislead, names are held to the beginning.
+    let spellings: [fn(&str) -> String; 2] =
+        [str::to_owned, |name| format!("^{}", fancy_regex::escape(name))];
+    for spelling in spellings {
+        let own = pairs.iter().filter(|pair| pair.factors.r != usual);
+        let patterns: Map<String, Value> =
+            own.map(|pair| (spelling(&pair.name), json!(pair.factors.r))).collect();
+        for (key, value) in [
+            ("r", json!(usual)),
+            ("lora_alpha", json!(usual)),
+            ("rank_pattern", json!(patterns)),
+            ("alpha_pattern", json!(patterns)),
+            ("use_rslora", json!(false)),
+            (LORA_BIAS, json!(has_bias)),
+        ] {
+            settings.insert(key.to_owned(), value);
+        }
+        if means(settings, pairs)? {
+            return Ok(());
+        }
+    }
+    let reason = "the names of the layers cannot be told apart by patterns";
+    Err(Error::setting("rank_pattern", reason))
+}
+
+/// Whether a configuration gives all pairs the ranks that they have, and a scaling of 1.
+fn means(settings: &Map<String, Value>, pairs: &[MadePair]) -> Result<bool> {
+    let config = peft_config::meaning_of(settings).map_err(Error::Usage)?;
+    let mut per_layer = PerLayer::new(&config)?;
+    for pair in pairs {
+        let layer = per_layer.adapted(&pair.name, None)?;
+        if layer.r != pair.factors.r || layer.scaling != 1.0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

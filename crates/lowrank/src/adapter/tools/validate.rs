@@ -1,0 +1,174 @@
+//! Whether an adapter is what its configuration says.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::folder::{AdapterFolder, AdapterLayer};
+use crate::adapter::config::{Bias, Targets};
+use crate::adapter::file::PREFIX;
+use crate::adapter::layers::Numbered;
+use crate::adapter::matcher::{Matcher, is_saved, is_suffix, is_within};
+use crate::hub::to_tensor;
+use crate::tape::is_finite;
+use crate::{Error, Result};
+
+/// Heads that PEFT names in every configuration of a classifier, whether the model has them or not.
+const HEADS: [&str; 2] = ["classifier", "score"];
+/// The parts of the keys of the copies that PEFT writes.
+const COPIES: [&str; 2] = [".modules_to_save.", ".original_module."];
+
+/// What was found out of an adapter.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Validation {
+    /// The adapter, as it was named.
+    pub adapter: PathBuf,
+    /// How many layers it adds a product to.
+    pub layers: usize,
+    /// How many other tensors it has.
+    pub others: usize,
+    /// What is wrong, a sentence each.
+    pub findings: Vec<String>,
+}
+
+/// Checks an adapter, a folder or a Hub id: that every pair is complete and of the rank that the configuration says, all
+/// values are finite, and whatever the configuration names is there and nothing else.
+///
+/// Unlike all else here it does not stop at what is wrong, but lists it.
+pub fn validate(adapter: &str) -> Validation {
+    let mut validation = Validation { adapter: adapter.into(), ..Validation::default() };
+    match AdapterFolder::open(adapter) {
+        Ok(folder) => {
+            validation.layers = folder.layers().len();
+            validation.others = folder.others().count();
+            let mut findings = folder.unused_patterns.iter().map(Error::to_string).collect();
+            check_pairs(&folder, &mut findings);
+            if let Err(error) = check_targets(&folder, &mut findings) {
+                findings.push(error.to_string());
+            }
+            check_others(&folder, &mut findings);
+            validation.findings = findings;
+        }
+        Err(error) => validation.findings.push(error.to_string()),
+    }
+    validation
+}
+
+fn check_pairs(folder: &AdapterFolder, findings: &mut Vec<String>) {
+    if folder.layers().is_empty() {
+        findings.push("it has no pairs lora_A and lora_B".to_owned());
+    }
+    for layer in folder.layers() {
+        let checked = folder.product(layer).and_then(|product| {
+            product.a().values()?;
+            product.b().values().map(drop)
+        });
+        findings.extend(checked.err().map(|error| error.to_string()));
+        let bias = folder.bias(layer);
+        match bias {
+            Ok(Some(values)) if !values.iter().all(|value| value.is_finite()) => {
+                let [_, _, key] = layer.keys();
+                findings.push(folder.error(&key, "it holds a value that is not finite").to_string());
+            }
+            Err(error) => findings.push(error.to_string()),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Every name of the configuration means a pair, and every pair is meant.
+fn check_targets(folder: &AdapterFolder, findings: &mut Vec<String>) -> Result<()> {
+    let config = folder.config();
+    let names = || folder.layers().iter().map(AdapterLayer::name);
+    let targets =
+        config.target_modules.as_ref().map(|targets| Matcher::new("target_modules", targets)).transpose()?;
+    let excluded = config
+        .exclude_modules
+        .as_ref()
+        .map(|targets| Matcher::new("exclude_modules", targets))
+        .transpose()?;
+    if let Some(Targets::Names(targets)) = &config.target_modules {
+        for target in targets.iter().filter(|target| !names().any(|name| is_suffix(name, target))) {
+            // PEFT lists what it found, and excludes some of it again.
+            let is_excluded = excluded.as_ref().map_or(Ok(false), |matcher| matcher.matches(target))?;
+            if !is_excluded && !config.modules_to_save.iter().any(|saved| is_within(target, saved)) {
+                findings.push(format!("target_modules: {target:?} names no layer that has a pair"));
+            }
+        }
+    }
+    let numbered = Numbered::new(config)?;
+    for name in names() {
+        if targets.as_ref().map_or(Ok(false), |matcher| Ok::<_, Error>(!matcher.matches(name)?))? {
+            findings.push(format!("{name}: it has a pair, but target_modules does not mean it"));
+        }
+        if excluded.as_ref().map_or(Ok(false), |matcher| matcher.matches(name))? {
+            findings.push(format!("{name}: it has a pair, but exclude_modules means it"));
+        }
+        let in_full = matches!(&config.target_modules, Some(Targets::Names(all)) if all.iter().any(|full| full == name));
+        if numbered.as_ref().is_some_and(|numbered| !in_full && !numbered.means(numbered.number(name))) {
+            findings.push(format!("{name}: it has a pair, but layers_to_transform does not mean its layer"));
+        }
+        if config.modules_to_save.iter().any(|saved| is_within(name, saved)) {
+            findings.push(format!("{name}: it has a pair, but modules_to_save means it"));
+        }
+    }
+    Ok(())
+}
+
+/// Every module to save is there, and every tensor beside the pairs is meant.
+fn check_others(folder: &AdapterFolder, findings: &mut Vec<String>) {
+    let config = folder.config();
+    let mut found = BTreeSet::new();
+    for (key, view) in folder.others() {
+        if !to_tensor(key, &view).is_ok_and(|tensor| is_finite(&tensor)) {
+            findings.push(
+                folder
+                    .error(key, "it holds a value that is not finite, or that is no f32, bf16 or f16")
+                    .to_string(),
+            );
+        }
+        let Some(path) = key.strip_prefix(PREFIX) else {
+            findings.push(folder.error(key, format!("its key does not begin with {PREFIX}")).to_string());
+            continue;
+        };
+        let saved = config
+            .modules_to_save
+            .iter()
+            .filter(|name| path.rsplit_once('.').is_some_and(|(module, _)| is_saved(module, name)));
+        let saved: Vec<&str> = saved.map(String::as_str).collect();
+        let is_bias = path.ends_with(".bias") && config.bias != Bias::None;
+        let is_copy = COPIES.iter().any(|part| path.contains(part));
+        let is_base =
+            path.strip_suffix(".base_layer.weight").is_some_and(|name| folder.layer(name).is_some());
+        if saved.is_empty() && !is_bias && !is_copy && !is_base {
+            findings.push(folder.error(key, "neither modules_to_save nor bias means it").to_string());
+        }
+        found.extend(saved);
+    }
+    for name in &config.modules_to_save {
+        if !found.contains(name.as_str()) && !HEADS.contains(&name.as_str()) {
+            findings.push(format!("modules_to_save: {name:?} names no tensor of the file"));
+        }
+    }
+}
+
+impl Validation {
+    /// Whether nothing is wrong.
+    pub fn is_valid(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+impl fmt::Display for Validation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            // What comes from a file may hold what a terminal obeys.
+            writeln!(f, "{}", finding.escape_debug())?;
+        }
+        let verdict =
+            if self.is_valid() { "OK".to_owned() } else { format!("{} findings", self.findings.len()) };
+        write!(f, "{verdict}: {} layers, {} other tensors", self.layers, self.others)
+    }
+}
