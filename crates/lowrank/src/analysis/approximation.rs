@@ -4,6 +4,7 @@ use lowrank_kernels::svd::Svd;
 
 use super::matrix::{Matrix, frobenius_norm};
 use super::product::Product;
+use super::spectrum::Spectrum;
 use crate::Result;
 
 /// How far an approximation is off.
@@ -55,6 +56,17 @@ impl Matrix<'_> {
     /// Eckart and Young (1936), Mirsky (1960).
     pub fn low_rank_approximation(&self, k: usize) -> Result<LowRank> {
         Ok(LowRank::of(&self.svd()?, self.rows(), self.columns(), k))
+    }
+
+    /// The spectrum, and the best approximation of the rank that `rank` makes of it, of one decomposition.
+    ///
+    /// # Errors
+    /// As [`Matrix::spectrum`].
+    pub fn approximated(&self, rank: impl FnOnce(&Spectrum) -> usize) -> Result<(Spectrum, LowRank)> {
+        let (svd, rows, columns) = (self.svd()?, self.rows(), self.columns());
+        let spectrum = Spectrum::new(rows, columns, self.epsilon(), svd.values.clone());
+        let k = rank(&spectrum);
+        Ok((spectrum, LowRank::of(&svd, rows, columns, k)))
     }
 }
 

@@ -4,6 +4,7 @@
 mod combine;
 #[path = "../common/mod.rs"]
 mod common;
+mod extract;
 mod folders;
 mod golden;
 mod resize;
