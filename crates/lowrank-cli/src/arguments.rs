@@ -107,6 +107,8 @@ pub enum Command {
     Quantize(commands::quantize::Arguments),
     Rank(Box<commands::rank::Arguments>),
     #[command(subcommand)]
+    Adapter(Box<commands::adapter::Command>),
+    #[command(subcommand)]
     Data(commands::data::Command),
     #[command(subcommand)]
     Bench(commands::bench::Command),

@@ -38,6 +38,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Compare(arguments) => compare::run(arguments, global),
         Command::Quantize(arguments) => quantize::run(arguments, global),
         Command::Rank(arguments) => rank::run(*arguments, global),
+        Command::Adapter(command) => adapter::run(*command, global),
         Command::Data(command) => data::run(command, global),
         Command::Bench(command) => bench::run(command, global),
         Command::Demo(arguments) => demo::run(arguments, global),

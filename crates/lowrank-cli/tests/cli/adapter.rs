@@ -2,39 +2,63 @@
 
 use super::workshop::{Workshop, golden};
 
-fn form(name: &str) -> String {
-    golden("forms").join(name).to_string_lossy().into_owned()
+fn fixture(name: &str) -> String {
+    golden(&format!("combine/{name}")).to_string_lossy().into_owned()
 }
 
 #[test]
-fn an_old_adapter_is_converted_and_answers_where_adapters_do() {
+fn adapters_are_combined_with_weights_and_the_error_of_each_layer_is_told() {
     let workshop = Workshop::new();
-    let convert = ["adapter", "convert", &form("peft"), "--model", "model", "--out", "new"];
-    let ran = workshop.succeed(&convert);
-    assert!(ran.stdout.contains("PEFT to PEFT: 4 low-rank pairs"), "{}", ran.stdout);
-    let old = workshop.read("new/adapter_model.safetensors");
-    let again = ["adapter", "convert", "new", "--out", "newer", "--json"];
-    let json = workshop.succeed(&again).json();
-    assert_eq!((&json["from"], &json["to"], &json["pairs"]), (&"peft".into(), &"peft".into(), &4.into()));
-    assert_eq!(workshop.read("newer/adapter_model.safetensors"), old);
-}
+    let (a, b) = (fixture("a"), fixture("b"));
+    let weighted = format!("{a}=0.5");
+    let combine = ["adapter", "combine", &weighted, &b, "--out", "both", "--method"];
+    let json = workshop.succeed(&[&combine[..], &["cat", "--json"]].concat()).json();
+    let layers = json["layers"].as_array().unwrap();
+    assert_eq!(layers.iter().map(|layer| layer["r"].as_u64().unwrap()).collect::<Vec<_>>(), [8, 8, 8]);
+    assert!(layers.iter().all(|layer| layer["relative_error"].as_f64().unwrap() < 1e-6), "{json}");
 
-#[test]
-fn what_is_wrong_is_told_with_the_code_for_it() {
-    let workshop = Workshop::new();
-    let (kohya, loralib, harmful) = (form("kohya_t5.safetensors"), form("loralib.bin"), form("harmful.bin"));
-    for (arguments, code, expected) in [
-        (&[&*kohya][..], 2, "--model"),
-        (&[&loralib], 2, "--lora-alpha"),
-        (&[&loralib, "--lora-alpha", "6"], 1, "--enable-lora"),
-        (&[&kohya, "--model", "model"], 1, "lora_te3_encoder_block_0"),
-        (&[&harmful], 1, "posix.system"),
-        (&["model"], 1, "no adapter in this folder"),
-        (&[&kohya, "--to", "gguf", "--model", "model"], 1, "has no layer"),
-    ] {
-        let ran = workshop.run(&[&["adapter", "convert", "--out", "out"], arguments].concat());
-        assert_eq!(ran.code, code, "{arguments:?}: {}", ran.stderr);
-        assert!(ran.stderr.contains(expected), "{arguments:?}: {}", ran.stderr);
-        assert!(!workshop.path("out").exists(), "{arguments:?}");
+    let ran = workshop.run(&[&combine[..], &["svd"]].concat());
+    assert!(ran.code == 1 && ran.stderr.contains("not empty"), "{}", ran.stderr);
+    for (method, more, expected) in
+        [("tiess", None, "did you mean ties"), ("ties", None, "density"), ("cat", Some("--rank"), "rank")]
+    {
+        let more: Vec<&str> = more.into_iter().flat_map(|option| [option, "4"]).collect();
+        let ran = workshop
+            .run(&[&["adapter", "combine", &a, &b, "--out", "x", "--method", method], &more[..]].concat());
+        assert!(ran.code == 2 && ran.stderr.contains(expected), "{method}: {}", ran.stderr);
     }
+
+    let ran = workshop.succeed(&["adapter", "resize", "both", "--energy", "0.9", "--out", "small"]);
+    assert!(ran.stdout.contains("off by") && ran.stdout.contains("query"), "{}", ran.stdout);
+    let diff = workshop.succeed(&["adapter", "diff", "both", "small", "--json"]).json();
+    assert!(diff["layers"][0]["cosine"].as_f64().unwrap() > 0.9, "{diff}");
+    let inspected = workshop.succeed(&["adapter", "inspect", "small"]).stdout;
+    assert!(inspected.contains("target_modules: ") && inspected.contains("effective"), "{inspected}");
+}
+
+#[test]
+fn a_trained_adapter_is_valid_on_its_model_and_what_is_wrong_is_listed() {
+    let workshop = Workshop::new();
+    workshop.succeed(&["train", "run.toml", "--dtype", "f32", "--set", "train.epochs=1"]);
+    let ran = workshop.succeed(&["adapter", "validate", "out", "--model", "model"]);
+    assert!(ran.stdout.starts_with("OK: 4 layers"), "{}", ran.stdout);
+    let config = String::from_utf8(workshop.read("out/adapter_config.json")).unwrap();
+    let with_another = config.replace("\"target_modules\": [", "\"target_modules\": [ \"kee\",");
+    workshop.write("out/adapter_config.json", &with_another);
+    let ran = workshop.run(&["adapter", "validate", "out", "--model", "model", "--json"]);
+    let findings = ran.json()["findings"].as_array().unwrap().len();
+    assert!(ran.code == 1 && findings == 2 && ran.stderr.contains("2 findings"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_adapter_is_extracted_from_a_merged_model() {
+    let workshop = Workshop::new();
+    workshop.succeed(&["train", "run.toml", "--dtype", "f32", "--set", "train.epochs=1"]);
+    workshop.succeed(&["merge", "--model", "model", "--adapter", "out", "--out", "merged"]);
+    let extract = ["adapter", "extract", "--model", "model", "--tuned", "merged", "--out", "again"];
+    let report = workshop.succeed(&[&extract[..], &["--rank", "2", "--json"]].concat()).json();
+    assert!(report["relative_error"].as_f64().unwrap() < 1e-3, "{report}");
+    assert_eq!(report["layers"].as_array().unwrap().len(), 4);
+    let ran = workshop.run(&extract);
+    assert!(ran.code == 2 && ran.stderr.contains("--rank"), "{}", ran.stderr);
 }

@@ -5,6 +5,7 @@
 mod adapter;
 mod ask;
 mod compare;
+mod convert;
 mod download;
 mod eight_bits;
 mod generate;

@@ -12,7 +12,7 @@ use super::merging::{Pruning, merge};
 use super::method::{MajoritySign, Merging, Method};
 use super::report::{MadeLayer, MadeReport};
 use super::saved;
-use crate::adapter::attach::stream_of;
+use crate::adapter::initialise::stream_of;
 use crate::analysis::Matrix;
 use crate::hub::check_is_free;
 use crate::{Error, Result};

@@ -8,7 +8,7 @@ use super::factors::Factors;
 use super::folder::AdapterFolder;
 use super::made::{Made, MadePair};
 use super::report::{MadeLayer, MadeReport};
-use crate::adapter::attach::stream_of;
+use crate::adapter::initialise::stream_of;
 use crate::adapter::config::Init;
 use crate::analysis::{Product, Spectrum};
 use crate::hub::check_is_free;
