@@ -263,3 +263,40 @@ fn the_number_of_threads_changes_no_bit() {
         }
     }
 }
+
+/// Each brings the ranks and scalings of its own layers, and leaves none behind.
+#[test]
+fn adapters_with_ranks_of_single_layers_take_each_others_place() {
+    let cases = ["bert_rank_pattern", "bert_rslora_pattern", "bert_switch_a"].map(Case::named);
+    let (mut adapted, batch) = load(&cases[0], Compute::F32);
+    let info = adapted.model().info().clone();
+    let expected = cases.each_ref().map(|case| {
+        let (alone, _) = load(case, Compute::F32);
+        alone.logits(&batch, Some(AdapterId(0))).unwrap()
+    });
+    assert!(expected[0] != expected[1] && expected[1] != expected[2]);
+    for at in [1, 0, 2, 1, 2, 0] {
+        let file = AdapterFile::open(cases[at].adapter().unwrap().as_ref()).unwrap();
+        file.attach(adapted.model_mut(), &info, AdapterId(0)).unwrap();
+        assert_eq!(adapted.logits(&batch, Some(AdapterId(0))).unwrap(), expected[at], "{}", cases[at].name);
+    }
+}
+
+/// What is merged goes on under the other, which is as it was once that is undone.
+#[test]
+fn merging_one_of_two_adapters_keeps_the_other() {
+    let (a, b) = (Case::named("bert_switch_a"), Case::named("bert_switch_b"));
+    let (mut adapted, batch) = load(&a, Compute::F32);
+    let other = adapted.attach(&b.adapter().unwrap()).unwrap();
+    let of_b = adapted.logits(&batch, Some(other)).unwrap();
+    let base = adapted.logits(&batch, None).unwrap();
+    let merged = adapter::merge(adapted.model_mut(), AdapterId(0)).unwrap();
+    assert!(adapter::is_attached(adapted.model(), other), "the other is still there");
+    // It now adds to what is merged: the answers are of both, and no more those of either.
+    let both = adapted.logits(&batch, Some(other)).unwrap();
+    let of_a = adapted.logits(&batch, None).unwrap();
+    assert!(both != of_a && both != of_b);
+    merged.unmerge(adapted.model_mut()).unwrap();
+    assert_eq!(adapted.logits(&batch, Some(other)).unwrap(), of_b);
+    assert_eq!(adapted.logits(&batch, None).unwrap(), base);
+}
