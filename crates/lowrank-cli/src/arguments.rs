@@ -101,8 +101,6 @@ pub enum Command {
     Forward(commands::forward::Arguments),
     Params(commands::params::Arguments),
     Merge(commands::merge::Arguments),
-    #[command(subcommand)]
-    Adapter(commands::adapter::Command),
     Compare(commands::compare::Arguments),
     Quantize(commands::quantize::Arguments),
     Rank(Box<commands::rank::Arguments>),

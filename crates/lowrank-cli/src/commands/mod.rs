@@ -33,7 +33,6 @@ pub fn run(cli: Cli) -> Result {
         Command::Generate(arguments) => generate::run(*arguments, global),
         Command::Forward(arguments) => forward::run(arguments, global),
         Command::Merge(arguments) => merge::run(arguments, global),
-        Command::Adapter(command) => adapter::run(command, global),
         Command::Params(arguments) => params::run(arguments, global),
         Command::Compare(arguments) => compare::run(arguments, global),
         Command::Quantize(arguments) => quantize::run(arguments, global),

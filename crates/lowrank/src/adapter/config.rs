@@ -226,17 +226,13 @@ pub enum Init {
 impl Init {
     /// The distributions of `A` `[r, inputs]` and `B` `[outputs, r]`; none where the elements depend on each other.
     pub(super) fn distributions(&self, r: usize, inputs: usize) -> Option<(Distribution, Distribution)> {
-        let uniform = |width: usize| {
-            let bound = 1.0 / (width as f32).sqrt();
-            Distribution::Uniform { low: -bound, high: bound }
-        };
         Some(match self {
-            Self::Default => (uniform(inputs), Distribution::Constant(0.0)),
+            Self::Default => (Distribution::kaiming(inputs), Distribution::Constant(0.0)),
             Self::Gaussian => {
                 let a = Distribution::Normal { mean: 0.0, deviation: 1.0 / r as f32 };
                 (a, Distribution::Constant(0.0))
             }
-            Self::Random => (uniform(inputs), uniform(r)),
+            Self::Random => (Distribution::kaiming(inputs), Distribution::kaiming(r)),
             Self::Orthogonal => return None,
             Self::Custom { a, b } => (a.clone(), b.clone()),
         })
@@ -284,6 +280,12 @@ pub enum Distribution {
 }
 
 impl Distribution {
+    /// Uniform in `±1/√inputs`: Kaiming with slope √5, how PyTorch begins a linear layer.
+    pub(super) fn kaiming(inputs: usize) -> Self {
+        let bound = 1.0 / (inputs as f32).sqrt();
+        Self::Uniform { low: -bound, high: bound }
+    }
+
     pub(super) fn fill(&self, values: &mut [f32], generator: &mut Philox) {
         match self {
             Self::Constant(value) => values.fill(*value),

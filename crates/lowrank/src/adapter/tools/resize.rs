@@ -8,8 +8,8 @@ use super::factors::Factors;
 use super::folder::AdapterFolder;
 use super::made::{Made, MadePair};
 use super::report::{MadeLayer, MadeReport};
+use crate::adapter::config::Distribution;
 use crate::adapter::initialise::stream_of;
-use crate::adapter::config::Init;
 use crate::analysis::{Product, Spectrum};
 use crate::hub::check_is_free;
 use crate::{Error, Result};
@@ -84,8 +84,7 @@ fn resized(name: &str, product: &Product<'_>, rank: usize) -> Result<Factors> {
     let missing = rank - made.r;
     if missing > 0 {
         let mut drawn = vec![0.0_f32; missing * columns];
-        let (of_a, _) = Init::Default.distributions(rank, columns);
-        of_a.fill(&mut drawn, &mut Philox::new(SEED, stream_of(name)));
+        Distribution::kaiming(columns).fill(&mut drawn, &mut Philox::new(SEED, stream_of(name)));
         made.a.extend(drawn.into_iter().map(f64::from));
         let zeros = std::iter::repeat_n(0.0, missing);
         made.b =
