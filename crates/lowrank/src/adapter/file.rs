@@ -15,7 +15,7 @@ use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
     Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut,
 };
-use crate::tape::{AdapterId, Leaf, Lora};
+use crate::tape::{AdapterId, Leaf, Lora, is_finite};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -339,7 +339,12 @@ impl AdapterFile {
             let reason = format!("its shape is {:?} where the model has {shape:?}", view.shape);
             return Err(self.error(key, &reason));
         }
-        Ok(to_tensor(key, &view)?.to_dtype(DType::F32))
+        let value = to_tensor(key, &view)?.to_dtype(DType::F32);
+        if is_finite(&value) {
+            Ok(value)
+        } else {
+            Err(self.error(key, "it holds a value that is not finite"))
+        }
     }
 
     fn error(&self, key: &str, reason: &str) -> Error {

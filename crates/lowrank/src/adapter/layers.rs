@@ -102,7 +102,8 @@ impl<'c> PerLayer<'c> {
         let ranks = self.ranks.unused().map(|at| ("rank_pattern", &self.config.rank_pattern[at].0));
         let alphas = self.alphas.unused().map(|at| ("alpha_pattern", &self.config.alpha_pattern[at].0));
         ranks.chain(alphas).map(|(key, pattern)| {
-            let reason = "means no layer that is adapted, or none that an earlier pattern has not decided";
+            let reason = "means no layer that is adapted, or none that an earlier pattern has not decided; it must \
+                          match the end of a layer's name, as query and layer.1.*query do";
             Error::setting(key, format!("{pattern:?} {reason}"))
         })
     }

@@ -1,16 +1,21 @@
 //! The base model in whose spectra an adapter's updates are placed.
 
+use std::collections::BTreeMap;
+
 use super::matrix::Matrix;
 use super::place::{Place, place_in_spectrum};
 use super::product::Product;
 use crate::hub::{self, Checkpoint, RepositoryKind};
 use crate::models::{self, HeadSpec, Keys, ModelInfo};
+use crate::nn::for_each_parameter;
 use crate::{Error, Result};
 
 /// The weights of a base model, found under the names of modules.
 pub(super) struct Base {
     checkpoint: Checkpoint,
     info: ModelInfo,
+    /// Parameters that are other names of one.
+    ties: BTreeMap<String, &'static str>,
 }
 
 impl Base {
@@ -21,13 +26,19 @@ impl Base {
         // Shapes alone: the architecture knows under which names its weights may be stored.
         let kind = config.head.unwrap_or(config.usual_head());
         let model = models::from_config(&config, HeadSpec::new(kind, config.labels.len()))?;
-        Ok(Self { checkpoint: Checkpoint::open(&folder)?, info: model.info().clone() })
+        let mut ties = BTreeMap::new();
+        for_each_parameter(&*model, |path, parameter| {
+            ties.extend(parameter.tie().map(|target| (path.to_owned(), target)));
+        });
+        Ok(Self { checkpoint: Checkpoint::open(&folder)?, info: model.info().clone(), ties })
     }
 
     /// Where an update of a module lies in the spectrum of its weight.
     pub fn place(&self, module: &str, update: &Product<'_>, fan_in_fan_out: bool) -> Result<Place> {
         let name = format!("{module}.weight");
-        let (key, view) = Keys::new(&self.info, &self.checkpoint).find(&name).ok_or_else(|| {
+        let keys = Keys::new(&self.info, &self.checkpoint);
+        let tied = || self.ties.get(&name).and_then(|target| keys.find(target));
+        let (key, view) = keys.find(&name).or_else(tied).ok_or_else(|| {
             let reason = "the base model does not hold it; name the model that the adapter was trained on";
             Error::tensor(self.checkpoint.path(), &name, reason)
         })?;

@@ -145,7 +145,12 @@ fn is_being_written(writer: u32, number: u64) -> bool {
         // An earlier process of the same id may have left a number that this one has not reached.
         return number < BEGUN.load(Ordering::SeqCst);
     }
-    // Where the system does not show its processes, a stranger's file is left alone.
+    is_running(writer)
+}
+
+/// Whether there is a process of this number. Where the system does not show them there may be, and a stranger's files are
+/// left alone.
+pub(super) fn is_running(process: u32) -> bool {
     let processes = Path::new("/proc/self");
-    !processes.exists() || processes.with_file_name(writer.to_string()).exists()
+    !processes.exists() || processes.with_file_name(process.to_string()).exists()
 }

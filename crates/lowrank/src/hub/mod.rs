@@ -6,6 +6,7 @@ mod checkpoint;
 mod dataset;
 mod dtype;
 mod gguf;
+mod new_folder;
 mod options;
 mod pickle;
 mod remote;
@@ -23,6 +24,7 @@ pub use checkpoint::{ADAPTER_FILE, Checkpoint, INDEX_FILE, MODEL_FILE, PICKLED_A
 pub use dataset::{DatasetFolder, DatasetId, resolve_dataset, resolve_dataset_with};
 pub use dtype::StoredDtype;
 pub use gguf::{GgufValue, write_gguf};
+pub use new_folder::NewFolder;
 pub use options::HubOptions;
 pub use repository::{
     ADAPTER_CONFIG, MODEL_CONFIG, ModelFolder, RepositoryKind, SUMMARY_FILE, resolve, resolve_with,

@@ -3,7 +3,6 @@
 mod write;
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use lowrank_kernels::Compute;
@@ -16,7 +15,7 @@ use super::quantize::copy_files;
 use super::reading::Noted;
 use super::subject::{NewHead, write_config};
 use crate::adapter::{self, AdapterFile};
-use crate::hub::{self, Checkpoint, RepositoryKind, StoredDtype};
+use crate::hub::{self, Checkpoint, NewFolder, RepositoryKind, StoredDtype};
 use crate::models::{HeadStyle, LoadIn};
 use crate::tape::AdapterId;
 use crate::{Error, Result};
@@ -76,21 +75,21 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
         adapter::join(adapted.model_mut(), other, id)
             .map_err(|error| Error::Usage(format!("{name} cannot be merged with the others: {error}")))?;
     }
-    let unfinished = Unfinished::beside(out)?;
+    let unfinished = NewFolder::beside(out)?;
     let checkpoint = Checkpoint::open(adapted.folder())?;
     refuse_eight_bits(&checkpoint, options.dequantize)?;
     let merging = Merging::new(&adapted, id, &checkpoint)?;
-    let written = merging.write(&unfinished.path)?;
+    let written = merging.write(unfinished.path())?;
     let head =
         NewHead { labels: noted_labels(first, &adapted), regression: adapted.model().info().num_labels == 1 };
     let head = written.has_new_head.then_some(&head);
-    write_config(&adapted, head, &unfinished.path, |config| {
+    write_config(&adapted, head, unfinished.path(), |config| {
         config.remove("quantization_config");
         if written.untied == Untied::Output {
             config.insert("tie_word_embeddings".into(), false.into());
         }
     })?;
-    copy_files(adapted.folder(), &unfinished.path)?;
+    copy_files(adapted.folder(), unfinished.path())?;
 
     // What neither the base model nor an adapter has is drawn alike on both sides.
     probe::complete(&mut adapted)?;
@@ -102,7 +101,7 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
         style: style.unwrap_or(HeadStyle::Default),
         ..load
     };
-    let mut after = AdaptedModel::load(&unfinished.path.to_string_lossy(), None, after)?;
+    let mut after = AdaptedModel::load(&unfinished.path().to_string_lossy(), None, after)?;
     probe::complete(&mut after)?;
     let expected = probe::outputs(&adapted, Some(id))?;
     let largest_difference = probe::largest_difference(&expected, &probe::outputs(&after, None)?);
@@ -115,7 +114,7 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
         )));
     }
     let largest_change = probe::largest_difference(&expected, &probe::outputs(&adapted, None)?);
-    unfinished.finish(out)?;
+    unfinished.finish()?;
     Ok(MergeReport {
         out: out.to_path_buf(),
         merged: written.merged,
@@ -151,35 +150,6 @@ fn noted_labels(adapter: &str, adapted: &AdaptedModel) -> Vec<String> {
     labels.unwrap_or_else(|| (0..width).map(|id| format!("LABEL_{id}")).collect())
 }
 
-/// A folder beside its place, removed unless it is finished.
-struct Unfinished {
-    path: PathBuf,
-}
-
-impl Unfinished {
-    fn beside(out: &Path) -> Result<Self> {
-        hub::check_is_free(out)?;
-        let name = out.file_name().ok_or_else(|| Error::file(out, "it names no folder to write"))?;
-        let name = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
-        let path = out.parent().unwrap_or(Path::new("")).join(name);
-        fs::create_dir_all(&path).map_err(Error::io(&path))?;
-        Ok(Self { path })
-    }
-
-    fn finish(self, out: &Path) -> Result<()> {
-        if out.exists() {
-            fs::remove_dir(out).map_err(Error::io(out))?;
-        }
-        fs::rename(&self.path, out).map_err(Error::io(out))
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
 impl fmt::Display for MergeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { merged, replaced, largest_difference, tolerance, largest_change, .. } = self;
@@ -198,6 +168,11 @@ impl fmt::Display for MergeReport {
             f,
             "the merged model is off by {largest_difference:.2e}, where {tolerance:.2e} are allowed"
         )?;
+        if tolerance > largest_change && *largest_change > 0.0 {
+            let reason =
+                "rounding to the stored type may take as much as the adapter gives: compare scores on data";
+            writeln!(f, "{reason}")?;
+        }
         let megabytes = self.bytes as f64 / 1e6;
         write!(f, "{merged} weights merged, {replaced} replaced, {megabytes:.1} MB in {}", self.out.display())
     }

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::adapted_model::{AdaptedModel, Use};
 use super::probe;
 use crate::hub::{
-    self, Checkpoint, MODEL_CONFIG, MODEL_FILE, RepositoryKind, StoredDtype, TensorToWrite, to_tensor,
-    write_atomically, write_safetensors,
+    self, Checkpoint, MODEL_CONFIG, MODEL_FILE, NewFolder, RepositoryKind, StoredDtype, TensorToWrite,
+    to_tensor, write_atomically, write_safetensors,
 };
 use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
 use crate::models::{self, HeadSpec, LoadIn, not_finite, quantizable_keys};
@@ -72,8 +72,7 @@ pub struct QuantizeReport {
 /// empty or cannot be written.
 pub fn quantize(options: &QuantizeOptions<'_>) -> Result<QuantizeReport> {
     let folder = hub::resolve(options.model, RepositoryKind::Model)?.path;
-    fs::create_dir_all(options.out).map_err(Error::io(options.out))?;
-    hub::check_is_free(options.out)?;
+    let unfinished = NewFolder::beside(options.out)?;
     let config = models::read_config(&folder)?;
     let checkpoint = Checkpoint::open(&folder)?;
     let kind = config.head.unwrap_or(config.usual_head());
@@ -109,10 +108,11 @@ pub fn quantize(options: &QuantizeOptions<'_>) -> Result<QuantizeReport> {
         .map(|(name, dtype, shape, bytes)| TensorToWrite { name, dtype: *dtype, shape, bytes: bytes.get() })
         .collect();
     let bytes_after = tensors.iter().map(|tensor| tensor.bytes.len() as u64).sum();
-    write_safetensors(options.out.join(MODEL_FILE), &tensors, &[("format", "pt")])?;
+    write_safetensors(unfinished.path().join(MODEL_FILE), &tensors, &[("format", "pt")])?;
     drop(parts);
-    copy_files(&folder, options.out)?;
-    write_config(&folder, options.out)?;
+    copy_files(&folder, unfinished.path())?;
+    write_config(&folder, unfinished.path())?;
+    unfinished.finish()?;
     let mut report = QuantizeReport {
         out: options.out.to_path_buf(),
         bytes_before,

@@ -64,6 +64,16 @@ fn a_tensor_that_is_missing_unknown_or_misshaped_is_named() {
     }
 }
 
+#[test]
+fn a_value_that_is_not_finite_is_named() {
+    let folder = adapter("bert_query_value");
+    let key = "base_model.model.classifier.weight";
+    change(&folder.path().join("adapter_model.safetensors"), |tensors| {
+        tensors.get_mut(key).unwrap().make_mut::<f32>()[1] = f32::NAN;
+    });
+    assert_refused(load(&folder), &["adapter_model.safetensors", key, "not finite"]);
+}
+
 /// The copies that PEFT writes are ignored, but not what they say of shapes.
 #[test]
 fn a_misshaped_copy_of_a_saved_module_is_named() {

@@ -132,6 +132,18 @@ fn two_adapters_overlap_as_the_papers_formula_says() {
     }
 }
 
+/// The layer before the logits and the word table are one tensor of the checkpoint.
+#[test]
+fn an_adapter_on_a_tied_weight_is_placed_in_what_it_is_tied_to() {
+    let (folder, base) =
+        (fixture("cases/llama_tied_embeddings/adapter"), fixture("models/llama-tied-bf16-sharded"));
+    let base = base.to_string_lossy();
+    let report = look_at(&RankOptions { base: Some(&base), ..options(&folder) });
+    let tied = |name: &str| report.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+    let norm = |name: &str| tied(name).base.as_ref().unwrap().base_norm;
+    assert_eq!(norm("lm_head"), norm("model.embed_tokens"));
+}
+
 #[test]
 fn an_adapter_is_placed_in_its_base_whatever_form_the_weight_is_stored_in() {
     for (case, wanted) in expected()["places"].as_object().unwrap() {

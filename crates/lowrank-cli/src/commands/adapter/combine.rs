@@ -24,6 +24,7 @@ Examples:
 /// save or a bias must be the same in all adapters that have it.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[command(override_usage = "lowrank adapter combine A[=WEIGHT]... --method M --out DIR")]
 pub struct Arguments {
     /// PEFT adapters, folders or Hub ids, each perhaps with a weight [default: 1]
     #[arg(value_name = "A[=WEIGHT]", required = true)]

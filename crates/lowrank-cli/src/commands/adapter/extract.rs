@@ -24,6 +24,7 @@ Examples:
 /// what else changed is named.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[command(override_usage = "lowrank adapter extract --model M --tuned N --rank R --out DIR")]
 pub struct Arguments {
     /// Base model: a folder in Hugging Face layout, or a Hub id
     #[arg(long, value_name = "M")]

@@ -22,6 +22,7 @@ Examples:
 /// but leaves room to train on.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[command(override_usage = "lowrank adapter resize A (--rank R | --energy X) --out DIR")]
 pub struct Arguments {
     /// PEFT adapter: a folder, or a Hub id
     #[arg(value_name = "A")]
