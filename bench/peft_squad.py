@@ -3,7 +3,8 @@
     python bench/peft_squad.py --model DIR --train train-v1.1.json --dev dev-v1.1.json --out OUT [--epochs 2] [--limit 2000]
 
 Windows, positions and answers are those of Transformers' run_qa.py; batches are padded to their longest window, and
-hold windows of like length, as Transformers' group_by_length has it.
+hold windows of like length, as Transformers' group_by_length has it. The model that PEFT wraps is called, because
+PeftModelForQuestionAnswering drops token_type_ids on the way.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def evaluate(model, rows, examples, size=64):
     examples = sorted(examples, key=lambda example: len(example["ids"]))
     for at in range(0, len(examples), size):
         part = examples[at:at + size]
-        output = model(**batch(part))
+        output = model.base_model(**batch(part))
         for example, starts, ends in zip(part, output.start_logits.numpy(), output.end_logits.numpy()):
             length, context = len(example["ids"]), rows[example["row"]][2]
             starts, ends = starts[:length], ends[:length]
@@ -144,7 +145,7 @@ def main():
         for part in grouped(train, order, arguments.batch_size):
             labels = {"start_positions": torch.tensor([example["start"] for example in part]),
                       "end_positions": torch.tensor([example["stop"] for example in part])}
-            loss = model(**batch(part), **labels).loss
+            loss = model.base_model(**batch(part), **labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
