@@ -133,19 +133,21 @@ fn an_adapter_that_is_taken_off_leaves_the_base_as_it_was() {
     }
 }
 
+/// A model with a fresh adapter on every linear layer, the adapter's configuration, and a batch.
+fn begun(init_lora_weights: Init, r: usize) -> (AdaptedModel, LoraConfig, Batch) {
+    let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
+    let target_modules = Some(Targets::AllLinear);
+    let config = LoraConfig { r, target_modules, init_lora_weights, ..LoraConfig::default() };
+    let info = adapted.model().info().clone();
+    adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+    (adapted, config, random_batch(&[7, 1, 12], 84, 3))
+}
+
 #[test]
 fn a_fresh_adapter_answers_as_the_base() {
     for init in [Init::Default, Init::Gaussian] {
-        let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
-        let batch = random_batch(&[7, 1, 12], 84, 3);
+        let (mut adapted, config, batch) = begun(init, 8);
         let base = adapted.logits(&batch, None).unwrap();
-        let config = LoraConfig {
-            target_modules: Some(Targets::AllLinear),
-            init_lora_weights: init,
-            ..LoraConfig::default()
-        };
-        let info = adapted.model().info().clone();
-        adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
         adapter::for_each_leaf_mut(adapted.model_mut(), AdapterId(0), |name, leaf| {
             let zero = leaf.value().to_f32_vec().iter().all(|value| *value == 0.0);
             assert_eq!(zero, name.contains("lora_B") || name == "classifier.bias", "{name}");
@@ -160,18 +162,9 @@ fn a_fresh_adapter_answers_as_the_base() {
 #[test]
 fn starts_of_which_neither_factor_is_zero() {
     for init in [Init::Orthogonal, Init::Random] {
-        let mut adapted = random_model(&bert_config(2), 3, Compute::F32);
-        let batch = random_batch(&[7, 1, 12], 84, 3);
-        let base = adapted.logits(&batch, None).unwrap();
         let changes = matches!(init, Init::Random);
-        let config = LoraConfig {
-            r: 6,
-            target_modules: Some(Targets::AllLinear),
-            init_lora_weights: init,
-            ..LoraConfig::default()
-        };
-        let info = adapted.model().info().clone();
-        adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+        let (mut adapted, _, batch) = begun(init, 6);
+        let base = adapted.logits(&batch, None).unwrap();
         adapter::for_each_leaf_mut(adapted.model_mut(), AdapterId(0), |name, leaf| {
             let values = leaf.value().to_f32_vec();
             assert!(!name.contains("lora_") || values.iter().all(|value| *value != 0.0), "{name}");

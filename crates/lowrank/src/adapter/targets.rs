@@ -145,14 +145,12 @@ pub(super) fn targeted(
                 continue;
             }
         }
-        let adapted = per_layer.adapted(path, place.older.as_deref());
-        {
-            match kind {
-                ModuleKind::Linear => kept.linears.push(adapted?),
-                ModuleKind::Embedding => kept.embeddings.push(adapted?),
-                ModuleKind::Convolution | ModuleKind::Table | ModuleKind::Other => {
-                    other = other.or(Some(place));
-                }
+        let mut adapted = || per_layer.adapted(path, place.older.as_deref());
+        match kind {
+            ModuleKind::Linear => kept.linears.push(adapted()?),
+            ModuleKind::Embedding => kept.embeddings.push(adapted()?),
+            ModuleKind::Convolution | ModuleKind::Table | ModuleKind::Other => {
+                other = other.or(Some(place));
             }
         }
     }

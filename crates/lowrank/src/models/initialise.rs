@@ -65,7 +65,7 @@ pub fn initialise_head(model: &mut dyn Model, seed: u64) -> Result<bool> {
 }
 
 /// Whether the parameter at `path` belongs to the module at `module`.
-pub(super) fn is_inside(path: &str, module: &str) -> bool {
+pub(crate) fn is_inside(path: &str, module: &str) -> bool {
     path.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
 }
 

@@ -32,6 +32,7 @@ pub use config::{
 };
 pub use head::{Head, HeadSpec, HeadStyle};
 pub use info::{ImageShape, ModelInfo};
+pub(crate) use initialise::is_inside;
 pub use initialise::{initialise, initialise_head, initialise_int8};
 pub use inputs::{Images, Inputs, Source, Tokens};
 pub(crate) use keys::Keys;

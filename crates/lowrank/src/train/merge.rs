@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lowrank_kernels::Compute;
 use serde::Serialize;
 
-use self::write::{Merging, Untied};
+use self::write::Merging;
 use super::adapted_model::{AdaptedModel, LoadOptions};
 use super::probe;
 use super::quantize::copy_files;
@@ -85,7 +85,7 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
     let head = written.has_new_head.then_some(&head);
     write_config(&adapted, head, unfinished.path(), |config| {
         config.remove("quantization_config");
-        if written.untied == Untied::Output {
+        if written.unties_output {
             config.insert("tie_word_embeddings".into(), false.into());
         }
     })?;

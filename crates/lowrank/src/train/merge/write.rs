@@ -13,7 +13,7 @@ use crate::hub::{
     stream_safetensors, to_tensor, write_atomically,
 };
 use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
-use crate::models::keys_of;
+use crate::models::{is_inside, keys_of};
 use crate::nn::for_each_parameter;
 use crate::tape::{AdapterId, Leaf, Parameter, is_finite};
 use crate::tensor::{DType, Tensor};
@@ -23,23 +23,14 @@ use crate::{Error, Result};
 /// Elements that are merged at a time: 4 MiB of f32.
 const BLOCK: usize = 1 << 20;
 
-/// What becomes of a tied weight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Untied {
-    /// None has a value of its own.
-    #[default]
-    Nothing,
-    /// The layer before a language model's logits has one.
-    Output,
-}
-
 /// What was written.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     pub merged: usize,
     pub replaced: usize,
     pub bytes: u64,
-    pub untied: Untied,
+    /// Whether the layer before a language model's logits has a value of its own now.
+    pub unties_output: bool,
     /// Whether an adapter brought a head.
     pub has_new_head: bool,
     /// The type that keeps the fewest digits of what was changed.
@@ -113,11 +104,8 @@ impl<'a> Merging<'a> {
             );
             return Err(Error::Usage(reason));
         }
-        let inside =
-            |path: &str, module: &&str| path.strip_prefix(*module).is_some_and(|rest| rest.starts_with('.'));
-        let info = model.info();
-        let has_new_head =
-            changes.replacements.keys().any(|path| info.head.iter().any(|module| inside(path, module)));
+        let in_head = |path: &String| model.info().head.iter().any(|module| is_inside(path, module));
+        let has_new_head = changes.replacements.keys().any(in_head);
         Ok(Self { checkpoint, changes, parameters, untied, has_new_head })
     }
 
@@ -125,7 +113,7 @@ impl<'a> Merging<'a> {
     pub fn write(&self, folder: &Path) -> Result<Written> {
         let files = self.files()?;
         let mut written = Written {
-            untied: if self.untied.is_empty() { Untied::Nothing } else { Untied::Output },
+            unties_output: !self.untied.is_empty(),
             has_new_head: self.has_new_head,
             replaced: self.changes.replacements.len(),
             merged: self.changes.pairs.len(),
