@@ -41,6 +41,9 @@ def adapter_cases():
     case("bert_layer_number", "bert", r=4, target_modules=QV, layers_to_transform=1)
     case("bert_layer_numbers", "bert", r=4, target_modules=QV, layers_to_transform=[0], layers_pattern="layer")
     case("bert_lora_bias", "bert", r=4, lora_alpha=6, target_modules=[*QV, "dense"], lora_bias=True)
+    case("bert_dora", "bert", r=4, lora_alpha=6, target_modules=QV, use_dora=True)
+    case("bert_dora_all_linear", "bert", r=3, target_modules="all-linear", use_dora=True, use_rslora=True, rank_pattern=ranks)
+    case("roberta_dora_random", "roberta", r=3, target_modules=["query", "dense"], use_dora=True, init_lora_weights=False, bias="lora_only")
     case("bert_switch_a", "bert", inputs="bert_switch", r=4, target_modules=QV)
     case("bert_switch_b", "bert", inputs="bert_switch", r=7, lora_alpha=3, target_modules=["key", "intermediate.dense"])
     case("bert_save_layer_norm", "bert", r=4, target_modules=QV, modules_to_save=["classifier", "LayerNorm"])
@@ -193,7 +196,8 @@ def bf16_errors(model, inputs, output, gradients):
 
 def plain(name):
     """The key under which PEFT saves a trainable parameter: its name without the adapter's."""
-    return re.sub(r"\.default$", "", re.sub(r"\.modules_to_save\.default\.", ".", name).replace(".default.", "."))
+    name = re.sub(r"\.modules_to_save\.default\.", ".", name).replace("_vector.default.weight", "_vector")
+    return re.sub(r"\.default$", "", name.replace(".default.", "."))
 
 
 def unplain_keys(saved, gradients):

@@ -57,6 +57,7 @@ def sequence_cases():
     one("distilbert_mlm", "distilbert-mlm", num_labels=4, r=4, target_modules=DISTIL_QV)
     one("distilbert_regression", "distilbert-mlm", num_labels=1, r=2, target_modules=["lin1", "lin2"])
     one("bert_adapted_embeddings", "bert", r=3, target_modules=["value", *EMBEDDINGS])
+    one("bert_dora_embeddings", "bert", r=3, target_modules=["value", *EMBEDDINGS], use_dora=True)
     one("roberta_adapted_embeddings", "roberta", r=3, target_modules=["value", *EMBEDDINGS[:2]])
 
 

@@ -28,6 +28,7 @@ import encoders
 import forms
 import gpt2
 import images
+import initial
 import metrics
 import models
 import params
@@ -60,6 +61,7 @@ PARTS = {
     "rank": rank.make,
     "forms": forms.make,
     "combine": combine.make,
+    "initial": initial.make,
 }
 
 

@@ -14,7 +14,7 @@ use crate::embedding::{self, Lookup};
 use crate::gemm::{Streamed, Weight, gradient};
 use crate::rotary::{self, HeadNorms, RotaryShape, Rotations};
 use crate::rows::{Rows, RowsMut};
-use crate::{elementwise, gated, loss, low_rank, norm, patches, rms_norm, row_ops};
+use crate::{elementwise, gated, loss, low_rank, magnitude, norm, patches, rms_norm, row_ops};
 
 /// The kernels over rows of `T`, with the signatures of their public faces.
 #[allow(clippy::type_complexity)]
@@ -30,6 +30,8 @@ pub struct Compiled<T: Element> {
     pub(crate) low_rank_outer: fn(Rows<f32>, Rows<T>, Option<&Dropout>, f32, &mut [f32]),
     pub(crate) low_rank_outer_transposed: fn(Rows<T>, Rows<f32>, f32, &mut [f32]),
     pub(crate) weight_gradient: fn(Rows<T>, Rows<T>, &mut [f32]),
+    pub(crate) scale_columns: fn(&[f32], Option<&[f32]>, RowsMut<T>),
+    pub(crate) column_dots: fn(Rows<T>, Rows<T>, &mut [f32]),
     pub(crate) dropout: fn(Rows<T>, &Dropout, RowsMut<T>),
     pub(crate) add_assign: fn(&mut [T], &[T]),
     pub(crate) is_finite: fn(&[T]) -> bool,
@@ -94,6 +96,8 @@ impl<T: Element> Compiled<T> {
             low_rank_outer: low_rank::outer_kernel::<T>,
             low_rank_outer_transposed: low_rank::outer_transposed_kernel::<T>,
             weight_gradient: gradient::weight_gradient_kernel::<T>,
+            scale_columns: magnitude::scale_columns_kernel::<T>,
+            column_dots: magnitude::column_dots_kernel::<T>,
             dropout: dropout::apply_kernel::<T>,
             add_assign: elementwise::add_assign_kernel::<T>,
             is_finite: elementwise::is_finite_kernel::<T>,

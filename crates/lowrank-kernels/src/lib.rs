@@ -24,6 +24,7 @@ pub mod gated;
 pub mod gemm;
 pub mod loss;
 pub mod low_rank;
+pub mod magnitude;
 pub mod memory;
 pub mod norm;
 pub mod optimizer;

@@ -137,6 +137,20 @@ fn several_adapters_are_added_up() {
     }
 }
 
+/// What their magnitudes would be together is nowhere said.
+#[test]
+fn an_adapter_with_magnitudes_is_merged_alone_and_into_8_bits_too() {
+    let [a, dora] = ["bert_switch_a", "bert_dora"].map(|name| Case::named(name).adapter().unwrap());
+    let model = Case::named("bert_dora").model();
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [eight, out] = &folders;
+    let error = merged(&model, &[a, dora.clone()], out.path()).unwrap_err().to_string();
+    assert!(error.contains("use_dora") && error.contains("bert_dora"), "{error}");
+    quantize(&QuantizeOptions { model: &model, out: eight.path(), check: false }).unwrap();
+    let (model, adapters) = (eight.path().to_str().unwrap(), [dora]);
+    merge(&MergeOptions { model, adapters: &adapters, out: out.path(), dequantize: true }).unwrap();
+}
+
 #[test]
 fn weights_in_8_bits_are_merged_as_dense_ones_where_that_is_asked_for() {
     let case = Case::named("llama_all_linear");

@@ -9,6 +9,7 @@ mod embedding;
 mod gated;
 mod loss;
 mod low_rank;
+mod magnitude;
 mod memory;
 mod norm;
 mod optimizer;

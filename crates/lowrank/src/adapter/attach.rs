@@ -12,8 +12,7 @@ use crate::nn::{
     self, Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
     for_each_parameter, for_each_parameter_mut,
 };
-use crate::tape::{AdapterId, Leaf, Lora};
-use crate::tensor::Tensor;
+use crate::tape::{AdapterId, Leaf, Lora, Parameter};
 use crate::{Error, Result};
 
 /// What an adapter changes in a model.
@@ -119,29 +118,16 @@ pub fn attach(
 ) -> Result<Plan> {
     let plan = plan(&*model, info, config)?;
     detach(model, adapter);
-    for_each_linear_mut(model, |path, linear| {
-        if let Some(layer) = plan.linear(path) {
-            let pair = initialise::of_linear(layer, linear, &config.init_lora_weights, adapter, seed);
-            linear.lora.push(Lora { dropout: config.lora_dropout, ..pair });
-        }
-    });
-    for_each_embedding_mut(model, |path, embedding| {
-        if let Some(layer) = plan.embedding(path) {
-            let pair = initialise::of_embedding(layer, embedding, &config.init_lora_weights, adapter, seed);
-            embedding.lora.push(pair);
-        }
-    });
-    let tied = tied_values(&*model, &plan);
-    let mut result = Ok(());
+    let attached = attach_pairs(model, &plan, config, adapter, seed);
+    let tied = tied_leaves(&*model);
+    let mut result = attached;
     for_each_parameter_mut(model, |path, parameter| {
         if let Some(base) = parameter.base_mut() {
             base.set_trainable(false);
         }
         if result.is_ok() && plan.replaced.iter().any(|name| name == path) {
-            let value = match tied.iter().find(|(name, _)| name == path) {
-                Some((_, value)) => Ok(value.clone()),
-                None => parameter.active(None).map(Leaf::float),
-            };
+            // PEFT copies the value of a parameter that is another one's second name, too.
+            let value = base_value(path, parameter, &tied).map(|leaf| leaf.float());
             result = value.and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
         }
     });
@@ -151,22 +137,60 @@ pub fn attach(
     result.map(|()| plan)
 }
 
-/// The values of the parameters to replace that are other names of one: PEFT copies those, too.
-fn tied_values(model: &dyn Module, plan: &Plan) -> Vec<(String, Tensor)> {
-    let mut wanted = Vec::new();
-    for_each_parameter(model, |path, parameter| {
-        if let Some(name) = parameter.tie().filter(|_| plan.replaced.iter().any(|name| name == path)) {
-            wanted.push((path.to_owned(), name));
+/// Gives the layers of a plan their pairs.
+fn attach_pairs(
+    model: &mut dyn Module,
+    plan: &Plan,
+    config: &LoraConfig,
+    adapter: AdapterId,
+    seed: u64,
+) -> Result<()> {
+    let tied = tied_leaves(&*model);
+    let init = &config.init_lora_weights;
+    let weight = |path: &str, weight: &Parameter| base_value(&nn::join(path, "weight"), weight, &tied);
+    let mut result = Ok(());
+    for_each_linear_mut(model, |path, linear| {
+        if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
+            let weight = || weight(path, &linear.weight);
+            let pair = initialise::of_linear(layer, linear, weight, init, adapter, seed);
+            result = pair.map(|pair| linear.lora.push(Lora { dropout: config.lora_dropout, ..pair }));
         }
     });
-    let mut values = Vec::new();
+    result?;
+    let mut result = Ok(());
+    for_each_embedding_mut(model, |path, embedding| {
+        if let Some(layer) = plan.embedding(path).filter(|_| result.is_ok()) {
+            let table = || weight(path, &embedding.weight);
+            let pair = initialise::of_embedding(layer, embedding, table, init, adapter, seed);
+            result = pair.map(|pair| embedding.lora.push(pair));
+        }
+    });
+    result
+}
+
+/// The values of the parameters that are other names of one.
+pub(super) fn tied_leaves(model: &dyn Module) -> Vec<(String, Leaf)> {
+    let mut wanted = Vec::new();
+    for_each_parameter(model, |path, parameter| {
+        wanted.extend(parameter.tie().map(|name| (path.to_owned(), name)));
+    });
+    let mut leaves = Vec::new();
     for_each_parameter(model, |path, parameter| {
         if let Some(leaf) = parameter.base() {
             let same = wanted.iter().filter(|(_, name)| *name == path);
-            values.extend(same.map(|(name, _)| (name.clone(), leaf.float())));
+            leaves.extend(same.map(|(name, _)| (name.clone(), leaf.clone())));
         }
     });
-    values
+    leaves
+}
+
+/// The base model's value of the parameter at `path`.
+pub(super) fn base_value(path: &str, parameter: &Parameter, tied: &[(String, Leaf)]) -> Result<Leaf> {
+    let other = tied.iter().find(|(name, _)| name == path).map(|(_, leaf)| leaf);
+    match (parameter.active(None), other) {
+        (Err(_), Some(leaf)) => Ok(leaf.clone()),
+        (own, _) => own.cloned(),
+    }
 }
 
 /// Takes an adapter off a model, which then answers as before it was attached.
@@ -192,7 +216,7 @@ pub fn set_trainable(model: &mut dyn Module, adapter: AdapterId, trainable: bool
 
 /// Calls `f` with the name and the tensor of everything that an adapter brought: the low-rank pairs, and the values
 /// that replace the base model's. Names are the base model's, with `lora_A.weight` and `lora_B.weight` below a linear
-/// layer, `lora_embedding_A` and `lora_embedding_B` below an embedding.
+/// layer, `lora_embedding_A` and `lora_embedding_B` below an embedding, `lora_magnitude_vector` below either.
 pub fn for_each_leaf_mut(model: &mut dyn Module, adapter: AdapterId, mut f: impl FnMut(&str, &mut Leaf)) {
     nn::for_each_leaf_mut(model, |name, owner, leaf| {
         if owner == Some(adapter) {

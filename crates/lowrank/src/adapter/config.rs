@@ -40,6 +40,8 @@ pub struct LoraConfig {
     pub lora_bias: bool,
     /// Divide by `√r` rather than `r`.
     pub use_rslora: bool,
+    /// Give each layer a magnitude of its own, and let the weight and the pair decide its direction alone: DoRA.
+    pub use_dora: bool,
     /// How `A` and `B` begin.
     pub init_lora_weights: Init,
     /// Train the layer norms too; saved as a module of `modules_to_save`.
@@ -64,6 +66,7 @@ impl Default for LoraConfig {
             layers_pattern: Vec::new(),
             lora_bias: false,
             use_rslora: false,
+            use_dora: false,
             init_lora_weights: Init::default(),
             train_layer_norms: false,
             train_embeddings: false,
@@ -114,9 +117,16 @@ impl LoraConfig {
                 "it says what layers_to_transform numbers, which is absent",
             ));
         }
-        if self.lora_bias && matches!(self.init_lora_weights, Init::Gaussian | Init::Orthogonal) {
+        if self.use_dora && self.init_lora_weights.takes_from_the_weight() {
+            let reason = "it does not go with an init_lora_weights that takes a part of the weight";
+            return Err(Error::setting("use_dora", reason));
+        }
+        if self.lora_bias && self.init_lora_weights.word().is_some() {
             let reason = "it goes with init_lora_weights = true or false alone, as in PEFT";
             return Err(Error::setting("lora_bias", reason));
+        }
+        if self.lora_bias && self.use_dora {
+            return Err(Error::setting("lora_bias", "it does not go with use_dora, as in PEFT"));
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return Err(Error::setting("lora_dropout", format!("{} is not in 0..1", self.lora_dropout)));
@@ -214,6 +224,14 @@ pub enum Init {
     Random,
     /// PEFT's `"orthogonal"`: neither is zero, and `B·A` is. Ranks are even; embeddings begin as by default.
     Orthogonal,
+    /// PEFT's `"pissa"`: the pair is the part of the weight along its largest singular values, and the weight counts as what
+    /// is left without it. With a number, `"pissa_niter_N"`: nearly that, of as many rounds of power iteration.
+    Pissa {
+        /// The rounds; absent: exact.
+        iterations: Option<usize>,
+    },
+    /// PEFT's `"olora"`: the same with the leading part of the weight's QR decomposition.
+    Olora,
     /// A distribution for each.
     Custom {
         /// `A`'s.
@@ -224,6 +242,34 @@ pub enum Init {
 }
 
 impl Init {
+    /// The word that PEFT has for it, which names one that is given as a word.
+    pub fn word(&self) -> Option<String> {
+        Some(match self {
+            Self::Default | Self::Random | Self::Custom { .. } => return None,
+            Self::Gaussian => "gaussian".to_owned(),
+            Self::Orthogonal => "orthogonal".to_owned(),
+            Self::Olora => "olora".to_owned(),
+            Self::Pissa { iterations: None } => "pissa".to_owned(),
+            Self::Pissa { iterations: Some(iterations) } => format!("pissa_niter_{iterations}"),
+        })
+    }
+
+    /// The one of a word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "gaussian" => Self::Gaussian,
+            "orthogonal" => Self::Orthogonal,
+            "olora" => Self::Olora,
+            "pissa" => Self::Pissa { iterations: None },
+            _ => Self::Pissa { iterations: Some(word.strip_prefix("pissa_niter_")?.parse().ok()?) },
+        })
+    }
+
+    /// Whether the pair begins as a part of the weight, which then counts as what is left.
+    pub fn takes_from_the_weight(&self) -> bool {
+        matches!(self, Self::Pissa { .. } | Self::Olora)
+    }
+
     /// The distributions of `A` `[r, inputs]` and `B` `[outputs, r]`; none where the elements depend on each other.
     pub(super) fn distributions(&self, r: usize, inputs: usize) -> Option<(Distribution, Distribution)> {
         Some(match self {
@@ -233,7 +279,7 @@ impl Init {
                 (a, Distribution::Constant(0.0))
             }
             Self::Random => (Distribution::kaiming(inputs), Distribution::kaiming(r)),
-            Self::Orthogonal => return None,
+            Self::Orthogonal | Self::Pissa { .. } | Self::Olora => return None,
             Self::Custom { a, b } => (a.clone(), b.clone()),
         })
     }
@@ -244,7 +290,7 @@ impl Init {
     /// PEFT's `reset_lora_parameters`.
     pub(super) fn of_embedding(&self) -> (Distribution, Distribution) {
         match self {
-            Self::Default | Self::Gaussian | Self::Orthogonal => {
+            Self::Default | Self::Gaussian | Self::Orthogonal | Self::Pissa { .. } | Self::Olora => {
                 (Distribution::Constant(0.0), Distribution::Normal { mean: 0.0, deviation: 1.0 })
             }
             Self::Random => {

@@ -37,13 +37,15 @@ impl ParameterCount {
         let mut pairs = 0;
         for_each_linear(model, |path, linear| {
             if let Some(layer) = plan.linear(path) {
-                let bias = if layer.lora_bias { linear.outputs() } else { 0 };
-                pairs += (layer.r * (linear.inputs() + linear.outputs()) + bias) as u64;
+                let vectors = usize::from(layer.lora_bias) + usize::from(layer.use_dora);
+                pairs += (layer.r * (linear.inputs() + linear.outputs()) + vectors * linear.outputs()) as u64;
             }
         });
         for_each_embedding(model, |path, embedding| {
             if let Some(layer) = plan.embedding(path) {
-                pairs += (layer.r * (embedding.entries() + embedding.width())) as u64;
+                let vectors = usize::from(layer.use_dora);
+                let width = embedding.width();
+                pairs += (layer.r * (embedding.entries() + width) + vectors * width) as u64;
             }
         });
         count.trainable += pairs;

@@ -4,18 +4,19 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::attach::{Plan, detach, for_each_leaf_mut, plan_any_rank};
-use super::config::{LoraConfig, Targets};
+use super::attach::{Plan, base_value, detach, for_each_leaf_mut, plan_any_rank, tied_leaves};
+use super::config::{Init, LoraConfig, Targets};
+use super::initialise::part_of_weight;
 use super::layers::Adapted;
 use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
-use super::targets::target_modules;
+use super::targets::{Targeted, target_modules};
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
 use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
     Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut,
 };
-use crate::tape::{AdapterId, Leaf, Lora, is_finite};
+use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, is_finite};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -32,16 +33,74 @@ pub fn peft_key(name: &str, plan: &Plan) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// Every tensor of an adapter under its key in the file.
+/// Every tensor of an adapter under its key in the file. A pair that began as a part of the weight is one of twice the
+/// rank, which adds to the weight as it is in the base model what the pair has become: `[B, −B₀]·[A; A₀]`.
+///
+/// # Source
+/// PEFT's `subtract_mutated_init`, for the last.
 pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tensors {
     let mut tensors = Tensors::new();
     for_each_leaf_mut(model, adapter, |name, leaf| {
         tensors.insert(peft_key(name, plan), leaf.value().to_dtype(DType::F32));
     });
+    for_each_linear(model, |path, linear| {
+        let own = linear.adapter(adapter);
+        if let Some((lora, Initial { a, b })) = own.and_then(|lora| Some((lora, lora.initial.as_ref()?))) {
+            let below = join_rows(lora.a.value(), a.value());
+            let beside = join_rows(&lora.b.value().transposed(), &negative(b.value()).transposed());
+            for (name, value) in [("lora_A.weight", below), ("lora_B.weight", beside.transposed())] {
+                tensors.insert(peft_key(&format!("{path}.{name}"), plan), value);
+            }
+        }
+    });
     tensors
 }
 
-/// Writes an adapter folder; the same adapter gives the same bytes.
+/// One matrix below another.
+fn join_rows(above: &Tensor, below: &Tensor) -> Tensor {
+    let (rows, width) = above.rows_and_width();
+    let values = [above.as_slice::<f32>(), below.as_slice::<f32>()].concat();
+    Tensor::from_slice([rows + below.shape().rows(), width], &values)
+}
+
+fn negative(tensor: &Tensor) -> Tensor {
+    let values: Vec<f32> = tensor.as_slice::<f32>().iter().map(|value| -value).collect();
+    Tensor::from_slice(tensor.shape(), &values)
+}
+
+/// The plan and the configuration of what [`tensors`] gives of pairs that began as a part of the weight: plain pairs of
+/// twice the rank and of the same scaling.
+fn as_plain(plan: &Plan, config: &LoraConfig) -> (Plan, LoraConfig) {
+    let factor = if config.use_rslora { std::f64::consts::SQRT_2 } else { 2.0 };
+    let doubled = |layer: &Adapted| {
+        let lora_alpha = Some(layer.lora_alpha.unwrap_or(layer.r as f64) * factor);
+        Adapted { r: 2 * layer.r, lora_alpha, ..layer.clone() }
+    };
+    let targets = Targeted {
+        linears: plan.targets.linears.iter().map(doubled).collect(),
+        embeddings: plan.targets.embeddings.clone(),
+    };
+    // Embeddings begin as ever.
+    let embeddings = || plan.targets.embeddings.iter();
+    let ranks = embeddings().map(|layer| (layer.path.clone(), layer.r));
+    let alphas = embeddings().map(|layer| (layer.path.clone(), layer.lora_alpha.unwrap_or(layer.r as f64)));
+    let config = LoraConfig {
+        r: 2 * config.r,
+        lora_alpha: Some(config.lora_alpha.unwrap_or(config.r as f64) * factor),
+        rank_pattern: ranks
+            .chain(config.rank_pattern.iter().map(|(name, r)| (name.clone(), 2 * r)))
+            .collect(),
+        alpha_pattern: alphas
+            .chain(config.alpha_pattern.iter().map(|(name, alpha)| (name.clone(), alpha * factor)))
+            .collect(),
+        init_lora_weights: Init::Default,
+        ..config.clone()
+    };
+    (Plan { targets, ..plan.clone() }, config)
+}
+
+/// Writes an adapter folder; the same adapter gives the same bytes. What began as a part of the weights is written as an
+/// adapter of twice the rank for the base model as it is.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -54,6 +113,8 @@ pub fn save(
     base_model: &str,
     folder: &Path,
 ) -> Result<()> {
+    let plain = config.init_lora_weights.takes_from_the_weight().then(|| as_plain(plan, config));
+    let (plan, config) = plain.as_ref().map_or((plan, config), |(plan, config)| (plan, config));
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     write_tensors(&folder.join(ADAPTER_FILE), &tensors(model, adapter, plan))?;
     let saved = names_for_peft(&plan.modules_to_save, plan);
@@ -69,7 +130,11 @@ pub fn save(
         targets: &targets,
         modules_to_save: &saved,
         base_model,
-        task_type: info.kind.peft_task_type(),
+        // Of a model with a head, the word says that the adapter has one, too.
+        task_type: info.kind.peft_task_type().filter(|_| {
+            let saved = |head: &&str| plan.modules_to_save.iter().any(|name| is_saved(head, name));
+            info.head.is_empty() || info.head.iter().any(saved)
+        }),
         auto_mapping: (info.kind == Head::ImageClassification).then(|| {
             let family = info.base_prefix;
             (&*info.architecture, format!("transformers.models.{family}.modeling_{family}"))
@@ -197,12 +262,14 @@ impl AdapterFile {
         config
     }
 
-    /// What the adapter changes in a model; shapes are enough.
+    /// What the adapter changes in a model; shapes are enough. PEFT saves the head with an adapter that says what its model
+    /// predicts, and without a word for that only if `modules_to_save` names it.
     ///
     /// # Errors
     /// If a target or a module to save matches nothing.
     pub fn plan(&self, model: &dyn Module, info: &ModelInfo) -> Result<Plan> {
-        plan_any_rank(model, info, &self.config_for(model))
+        let headless = self.head.is_none().then(|| ModelInfo { head: Vec::new(), ..info.clone() });
+        plan_any_rank(model, headless.as_ref().unwrap_or(info), &self.config_for(model))
     }
 
     /// Puts the adapter on a model, frozen, in the place of one that was there under the same id. Every tensor of the
@@ -223,20 +290,27 @@ impl AdapterFile {
 
     fn bind(&self, model: &mut dyn Module, info: &ModelInfo, plan: &Plan, adapter: AdapterId) -> Result<()> {
         let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
+        let init = &self.config.init_lora_weights;
+        let tied = if init.takes_from_the_weight() { tied_leaves(&*model) } else { Vec::new() };
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
             if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
                 let key = |part: &str| self.key_of(&format!("{path}.{part}"), info, plan);
                 let keys = ["lora_A.weight", "lora_B.weight"].map(key);
                 let bias = layer.lora_bias.then(|| key("lora_B.bias"));
+                let magnitude = layer.use_dora.then(|| key("lora_magnitude_vector"));
                 let sizes = [linear.inputs(), linear.outputs()];
                 let dropout = self.config.lora_dropout;
                 result = self.pair(keys, layer, sizes, adapter, &mut unused).and_then(|pair| {
-                    let bias = bias.map(|key| {
-                        unused.remove(&key);
-                        self.tensor(&key, &sizes[1..]).map(Leaf::frozen)
-                    });
-                    linear.lora.push(Lora { dropout, bias: bias.transpose()?, ..pair });
+                    let bias = self.vector(bias, sizes[1], &mut unused)?;
+                    let magnitude = self.vector(magnitude, sizes[1], &mut unused)?.map(Magnitude::new);
+                    let mut pair = Lora { dropout, bias, magnitude, ..pair };
+                    if init.takes_from_the_weight() {
+                        let weight = base_value(&format!("{path}.weight"), &linear.weight, &tied)?;
+                        let [a, b] = part_of_weight(layer, &weight, init, 0)?.map(Leaf::frozen);
+                        pair.initial = Some(Initial { a, b });
+                    }
+                    linear.lora.push(pair);
                     Ok(())
                 });
             }
@@ -248,8 +322,12 @@ impl AdapterFile {
                 let key = |part: &str| self.key_of(&format!("{path}.{part}"), info, plan);
                 let keys = ["lora_embedding_A", "lora_embedding_B"].map(key);
                 let sizes = [embedding.entries(), embedding.width()];
-                result =
-                    self.pair(keys, layer, sizes, adapter, &mut unused).map(|pair| embedding.lora.push(pair));
+                let magnitude = layer.use_dora.then(|| key("lora_magnitude_vector"));
+                result = self.pair(keys, layer, sizes, adapter, &mut unused).and_then(|pair| {
+                    let magnitude = self.vector(magnitude, sizes[1], &mut unused)?.map(Magnitude::new);
+                    embedding.lora.push(Lora { magnitude, ..pair });
+                    Ok(())
+                });
             }
         });
         result?;
@@ -321,7 +399,19 @@ impl AdapterFile {
             self.tensor(key, &shape).map(Leaf::frozen)
         };
         let (a, b) = (leaf(&a, [r, inputs])?, leaf(&b, [outputs, r])?);
-        Ok(Lora { adapter, a, b, bias: None, scaling, dropout: 0.0 })
+        Ok(Lora { adapter, a, b, bias: None, magnitude: None, initial: None, scaling, dropout: 0.0 })
+    }
+
+    /// The vector at this key, if there is to be one.
+    fn vector(
+        &self,
+        key: Option<String>,
+        width: usize,
+        unused: &mut BTreeSet<String>,
+    ) -> Result<Option<Leaf>> {
+        let Some(key) = key else { return Ok(None) };
+        unused.remove(&key);
+        self.tensor(&key, &[width]).map(|value| Some(Leaf::frozen(value)))
     }
 
     /// Checks the copies that PEFT also writes, and takes them off the list.

@@ -5,37 +5,78 @@ use lowrank_kernels::svd::svd;
 
 use super::config::{Distribution, Init};
 use super::layers::Adapted;
+use super::principal::{leading, nearly_principal, principal};
+use crate::Result;
 use crate::nn::{Embedding, Linear};
-use crate::tape::{AdapterId, Leaf, Lora};
+use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude};
 use crate::tensor::{DType, Tensor};
 
-/// A trained pair for a linear layer, without dropout.
+/// A trained pair for a linear layer, without dropout; the weight is that of the base model.
 pub(super) fn of_linear(
     layer: &Adapted,
     linear: &Linear,
+    weight: impl Fn() -> Result<Leaf>,
     init: &Init,
     adapter: AdapterId,
     seed: u64,
-) -> Lora {
+) -> Result<Lora> {
     let sizes = [linear.inputs(), linear.outputs()];
     let pair = match init.distributions(layer.r, linear.inputs()) {
         Some(distributions) => drawn(layer, sizes, distributions, adapter, seed),
+        None if init.takes_from_the_weight() => {
+            let [a, b] = part_of_weight(layer, &weight()?, init, seed)?;
+            let initial = Initial { a: Leaf::frozen(a.clone()), b: Leaf::frozen(b.clone()) };
+            Lora { initial: Some(initial), ..pair(layer, a, b, adapter) }
+        }
         None => orthogonal(layer, sizes, adapter, seed),
     };
     let bias = layer.lora_bias.then(|| Leaf::trained(Tensor::zeros([linear.outputs()], DType::F32)));
-    Lora { bias, ..pair }
+    with_magnitude(Lora { bias, ..pair }, layer, weight, Lora::norms)
 }
 
-/// A trained pair for an embedding.
+/// A trained pair for an embedding; the table is that of the base model.
 pub(super) fn of_embedding(
     layer: &Adapted,
     embedding: &Embedding,
+    table: impl FnOnce() -> Result<Leaf>,
     init: &Init,
     adapter: AdapterId,
     seed: u64,
-) -> Lora {
+) -> Result<Lora> {
     let sizes = [embedding.entries(), embedding.width()];
-    drawn(layer, sizes, init.of_embedding(), adapter, seed)
+    let pair = drawn(layer, sizes, init.of_embedding(), adapter, seed);
+    with_magnitude(pair, layer, table, Lora::table_norms)
+}
+
+/// The pair with the magnitude that the weight has with it, if it is to have one: the outputs stay what they are.
+fn with_magnitude(
+    pair: Lora,
+    layer: &Adapted,
+    weight: impl FnOnce() -> Result<Leaf>,
+    norms: impl FnOnce(&Lora, &Leaf) -> Vec<f32>,
+) -> Result<Lora> {
+    if !layer.use_dora {
+        return Ok(pair);
+    }
+    let norms = norms(&pair, &weight()?);
+    let vector = Tensor::from_slice([norms.len()], &norms);
+    Ok(Lora { magnitude: Some(Magnitude::new(Leaf::trained(vector))), ..pair })
+}
+
+/// `A` and `B` that are a part of a weight.
+///
+/// # Errors
+/// If the weight holds a value that is not finite.
+pub(super) fn part_of_weight(layer: &Adapted, weight: &Leaf, init: &Init, seed: u64) -> Result<[Tensor; 2]> {
+    let Adapted { path, r, scaling, .. } = layer;
+    Ok(match init {
+        Init::Pissa { iterations: Some(iterations) } => {
+            let generator = &mut Philox::new(seed, stream_of(path));
+            nearly_principal(path, weight, *r, *iterations, generator)?.tensors(*scaling)
+        }
+        Init::Olora => leading(weight, *r).tensors(1.0),
+        _ => principal(path, weight, *r)?.tensors(*scaling),
+    })
 }
 
 /// `A` and `B` drawn from these distributions.
@@ -94,7 +135,8 @@ fn orthogonal(layer: &Adapted, [inputs, outputs]: [usize; 2], adapter: AdapterId
 
 fn pair(layer: &Adapted, a: Tensor, b: Tensor, adapter: AdapterId) -> Lora {
     let (a, b) = (Leaf::trained(a), Leaf::trained(b));
-    Lora { adapter, a, b, bias: None, scaling: layer.scaling, dropout: 0.0 }
+    let scaling = layer.scaling;
+    Lora { adapter, a, b, bias: None, magnitude: None, initial: None, scaling, dropout: 0.0 }
 }
 
 /// FNV-1a of a layer's name: the number of its random stream.

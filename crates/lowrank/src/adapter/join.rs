@@ -1,7 +1,8 @@
 //! Several adapters as one.
 
 use crate::nn::{
-    Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter, for_each_parameter_mut,
+    Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
+    for_each_parameter, for_each_parameter_mut,
 };
 use crate::tape::{AdapterId, Lora};
 use crate::{Error, Result};
@@ -11,8 +12,9 @@ use crate::{Error, Result};
 /// an adapter's first pair alone.
 ///
 /// # Errors
-/// If both put values of their own in the place of the same parameter; the model is then as it was.
+/// If both put values of their own in the place of the same parameter, or one has magnitudes; the model is then as it was.
 pub fn join(model: &mut dyn Module, from: AdapterId, into: AdapterId) -> Result<()> {
+    check_no_magnitudes(model, &[from, into])?;
     let mut result = Ok(());
     for_each_parameter(&*model, |path, parameter| {
         let both = parameter.replacement(from).zip(parameter.replacement(into));
@@ -45,17 +47,37 @@ pub fn join(model: &mut dyn Module, from: AdapterId, into: AdapterId) -> Result<
 /// it has put in the place of the base model's values counts whole, whatever the weight. A weight of 0 silences the pairs.
 ///
 /// # Errors
-/// If the weight is not a finite number; the model is then as it was.
+/// If the weight is not a finite number, or the adapter has magnitudes; the model is then as it was.
 pub fn scale(model: &mut dyn Module, adapter: AdapterId, weight: f32) -> Result<()> {
     if !weight.is_finite() {
         return Err(Error::Usage(format!("an adapter cannot count {weight} times")));
     }
+    check_no_magnitudes(model, &[adapter])?;
     let scale = |lora: &mut Vec<Lora>| {
         lora.iter_mut().filter(|lora| lora.adapter == adapter).for_each(|lora| lora.scaling *= weight);
     };
     for_each_linear_mut(model, |_, linear| scale(&mut linear.lora));
     for_each_embedding_mut(model, |_, embedding| scale(&mut embedding.lora));
     Ok(())
+}
+
+/// A magnitude is that of the base weight with one product, whole: what it would be beside another product, or of a part
+/// of its own, is nowhere said.
+fn check_no_magnitudes(model: &dyn Module, adapters: &[AdapterId]) -> Result<()> {
+    let mut found = None;
+    let mut look = |path: &str, lora: &[Lora]| {
+        let decomposed = |lora: &&Lora| adapters.contains(&lora.adapter) && lora.magnitude.is_some();
+        if found.is_none() && lora.iter().any(|lora| decomposed(&lora)) {
+            found = Some(path.to_owned());
+        }
+    };
+    for_each_linear(model, |path, linear| look(path, &linear.lora));
+    for_each_embedding(model, |path, embedding| look(path, &embedding.lora));
+    let Some(path) = found else { return Ok(()) };
+    Err(Error::Usage(format!(
+        "an adapter with use_dora sets the magnitude of the weight with its own product, here of {path}: it cannot be \
+         added to another adapter, nor count in part; merge it into the base model first"
+    )))
 }
 
 #[cfg(test)]
@@ -65,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::nn::Linear;
-    use crate::tape::{Layout, Leaf, Tape, Var};
+    use crate::tape::{Layout, Leaf, Magnitude, Tape, Var};
     use crate::tensor::{DType, Tensor};
 
     const A: AdapterId = AdapterId(3);
@@ -83,7 +105,16 @@ mod tests {
         layer.weight.set_base(random([5, 7], generator)).unwrap();
         for (adapter, r) in [(A, 2), (B, 3)] {
             let (a, b) = (random([r, 7], generator), random([5, r], generator));
-            layer.lora.push(Lora { adapter, a, b, bias: None, scaling: 0.7, dropout: 0.0 });
+            layer.lora.push(Lora {
+                adapter,
+                a,
+                b,
+                bias: None,
+                magnitude: None,
+                initial: None,
+                scaling: 0.7,
+                dropout: 0.0,
+            });
         }
         layer
     }
@@ -109,6 +140,20 @@ mod tests {
         assert!(scale(&mut layer, A, f32::NAN).is_err());
         scale(&mut layer, A, 0.0).unwrap();
         assert_eq!(outputs(&layer, Some(A)), base);
+    }
+
+    #[test]
+    fn an_adapter_with_magnitudes_is_neither_joined_nor_scaled() {
+        let mut layer = layer();
+        let norms = layer.lora[1].norms(layer.weight.base().unwrap());
+        let vector = Leaf::frozen(Tensor::from_slice([5], &norms));
+        layer.lora[1].magnitude = Some(Magnitude::new(vector));
+        let before = [A, B].map(|adapter| outputs(&layer, Some(adapter)));
+        for error in [join(&mut layer, A, B), join(&mut layer, B, A), scale(&mut layer, B, 0.5)] {
+            assert!(error.unwrap_err().to_string().contains("use_dora"));
+        }
+        scale(&mut layer, A, 1.0).unwrap();
+        assert_eq!([A, B].map(|adapter| outputs(&layer, Some(adapter))), before);
     }
 
     #[test]

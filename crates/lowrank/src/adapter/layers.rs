@@ -19,6 +19,8 @@ pub struct Adapted {
     pub scaling: f32,
     /// Whether its pair has a bias.
     pub lora_bias: bool,
+    /// Whether it has a magnitude of its own.
+    pub use_dora: bool,
 }
 
 impl Adapted {
@@ -93,8 +95,8 @@ impl<'c> PerLayer<'c> {
         let r = self.ranks.get(&names)?.unwrap_or(self.config.r);
         let lora_alpha = self.alphas.get(&names)?.or(self.config.lora_alpha);
         let scaling = self.config.scaling(r, lora_alpha);
-        let lora_bias = self.config.lora_bias;
-        Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling, lora_bias })
+        let LoraConfig { lora_bias, use_dora, .. } = *self.config;
+        Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling, lora_bias, use_dora })
     }
 
     /// What is wrong with each pattern that decided nothing.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lowrank_kernels::{Rows, RowsMut, low_rank};
+use lowrank_kernels::{Rows, RowsMut, elementwise, low_rank, magnitude};
 
 use crate::nn::{
     Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
@@ -42,13 +42,16 @@ pub(crate) struct Pair {
 enum AddedTo {
     /// A weight `[outputs, inputs]`: `B·A`.
     Linear,
+    /// The same, of which a pair began as a part, which its own adapter has anyway.
+    TakenOff,
     /// A table `[entries, width]`: `Aᵀ·Bᵀ`.
     Embedding,
     /// A bias: the pair's own.
     Bias,
 }
 
-/// Puts `W + s·B·A` in the place of each weight that an adapter changes, and the values that it brought along in the
+/// Puts `W + s·B·A`, or `m∘(W + s·B·A)/‖W + s·B·A‖` where the adapter has a magnitude, in the place of each weight that an
+/// adapter changes, and the values that it brought along in the
 /// place of the base model's. The adapter is then off the model, which answers with it in every batch, at the cost of
 /// the base alone. Other adapters add to what is merged.
 ///
@@ -116,6 +119,9 @@ impl Changes {
         for_each_linear(model, |path, linear| {
             for lora in linear.lora.iter().filter(|lora| lora.adapter == adapter) {
                 add(path, lora, AddedTo::Linear);
+                if let Some(lora) = lora.taken_off() {
+                    add(path, &lora, AddedTo::TakenOff);
+                }
                 if lora.bias.is_some() && linear.bias.is_none() {
                     let reason = "has no bias that the adapter's own could be merged into";
                     result = Err(Error::Usage(format!("{path} {reason}")));
@@ -146,7 +152,7 @@ pub(crate) fn sum(path: &str, leaf: &Leaf, pairs: &[Pair]) -> Result<Tensor> {
     let (rows, width) = weight.rows_and_width();
     let mut sum = weight.to_dtype(DType::F32);
     for pair in pairs {
-        pair.product(false).add_to(0, RowsMut::dense(sum.make_mut::<f32>(), rows, width));
+        pair.product(false, leaf).apply(0, RowsMut::dense(sum.make_mut::<f32>(), rows, width));
     }
     let sum = sum.to_dtype(weight.dtype());
     if is_finite(&sum) { Ok(sum) } else { Err(not_finite(path)) }
@@ -158,38 +164,62 @@ pub(crate) fn not_finite(path: &str) -> Error {
 }
 
 impl Pair {
-    /// What is added to the weight, or to the transposed one.
-    pub fn product(&self, of_transposed: bool) -> Product {
+    /// What is added to the weight, or to the transposed one; `weight` is not transposed in either case.
+    pub fn product(&self, of_transposed: bool, weight: &Leaf) -> Product {
         let Lora { a, b, bias, scaling, .. } = &self.lora;
+        let scaling = *scaling;
         if let Some(bias) = bias.as_ref().filter(|_| self.added_to == AddedTo::Bias) {
             let right = bias.value().reshape([bias.value().shape().elements(), 1]);
-            return Product { left: Tensor::from_slice([1, 1], &[1.0f32]), right, scaling: *scaling };
+            let left = Tensor::from_slice([1, 1], &[1.0f32]);
+            return Product { left, right, scaling, factors: None };
         }
         let (a, b) = (a.value().transposed(), b.value().clone());
         let is_embedding = self.added_to == AddedTo::Embedding;
         let (left, right) = if is_embedding == of_transposed { (b, a) } else { (a, b) };
-        Product { left, right, scaling: *scaling }
+        let norms = if is_embedding { Lora::table_norms } else { Lora::norms };
+        let factors = self.lora.magnitude_and_norms(weight, norms).map(|(magnitude, norms)| {
+            let factors = magnitude.factors(&norms);
+            if is_embedding == of_transposed { Factors::OfRows(factors) } else { Factors::OfColumns(factors) }
+        });
+        Product { left, right, scaling, factors }
     }
 }
 
-/// A product `s·L·Rᵀ` that is added to a matrix.
+/// A product `s·L·Rᵀ` that is added to a matrix, and what the sum is multiplied by.
 pub(crate) struct Product {
     /// `[rows, r]`.
     left: Tensor,
     /// `[width, r]`.
     right: Tensor,
     scaling: f32,
+    factors: Option<Factors>,
+}
+
+/// Factors of the rows or the columns of a matrix.
+enum Factors {
+    OfRows(Vec<f32>),
+    OfColumns(Vec<f32>),
 }
 
 impl Product {
-    /// Adds it to the rows from `first` on.
+    /// Applies it to the rows from `first` on.
     ///
     /// # Shapes
     /// `rows`: `[N, width]`.
-    pub fn add_to(&self, first: usize, rows: RowsMut<'_, f32>) {
-        let r = self.left.shape().width();
-        let left = &self.left.as_slice::<f32>()[first * r..(first + rows.rows()) * r];
-        low_rank::up(Rows::dense(left, rows.rows(), r), self.right.as_slice::<f32>(), self.scaling, rows);
+    pub fn apply(&self, first: usize, mut rows: RowsMut<'_, f32>) {
+        let (r, count) = (self.left.shape().width(), rows.rows());
+        let left = &self.left.as_slice::<f32>()[first * r..(first + count) * r];
+        let right = self.right.as_slice::<f32>();
+        low_rank::up(Rows::dense(left, count, r), right, self.scaling, rows.reborrow());
+        match &self.factors {
+            None => {}
+            Some(Factors::OfColumns(factors)) => magnitude::scale_columns(factors, None, rows),
+            Some(Factors::OfRows(factors)) => {
+                for (row, factor) in factors[first..first + count].iter().enumerate() {
+                    elementwise::scale(rows.row(row), *factor);
+                }
+            }
+        }
     }
 }
 
@@ -228,7 +258,8 @@ impl Merged {
         });
         for_each_linear_mut(model, |path, linear| {
             let pairs = self.changes.pairs.remove(&join(path, "weight"));
-            linear.lora.extend(pairs.into_iter().flatten().map(|pair| pair.lora));
+            let pairs = pairs.into_iter().flatten().filter(|pair| pair.added_to == AddedTo::Linear);
+            linear.lora.extend(pairs.map(|pair| pair.lora));
         });
         for_each_embedding_mut(model, |path, embedding| {
             let pairs = self.changes.pairs.remove(&join(path, "weight"));
@@ -257,6 +288,8 @@ mod tests {
             a: ones([1, 16]),
             b: ones([16, 1]),
             bias: None,
+            magnitude: None,
+            initial: None,
             scaling: 0.5,
             dropout: 0.0,
         });

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 13] = [
+const UNSUPPORTED: [&str; 12] = [
     "alora_invocation_tokens",
     "arrow_config",
     "ensure_weight_tying",
@@ -23,7 +23,6 @@ const UNSUPPORTED: [&str; 13] = [
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
-    "use_dora",
     "use_qalora",
     "velora_config",
 ];
@@ -77,11 +76,9 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         config.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), number(*alpha))).collect();
     let ranks: Map<String, Value> =
         config.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), json!(r))).collect();
-    let init = match config.init_lora_weights {
-        Init::Gaussian => json!("gaussian"),
-        Init::Orthogonal => json!("orthogonal"),
-        Init::Random => json!(false),
-        Init::Default | Init::Custom { .. } => json!(true),
+    let init = match config.init_lora_weights.word() {
+        Some(word) => json!(word),
+        None => json!(!matches!(config.init_lora_weights, Init::Random)),
     };
     json!({
         "alora_invocation_tokens": null,
@@ -121,7 +118,7 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         "task_type": task_type,
         "trainable_token_indices": null,
         "use_bdlora": null,
-        "use_dora": false,
+        "use_dora": config.use_dora,
         "use_qalora": false,
         "use_rslora": config.use_rslora,
         "velora_config": null,
@@ -177,10 +174,19 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig> {
 /// `B`, which no layer here computes, do not stand in the way.
 ///
 /// # Errors
-/// As [`read_config`].
+/// As [`read_config`]; or if its pairs alone do not say what the adapter changes.
 pub(super) fn read_whole(folder: &Path) -> Result<(LoraConfig, Map<String, Value>)> {
     let (path, map) = read_map(folder)?;
     let config = meaning_of(&map).map_err(|reason| Error::file(&path, reason))?;
+    if let Some(word) =
+        config.init_lora_weights.word().filter(|_| config.init_lora_weights.takes_from_the_weight())
+    {
+        let reason = format!(
+            "init_lora_weights is {word:?}: what the adapter changes is known only beside the base model's weights; save it \
+             with PEFT's path_initial_model_for_weight_conversion, or merge it"
+        );
+        return Err(Error::file(&path, reason));
+    }
     Ok((config, map))
 }
 
@@ -266,6 +272,7 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
         },
         lora_bias: flag(map, "lora_bias")?,
         use_rslora: flag(map, "use_rslora")?,
+        use_dora: flag(map, "use_dora")?,
         init_lora_weights: init(map)?,
         train_layer_norms: false,
         train_embeddings: false,
@@ -286,22 +293,23 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// Ways to begin that change the base model's weights as well, which PEFT does again when it loads the file.
-const BASE_CHANGING: [&str; 5] = ["corda", "loftq", "lora_ga", "olora", "pissa"];
+/// Ways to begin that change the base model's weights as well, in a way that the file does not tell.
+const BASE_CHANGING: [&str; 4] = ["corda", "loftq", "lora_ga", "pissa_niter"];
 
 fn init(map: &Map<String, Value>) -> Result<Init, String> {
     if map.get("init_lora_weights") == Some(&Value::Bool(false)) {
         return Ok(Init::Random);
     }
-    match map.get("init_lora_weights").and_then(Value::as_str).map(str::to_lowercase).as_deref() {
-        Some("gaussian") => Ok(Init::Gaussian),
-        Some("orthogonal") => Ok(Init::Orthogonal),
-        Some(word) if BASE_CHANGING.iter().any(|known| word.starts_with(known)) => Err(format!(
-            "init_lora_weights is {word:?}, which also changes the base model and is not supported; save the adapter \
-             with PEFT's path_initial_model_for_weight_conversion"
-        )),
-        _ => Ok(Init::Default),
+    let Some(word) = map.get("init_lora_weights").and_then(Value::as_str).map(str::to_lowercase) else {
+        return Ok(Init::Default);
+    };
+    if BASE_CHANGING.iter().any(|known| word.starts_with(known)) {
+        return Err(format!(
+            "init_lora_weights is {word:?}: the base model was changed as well, and the file does not tell how; save the \
+             adapter with PEFT's path_initial_model_for_weight_conversion"
+        ));
     }
+    Ok(Init::of_word(&word).unwrap_or_default())
 }
 
 fn flag(map: &Map<String, Value>, key: &str) -> Result<bool, String> {

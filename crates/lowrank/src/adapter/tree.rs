@@ -105,7 +105,7 @@ impl<'a> Visitor<'a> for Builder<'_> {
         if let Some(bias) = &linear.bias {
             node.tensors.push(self.tensor(path, "bias", bias.shape()));
         }
-        if let Some(&Adapted { r, lora_bias, .. }) = self.plan.and_then(|plan| plan.linear(path)) {
+        if let Some(&Adapted { r, lora_bias, use_dora, .. }) = self.plan.and_then(|plan| plan.linear(path)) {
             node.adapted = true;
             for (name, shape) in [("lora_A", [r, linear.inputs()]), ("lora_B", [linear.outputs(), r])] {
                 let trained = |name, shape| Tensor { name, shape, mark: Some(Mark::Trained) };
@@ -115,6 +115,7 @@ impl<'a> Visitor<'a> for Builder<'_> {
                 }
                 node.children.push(Node { tensors, ..Node::new(name, "Linear") });
             }
+            node.children.extend(use_dora.then(|| Node::magnitude(linear.outputs())));
         }
         self.push(node);
     }
@@ -130,14 +131,14 @@ impl<'a> Visitor<'a> for Builder<'_> {
     fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
         let mut node = Node::new(last(path), "Embedding");
         node.tensors.push(self.tensor(path, "weight", embedding.weight.shape()));
-        if let Some(&Adapted { r, .. }) = self.plan.and_then(|plan| plan.embedding(path)) {
+        if let Some(&Adapted { r, use_dora, .. }) = self.plan.and_then(|plan| plan.embedding(path)) {
             node.adapted = true;
             for (name, shape) in
                 [("lora_embedding_A", [r, embedding.entries()]), ("lora_embedding_B", [embedding.width(), r])]
             {
-                let tensor = Tensor { name: "", shape: shape.into(), mark: Some(Mark::Trained) };
-                node.children.push(Node { tensors: vec![tensor], ..Node::new(name, "Parameter") });
+                node.children.push(Node::trained_parameter(name, shape.into()));
             }
+            node.children.extend(use_dora.then(|| Node::magnitude(embedding.width())));
         }
         self.push(node);
     }
@@ -159,6 +160,15 @@ impl Node {
             children: Vec::new(),
             adapted: false,
         }
+    }
+
+    fn trained_parameter(name: &str, shape: Shape) -> Self {
+        let tensor = Tensor { name: "", shape, mark: Some(Mark::Trained) };
+        Self { tensors: vec![tensor], ..Self::new(name, "Parameter") }
+    }
+
+    fn magnitude(outputs: usize) -> Self {
+        Self::trained_parameter("lora_magnitude_vector", [outputs].into())
     }
 
     /// Whether the two are the same but for their names.

@@ -205,15 +205,16 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
 
 /// Calls `f` with every tensor: its path, the adapter that brought it along (none: it is the base model's), and
 /// itself. Low-rank pairs are `lora_A.weight` and `lora_B.weight` (and `lora_B.bias`) below their layer,
-/// `lora_embedding_A` and `lora_embedding_B` below an embedding; what replaces a value of the base model has the path of
-/// that.
+/// `lora_embedding_A` and `lora_embedding_B` below an embedding, and `lora_magnitude_vector` below either; what replaces a
+/// value of the base model has the path of that.
 pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<AdapterId>, &mut Leaf)) {
     struct Leaves<F>(F);
     impl<F: FnMut(&str, Option<AdapterId>, &mut Leaf)> VisitorMut for Leaves<F> {
         fn linear(&mut self, path: &str, linear: &mut Linear) {
             for lora in &mut linear.lora {
                 let adapter = lora.adapter;
-                lora.leaves_mut().for_each(|(name, leaf)| (self.0)(&join(path, name), Some(adapter), leaf));
+                lora.leaves_mut(false)
+                    .for_each(|(name, leaf)| (self.0)(&join(path, name), Some(adapter), leaf));
             }
             for (name, parameter) in linear.parameters_mut() {
                 self.parameter(&join(path, name), parameter);
@@ -222,8 +223,9 @@ pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<Ada
 
         fn embedding(&mut self, path: &str, embedding: &mut Embedding) {
             for lora in &mut embedding.lora {
-                (self.0)(&join(path, "lora_embedding_A"), Some(lora.adapter), &mut lora.a);
-                (self.0)(&join(path, "lora_embedding_B"), Some(lora.adapter), &mut lora.b);
+                let adapter = lora.adapter;
+                lora.leaves_mut(true)
+                    .for_each(|(name, leaf)| (self.0)(&join(path, name), Some(adapter), leaf));
             }
             self.parameter(&join(path, "weight"), &mut embedding.weight);
         }
@@ -276,8 +278,7 @@ pub fn for_each_active<'a>(
 
         fn embedding(&mut self, path: &str, embedding: &'a Embedding) {
             for lora in embedding.lora.iter().filter(|lora| Some(lora.adapter) == self.0) {
-                (self.1)(&join(path, "lora_embedding_A"), &lora.a);
-                (self.1)(&join(path, "lora_embedding_B"), &lora.b);
+                lora.embedding_leaves().for_each(|(name, leaf)| (self.1)(&join(path, name), leaf));
             }
             self.parameter(&join(path, "weight"), &embedding.weight);
         }

@@ -23,7 +23,7 @@ pub use gradients::Gradients;
 pub use key_values::KeyValues;
 pub(crate) use layout::offsets_of;
 pub use layout::{AdapterId, Layout};
-pub use lora::Lora;
+pub use lora::{Initial, Lora, Magnitude};
 pub(crate) use operand::{Operand, Queue};
 pub use parameter::{Form, Leaf, LeafId, Parameter};
 

@@ -26,6 +26,17 @@ pub struct Leaf {
     quantized: Option<Arc<Quantized>>,
     /// Its place among the weights of which no packed form is kept.
     queue: Option<Queue>,
+    version: Version,
+}
+
+/// What a leaf's value was when it was asked for: two are equal if nothing was written in between.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Version(Arc<()>);
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 #[derive(Debug)]
@@ -43,7 +54,8 @@ impl Leaf {
     pub fn frozen(value: Tensor) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = LeafId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { id, value, trainable: false, prepared: Arc::default(), quantized: None, queue: None }
+        let (prepared, version) = Default::default();
+        Self { id, value, trainable: false, prepared, quantized: None, queue: None, version }
     }
 
     /// A frozen leaf in 8 bits. Products decode it as they go; it is never packed.
@@ -95,7 +107,7 @@ impl Leaf {
     /// # Panics
     /// If the value is not f32.
     pub fn value_mut(&mut self) -> &mut [f32] {
-        self.prepared = Arc::default();
+        (self.prepared, self.version) = Default::default();
         self.value.make_mut::<f32>()
     }
 
@@ -141,14 +153,23 @@ impl Leaf {
         }
     }
 
+    /// The value as it is stored.
+    pub(super) fn stored(&self) -> Stored<'_> {
+        match &self.quantized {
+            Some(quantized) => Stored::Int8(quantized.view()),
+            None => Stored::Float(self.value.source()),
+        }
+    }
+
     /// The value as it is stored, for products that decode it.
     pub(super) fn streamed(&self, compute: Compute) -> Streamed<'_> {
         let (outputs, inputs) = self.value.rows_and_width();
-        let stored = match &self.quantized {
-            Some(quantized) => Stored::Int8(quantized.view()),
-            None => Stored::Float(self.value.source()),
-        };
-        Streamed::new(compute, stored, outputs, inputs)
+        Streamed::new(compute, self.stored(), outputs, inputs)
+    }
+
+    /// Which value it is.
+    pub(crate) fn version(&self) -> Version {
+        self.version.clone()
     }
 
     /// Where it stands among the streamed weights.

@@ -154,5 +154,14 @@ pub fn lora(
 ) -> Lora {
     let a = Leaf::trained(normal(&[r, inputs], 0.5, random));
     let b = Leaf::trained(normal(&[outputs, r], 0.5, random));
-    Lora { adapter: AdapterId(adapter), a, b, bias: None, scaling: 1.7, dropout }
+    Lora {
+        adapter: AdapterId(adapter),
+        a,
+        b,
+        bias: None,
+        magnitude: None,
+        initial: None,
+        scaling: 1.7,
+        dropout,
+    }
 }

@@ -9,6 +9,7 @@ mod embeddings;
 mod images;
 mod linear;
 mod losses;
+mod magnitude;
 mod models;
 mod norms;
 mod reference;

@@ -112,6 +112,34 @@ fn an_adapter_of_mlx_adds_what_it_added() {
 }
 
 #[test]
+fn magnitudes_of_mlx_are_pefts() {
+    let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = Checkpoint::open_file(form("mlx/adapters.safetensors")).unwrap();
+    let read = |name: &str| to_tensor(name, &file.get(name).unwrap()).unwrap();
+    let mut tensors: Tensors = file.names().map(|name| (name.to_owned(), read(name))).collect();
+    let modules: Vec<String> =
+        file.names().filter_map(|name| name.strip_suffix(".lora_b").map(str::to_owned)).collect();
+    for (place, module) in modules.iter().enumerate() {
+        let outputs = tensors[&format!("{module}.lora_b")].shape().width();
+        let value = Tensor::from_slice([outputs], &vec![0.5 + place as f32; outputs]);
+        tensors.insert(format!("{module}.m"), value);
+    }
+    write_tensors(&folder.path().join("adapters.safetensors"), &tensors).unwrap();
+    let text = fs::read_to_string(form("mlx/adapter_config.json")).unwrap();
+    let dora = text.replace("\"fine_tune_type\": \"lora\"", "\"fine_tune_type\": \"dora\"");
+    assert_ne!(text, dora);
+    fs::write(folder.path().join("adapter_config.json"), dora).unwrap();
+    let name = model("llama");
+    convert(&ConvertOptions { model: Some(&name), ..options(folder.path(), out.path()) }).unwrap();
+    assert_products(out.path(), "mlx.safetensors");
+    assert_eq!(config(out.path())["use_dora"], true);
+    assert_loads(out.path(), "llama");
+    let made = Checkpoint::open_adapter(out.path()).unwrap();
+    let key = format!("base_model.model.{}.lora_magnitude_vector", modules[1]);
+    assert_eq!(to_tensor(&key, &made.get(&key).unwrap()).unwrap().to_f32_vec()[0], 1.5);
+}
+
+#[test]
 fn what_mlx_cannot_hand_over_is_refused_by_name() {
     let (name, out) = (model("llama"), tempfile::tempdir().unwrap());
     let change = |file: &str, change: &dyn Fn(&Path)| {
@@ -155,9 +183,13 @@ fn what_mlx_cannot_hand_over_is_refused_by_name() {
     });
     assert!(text.contains(key) && text.contains("rank"), "{text}");
     let text = change("adapter_config.json", &|path| {
+        fs::write(path, r#"{"fine_tune_type": "full", "lora_parameters": {"scale": 1}}"#).unwrap();
+    });
+    assert!(text.contains("full"), "{text}");
+    let text = change("adapter_config.json", &|path| {
         fs::write(path, r#"{"fine_tune_type": "dora", "lora_parameters": {"scale": 1}}"#).unwrap();
     });
-    assert!(text.contains("dora"), "{text}");
+    assert!(text.contains("has no magnitude m"), "{text}");
     let text = change("adapter_config.json", &|path| fs::write(path, "{}").unwrap());
     assert!(text.contains("adapter_config.json") && text.contains("lora_parameters"), "{text}");
 }

@@ -6,6 +6,7 @@ mod common;
 mod convert;
 mod gguf;
 mod hostile_pickles;
+mod initial;
 mod pickle;
 
 use std::path::PathBuf;

@@ -98,7 +98,6 @@ fn a_rank_that_is_not_the_tensors_names_the_tensor() {
 #[test]
 fn a_variant_that_computes_something_else_is_refused_with_its_key() {
     for (key, value) in [
-        ("use_dora", json!(true)),
         ("use_qalora", json!(true)),
         ("ensure_weight_tying", json!(true)),
         ("layer_replication", json!([[0, 1]])),
@@ -106,7 +105,6 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         ("target_parameters", json!(["x"])),
         ("alora_invocation_tokens", json!([1])),
         ("init_lora_weights", json!("pissa_niter_4")),
-        ("init_lora_weights", json!("olora")),
         ("init_lora_weights", json!("corda")),
         ("peft_type", json!("IA3")),
         ("peft_type", json!(7)),
@@ -122,6 +120,7 @@ fn a_pattern_or_number_that_the_tensors_contradict_is_refused_with_the_tensor() 
     for (key, value, parts) in [
         ("rank_pattern", json!({"query": 4}), ["0.attention.self.query.lora_A.weight", "[8, 36]"]),
         ("lora_bias", json!(true), ["0.attention.self.query.lora_B.bias", "missing"]),
+        ("use_dora", json!(true), ["0.attention.self.query.lora_magnitude_vector", "missing"]),
         (
             "layers_to_transform",
             json!([0]),

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use lowrank::adapter::tools::{CombineOptions, MadeReport, MajoritySign, Method, combine, diff};
+use lowrank::adapter::tools::{
+    CombineOptions, MadeReport, MajoritySign, Method, RankChoice, combine, diff, resize, validate,
+};
 use lowrank::hub::Tensors;
 use lowrank::tensor::Tensor;
 use lowrank::{Error, Result};
@@ -43,6 +45,31 @@ fn with_head(value: f32) -> impl FnOnce(&mut Tensors) {
 fn headed(seed: u64) -> Variant {
     let settings = json!({"r": 3, "lora_alpha": 5, "modules_to_save": ["score"]});
     Variant { settings, ..Variant::plain(3, seed) }
+}
+
+#[test]
+fn an_adapter_with_magnitudes_alone_is_itself_and_is_added_to_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let dora = Variant { use_dora: true, ..Variant::plain(3, 5) };
+    let (path, out) = (folder.path().join("a"), folder.path().join("out"));
+    let (name, other) =
+        (dora.write(&path, |_| ()), Variant::plain(3, 1).write(&folder.path().join("b"), |_| ()));
+    assert!(validate(&name).is_valid(), "{}", validate(&name));
+    for adapters in [vec![(&*name, 0.5)], vec![(&*other, 1.0), (&*name, 1.0)]] {
+        assert!(refused(combined(&adapters, "cat", &out)).contains("use_dora"));
+    }
+    combined(&[(&name, 1.0)], "cat", &out).unwrap();
+    assert_same(&products(&out), &products(&path), "dora");
+    let small = folder.path().join("small");
+    resize(&name, RankChoice::Rank(1), &small).unwrap();
+    for made in [&out, &small] {
+        assert!(validate(made.to_str().unwrap()).is_valid());
+        for layer in ["query", "words"] {
+            let key = format!("{layer}.lora_magnitude_vector");
+            assert_eq!(tensor(made, &key), tensor(&path, &key));
+        }
+    }
+    assert!(diff(&name, out.to_str().unwrap()).unwrap().tensors.is_empty());
 }
 
 #[test]

@@ -81,7 +81,18 @@ fn each_defect_is_found_and_named() {
             &["modules_to_save", "\"norm\"", "no tensor"],
         ),
         (nothing(), Some(("lora_bias", json!(true))), &["query.lora_B.bias", "missing"]),
-        (nothing(), Some(("use_dora", json!(true))), &["use_dora", "not supported"]),
+        (nothing(), Some(("use_dora", json!(true))), &["query.lora_magnitude_vector", "missing"]),
+        (
+            insert("value.lora_magnitude_vector", [9, 1]),
+            Some(("use_dora", json!(true))),
+            &["value.lora_magnitude_vector", "as long as B has rows"],
+        ),
+        (
+            insert("value.lora_magnitude_vector", [9, 1]),
+            None,
+            &["value.lora_magnitude_vector", "does not say that use_dora is true"],
+        ),
+        (nothing(), Some(("use_qalora", json!(true))), &["use_qalora", "not supported"]),
     ];
     for (change, setting, parts) in cases {
         let folder = tempfile::tempdir().unwrap();

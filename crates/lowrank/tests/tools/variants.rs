@@ -12,6 +12,7 @@ pub struct Variant {
     pub ranks: [usize; 3],
     pub settings: Value,
     pub lora_bias: bool,
+    pub use_dora: bool,
     pub seed: u64,
 }
 
@@ -19,10 +20,12 @@ pub const PREFIX: &str = "base_model.model.";
 
 impl Variant {
     pub fn plain(r: usize, seed: u64) -> Self {
-        Self { ranks: [r; 3], settings: json!({"r": r, "lora_alpha": 5}), lora_bias: false, seed }
+        let settings = json!({"r": r, "lora_alpha": 5});
+        Self { ranks: [r; 3], settings, lora_bias: false, use_dora: false, seed }
     }
 
-    /// One of each: scaled by the rank or its root, with ranks and alphas of single layers, with biases of `B`.
+    /// One of each whose products can be added up: scaled by the rank or its root, with ranks and alphas of single layers,
+    /// with biases of `B`.
     pub fn all() -> Vec<(&'static str, Self)> {
         let patterned = json!({
             "r": 3, "lora_alpha": 5, "use_rslora": true, "rank_pattern": {"value": 2}, "alpha_pattern": {"words": 7}
@@ -31,7 +34,7 @@ impl Variant {
         vec![
             ("plain", Self::plain(3, 1)),
             ("rslora", Self { settings: rslora, ..Self::plain(3, 2) }),
-            ("patterned", Self { ranks: [3, 2, 3], settings: patterned, lora_bias: false, seed: 3 }),
+            ("patterned", Self { ranks: [3, 2, 3], settings: patterned, ..Self::plain(3, 3) }),
             ("lora_bias", Self { lora_bias: true, ..Self::plain(3, 4) }),
         ]
     }
@@ -55,15 +58,22 @@ impl Variant {
             if self.lora_bias {
                 draw(&format!("{name}.lora_B.bias"), &[9]);
             }
+            if self.use_dora {
+                draw(&format!("{name}.lora_magnitude_vector"), &[9]);
+            }
         }
         draw("words.lora_embedding_A", &[self.ranks[2], 11]);
         draw("words.lora_embedding_B", &[7, self.ranks[2]]);
+        if self.use_dora {
+            draw("words.lora_magnitude_vector", &[7]);
+        }
         change(&mut tensors);
         write_tensors(&folder.join("adapter_model.safetensors"), &tensors).unwrap();
         let mut settings = json!({"peft_type": "LORA", "target_modules": ["query", "value", "words"]});
         let map = settings.as_object_mut().unwrap();
         map.extend(self.settings.as_object().unwrap().clone());
         map.insert("lora_bias".into(), self.lora_bias.into());
+        map.insert("use_dora".into(), self.use_dora.into());
         std::fs::write(folder.join("adapter_config.json"), settings.to_string()).unwrap();
         folder.to_string_lossy().into_owned()
     }

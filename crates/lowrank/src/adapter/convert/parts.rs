@@ -31,6 +31,8 @@ pub(super) struct Pair {
     pub b: Tensor,
     pub lora_alpha: f64,
     pub is_embedding: bool,
+    /// `[outputs]`, of DoRA.
+    pub magnitude: Option<Tensor>,
 }
 
 impl Pair {
@@ -110,7 +112,7 @@ impl<'a> Halves<'a> {
         }
         let Some(base) = self.base else {
             let is_embedding = is_embedding(&written);
-            return Ok(Pair { module: written, a, b, lora_alpha, is_embedding });
+            return Ok(Pair { module: written, a, b, lora_alpha, is_embedding, magnitude: None });
         };
         let (module, layer) = base.find(&written).ok_or_else(|| base.unknown(&self.file, &key, &written))?;
         let (inputs, outputs) = (a.shape().width(), b.shape().dims()[0]);
@@ -122,7 +124,8 @@ impl<'a> Halves<'a> {
         if !self.done.insert(module.to_owned()) {
             return Err(self.error(&key, &format!("{module} has another pair already")));
         }
-        Ok(Pair { module: module.to_owned(), a, b, lora_alpha, is_embedding: layer.is_embedding })
+        let is_embedding = layer.is_embedding;
+        Ok(Pair { module: module.to_owned(), a, b, lora_alpha, is_embedding, magnitude: None })
     }
 
     /// The error of a key.

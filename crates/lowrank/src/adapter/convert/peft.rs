@@ -106,7 +106,7 @@ pub(super) fn read(folder: &Path, base: Option<&Base>) -> Result<Parts> {
 pub(super) fn write(parts: &Parts, base: Option<&Base>, out: &Path) -> Result<()> {
     let Parts { pairs, saved, biases, base_model, dropout } = parts;
     let mut tensors = Tensors::new();
-    for Pair { module, a, b, is_embedding, .. } in pairs {
+    for Pair { module, a, b, is_embedding, magnitude, .. } in pairs {
         let ends = if *is_embedding {
             ["lora_embedding_A", "lora_embedding_B"]
         } else {
@@ -115,6 +115,8 @@ pub(super) fn write(parts: &Parts, base: Option<&Base>, out: &Path) -> Result<()
         for (end, value) in ends.iter().zip([a, b]) {
             tensors.insert(format!("{PREFIX}{module}.{end}"), value.clone());
         }
+        let magnitude = magnitude.iter().cloned();
+        tensors.extend(magnitude.map(|value| (format!("{PREFIX}{module}.lora_magnitude_vector"), value)));
     }
     let is_adapted = |module: &str| pairs.iter().any(|pair| pair.module == module);
     let mut bias = Bias::None;
@@ -174,6 +176,7 @@ fn config_of(pairs: &[Pair], lora_dropout: f32, bias: Bias) -> Result<LoraConfig
         target_modules: Some(Targets::Names(pairs.iter().map(|pair| pair.module.clone()).collect())),
         rank_pattern: ranks.collect(),
         alpha_pattern: alphas.collect(),
+        use_dora: first.magnitude.is_some(),
         ..LoraConfig::default()
     };
     config.check()?;

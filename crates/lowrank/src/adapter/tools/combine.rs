@@ -70,6 +70,7 @@ pub fn combine(options: &CombineOptions<'_>) -> Result<MadeReport> {
     check_is_free(options.out)?;
     let folders =
         options.adapters.iter().map(|(name, _)| AdapterFolder::open(name)).collect::<Result<Vec<_>>>()?;
+    check_magnitudes(&folders, options)?;
     let others = saved::others(&folders)?;
     let settings = saved::settings(&folders)?;
     let names: BTreeSet<(&str, bool)> = folders
@@ -93,6 +94,19 @@ pub fn combine(options: &CombineOptions<'_>) -> Result<MadeReport> {
     let report = MadeReport::new(options.out.to_path_buf(), layers, others.len(), notes);
     Made { pairs, others, settings }.write(options.out)?;
     Ok(report)
+}
+
+/// One adapter with magnitudes stays what it is; what several would be together is nowhere said.
+fn check_magnitudes(folders: &[AdapterFolder], options: &CombineOptions<'_>) -> Result<()> {
+    let is_identity = matches!(options.adapters, [(_, weight)] if *weight == 1.0);
+    match folders.iter().find(|folder| folder.config().use_dora) {
+        Some(folder) if !is_identity => {
+            let reason = "its use_dora sets the magnitudes of weights with its own products: it cannot be added to another \
+                          adapter, nor count in part; merge it into the base model instead";
+            Err(Error::file(folder.path(), reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check(options: &CombineOptions<'_>) -> Result<()> {

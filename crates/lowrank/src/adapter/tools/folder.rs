@@ -18,6 +18,9 @@ const LINEAR: [&str; 3] = [".lora_A.weight", ".lora_B.weight", ".lora_B.bias"];
 /// The same of an embedding's.
 const EMBEDDING: [&str; 3] = [".lora_embedding_A", ".lora_embedding_B", ".lora_embedding_B.bias"];
 
+/// The ending of the key of a magnitude, of a linear layer or an embedding.
+const MAGNITUDE: &str = ".lora_magnitude_vector";
+
 /// An adapter folder, opened. Pairs may be incomplete or contradict the configuration: that is found out when they are read.
 pub struct AdapterFolder {
     path: PathBuf,
@@ -160,7 +163,37 @@ impl AdapterFolder {
         }
     }
 
-    /// The tensors that belong to no pair, by their keys: heads and other modules to save, biases.
+    /// Checks that a layer has a magnitude for each of its outputs where the configuration says so, and nowhere else.
+    ///
+    /// # Errors
+    /// If that is not so.
+    pub(super) fn check_magnitude(&self, layer: &AdapterLayer) -> Result<()> {
+        let key = format!("{PREFIX}{}{MAGNITUDE}", layer.name());
+        let [_, b, _] = layer.keys();
+        match (self.config.use_dora, self.checkpoint.get(&key)) {
+            (false, None) => Ok(()),
+            (false, Some(_)) => {
+                let reason = format!("it is there, but {ADAPTER_CONFIG} does not say that use_dora is true");
+                Err(self.error(&key, reason))
+            }
+            (true, None) => {
+                let reason = format!("it is missing, but {ADAPTER_CONFIG} says that use_dora is true");
+                Err(self.error(&key, reason))
+            }
+            (true, Some(view)) if view.shape != &self.tensor(&b)?.shape[..1] => {
+                let reason = format!("its shape is {:?}; it is as long as B has rows", view.shape);
+                Err(self.error(&key, reason))
+            }
+            (true, Some(_)) => Ok(()),
+        }
+    }
+
+    /// The layer whose magnitude is at this key.
+    pub(super) fn layer_of_magnitude(&self, key: &str) -> Option<&AdapterLayer> {
+        self.layer(key.strip_prefix(PREFIX)?.strip_suffix(MAGNITUDE)?)
+    }
+
+    /// The tensors that belong to no pair, by their keys: heads and other modules to save, biases, magnitudes.
     pub fn others(&self) -> impl Iterator<Item = (&str, TensorView<'_>)> {
         let keys = self.checkpoint.names().filter(|key| pair_of(key).is_none());
         keys.filter_map(|key| Some((key, self.checkpoint.get(key)?)))

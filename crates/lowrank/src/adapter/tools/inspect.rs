@@ -129,6 +129,7 @@ impl fmt::Display for Inspection {
             "alpha_pattern",
             "use_rslora",
             "lora_bias",
+            "use_dora",
             "bias",
             "target_modules",
             "modules_to_save",

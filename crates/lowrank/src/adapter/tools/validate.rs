@@ -66,6 +66,7 @@ fn check_pairs(folder: &AdapterFolder, findings: &mut Vec<String>) {
             product.b().values().map(drop)
         });
         findings.extend(checked.err().map(|error| error.to_string()));
+        findings.extend(folder.check_magnitude(layer).err().map(|error| error.to_string()));
         let bias = folder.bias(layer);
         match bias {
             Ok(Some(values)) if !values.iter().all(|value| value.is_finite()) => {
@@ -128,6 +129,9 @@ fn check_others(folder: &AdapterFolder, findings: &mut Vec<String>) {
                     .error(key, "it holds a value that is not finite, or that is no f32, bf16 or f16")
                     .to_string(),
             );
+        }
+        if folder.layer_of_magnitude(key).is_some() {
+            continue;
         }
         let Some(path) = key.strip_prefix(PREFIX) else {
             findings.push(folder.error(key, format!("its key does not begin with {PREFIX}")).to_string());

@@ -5,8 +5,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use lowrank_kernels::{Compute, Element, Rows, RowsMut, embedding, low_rank};
+use lowrank_kernels::elementwise::add_assign;
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, embedding, low_rank, magnitude};
 
+use super::linear::add_magnitude_gradient;
 use super::with_rows;
 use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Parameter, Tape, Var};
 use crate::tensor::{DType, Stored, Tensor};
@@ -34,7 +36,8 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// Looks every token up in each of the tables and adds what is found: `W[id]`, and `s·A[:, id]ᵀ·Bᵀ` of the adapter.
+/// Looks every token up in each of the tables and adds what is found: `W[id]`, and `s·A[:, id]ᵀ·Bᵀ` of the adapter. Where
+/// that has a magnitude, the sum of both is multiplied by `m/‖W + s·Aᵀ·Bᵀ‖`, a number for each column.
 ///
 /// # Shapes
 /// The result: `[tokens, width]`.
@@ -65,12 +68,15 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
         for Lookup { table, tied, lora, ids, padding_id } in lookups {
             let (leaf, ids) = (table.active_or_tied(adapter, *tied)?, &ids[range.clone()]);
             let taken = || Taken { ids: ids.to_vec(), rows: range.clone(), padding_id: *padding_id };
-            if leaf.is_trainable() && tape.is_recording() {
-                tables.push((leaf.clone(), taken()));
-            }
             let own = lora.iter().filter(|lora| Some(lora.adapter) == adapter);
-            adapted.extend(own.map(|lora| Adapted::new(lora, taken())));
-            sources.push((leaf, ids));
+            let own: Vec<Adapted> = own.map(|lora| Adapted::new(lora, leaf, taken())).collect();
+            if own.iter().all(|adapted| adapted.decomposed.is_none()) {
+                if leaf.is_trainable() && tape.is_recording() {
+                    tables.push((leaf.clone(), taken()));
+                }
+                sources.push((leaf, ids));
+            }
+            adapted.extend(own);
         }
         let sources: Vec<_> = sources
             .iter()
@@ -81,7 +87,9 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
             embedding::gather_sum(&sources, RowsMut::dense(out, range.len(), width));
         });
     }
-    with_rows!(compute, T => adapted.iter().for_each(|part| part.add_to::<T>(&mut y)));
+    with_rows!(compute, T => {
+        adapted.iter_mut().for_each(|part| part.add_to::<T>(tape.is_recording(), &mut y));
+    });
     adapted.retain(|part| tape.is_recording() && part.is_trainable());
     let trained = !tables.is_empty() || !adapted.is_empty();
     let backward =
@@ -96,41 +104,112 @@ struct Taken {
     padding_id: Option<u32>,
 }
 
+impl Taken {
+    /// Adds the gradient of a table, of which `dy` is that of the rows.
+    fn scatter<T: Element>(&self, dy: Rows<'_, T>, gradient: &mut [f32]) {
+        let mut start = 0;
+        for ids in self.ids.split_inclusive(|id| Some(*id) == self.padding_id) {
+            let padding = self.padding_id.is_some() && ids.last().copied() == self.padding_id;
+            let kept = ids.len() - usize::from(padding);
+            embedding::scatter_add(&ids[..kept], dy.slice(start, start + kept), gradient);
+            start += ids.len();
+        }
+    }
+}
+
 /// An adapter's part of a run of rows.
 struct Adapted {
     lora: Lora,
     taken: Taken,
     /// `A[:, id]` of each row: `[rows, r]`.
     columns: Tensor,
+    /// Where the adapter has a magnitude, the table's part is this one's, too.
+    decomposed: Option<Decomposed>,
+}
+
+/// A table of which an adapter sets the magnitude.
+struct Decomposed {
+    table: Leaf,
+    norms: Arc<[f32]>,
+    /// The magnitude over the norms.
+    factors: Vec<f32>,
+    /// The rows before they are scaled, where the magnitude is trained.
+    kept: Option<Tensor>,
 }
 
 impl Adapted {
-    fn new(lora: &Lora, taken: Taken) -> Self {
+    fn new(lora: &Lora, table: &Leaf, taken: Taken) -> Self {
         let mut columns = Tensor::uninit([taken.ids.len(), lora.rank()], DType::F32);
         let u = RowsMut::dense(columns.make_mut::<f32>(), taken.ids.len(), lora.rank());
         embedding::gather_columns(&taken.ids, lora.a.value().as_slice::<f32>(), u);
-        Self { lora: lora.clone(), taken, columns }
+        let decomposed = lora.magnitude_and_norms(table, Lora::table_norms).map(|(magnitude, norms)| {
+            let factors = magnitude.factors(&norms);
+            Decomposed { table: table.clone(), norms, factors, kept: None }
+        });
+        Self { lora: lora.clone(), taken, columns, decomposed }
     }
 
     fn is_trainable(&self) -> bool {
-        self.lora.a.is_trainable() || self.lora.b.is_trainable()
+        let table = self.decomposed.as_ref().is_some_and(|decomposed| decomposed.table.is_trainable());
+        table || self.lora.embedding_leaves().any(|(_, leaf)| leaf.is_trainable())
     }
 
     fn columns(&self) -> Rows<'_, f32> {
         Rows::dense(self.columns.as_slice::<f32>(), self.taken.ids.len(), self.lora.rank())
     }
 
-    fn add_to<T: Element + Stored>(&self, y: &mut Tensor) {
-        let (rows, width) = (&self.taken.rows, y.shape().width());
-        let out = &mut y.make_mut::<T>()[rows.start * width..rows.end * width];
-        let (b, scaling) = (self.lora.b.value().as_slice::<f32>(), self.lora.scaling);
-        low_rank::up(self.columns(), b, scaling, RowsMut::dense(out, rows.len(), width));
+    fn add_to<T: Element + Stored>(&mut self, recording: bool, y: &mut Tensor) {
+        let (rows, width) = (self.taken.rows.clone(), y.shape().width());
+        let y = &mut y.make_mut::<T>()[rows.start * width..rows.end * width];
+        let product = |columns: Rows<'_, f32>, lora: &Lora, y: &mut [T]| {
+            let (b, scaling) = (lora.b.value().as_slice::<f32>(), lora.scaling);
+            low_rank::up(columns, b, scaling, RowsMut::dense(y, rows.len(), width));
+        };
+        let Some(mut decomposed) = self.decomposed.take() else {
+            return product(self.columns(), &self.lora, y);
+        };
+        let mut sum = Tensor::uninit([rows.len(), width], T::DTYPE);
+        let source = embedding::Lookup { table: decomposed.table.value().source(), ids: &self.taken.ids };
+        embedding::gather_sum(&[source], RowsMut::dense(sum.make_mut::<T>(), rows.len(), width));
+        product(self.columns(), &self.lora, sum.make_mut::<T>());
+        let magnitude = self.lora.magnitude.as_ref();
+        if recording && magnitude.is_some_and(|magnitude| magnitude.vector.is_trainable()) {
+            decomposed.kept = Some(sum.clone());
+        }
+        let scaled = RowsMut::dense(sum.make_mut::<T>(), rows.len(), width);
+        magnitude::scale_columns(&decomposed.factors, None, scaled);
+        add_assign(y, sum.as_slice::<T>());
+        self.decomposed = Some(decomposed);
     }
 
     fn backward<T: Element + Stored>(&self, dy: &Tensor, gradients: &mut Gradients) {
         let (all, width) = dy.rows_and_width();
         let Taken { ids, rows, padding_id } = &self.taken;
         let dy = Rows::dense(dy.as_slice::<T>(), all, width).slice(rows.start, rows.end);
+        let Some(decomposed) = &self.decomposed else {
+            return self.pair_backward(dy, ids, *padding_id, gradients);
+        };
+        if let Some((kept, magnitude)) = decomposed.kept.as_ref().zip(self.lora.magnitude.as_ref()) {
+            let kept = Rows::dense(kept.as_slice::<T>(), rows.len(), width);
+            add_magnitude_gradient(dy, kept, &decomposed.norms, &magnitude.vector, gradients);
+        }
+        let mut scaled = Tensor::from_slice([rows.len(), width], &dy.data()[..rows.len() * width]);
+        let into = RowsMut::dense(scaled.make_mut::<T>(), rows.len(), width);
+        magnitude::scale_columns(&decomposed.factors, None, into);
+        let dy = Rows::dense(scaled.as_slice::<T>(), rows.len(), width);
+        if decomposed.table.is_trainable() {
+            self.taken.scatter(dy, gradients.accumulator(&decomposed.table));
+        }
+        self.pair_backward(dy, ids, *padding_id, gradients);
+    }
+
+    fn pair_backward<T: Element>(
+        &self,
+        dy: Rows<'_, T>,
+        ids: &[u32],
+        padding_id: Option<u32>,
+        gradients: &mut Gradients,
+    ) {
         let Lora { a, b, scaling, .. } = &self.lora;
         if b.is_trainable() {
             low_rank::outer_transposed(dy, self.columns(), *scaling, gradients.accumulator(b));
@@ -141,7 +220,7 @@ impl Adapted {
             let b = b.value().as_slice::<f32>();
             low_rank::up_backward(dy, b, *scaling, RowsMut::dense(du.make_mut::<f32>(), ids.len(), rank));
             let du = Rows::dense(du.as_slice::<f32>(), ids.len(), rank);
-            embedding::scatter_add_columns(ids, du, *padding_id, gradients.accumulator(a));
+            embedding::scatter_add_columns(ids, du, padding_id, gradients.accumulator(a));
         }
     }
 }
@@ -155,19 +234,12 @@ struct EmbeddingBackward {
 impl Backward for EmbeddingBackward {
     fn backward(self: Box<Self>, dy: Tensor, _: &mut Activations, gradients: &mut Gradients) {
         let (rows, width) = dy.rows_and_width();
-        for (leaf, Taken { ids, rows: range, padding_id }) in &self.tables {
-            let gradient = gradients.accumulator(leaf);
-            let mut start = range.start;
-            for ids in ids.split_inclusive(|id| Some(*id) == *padding_id) {
-                let kept =
-                    ids.len() - usize::from(ids.last().copied() == *padding_id && padding_id.is_some());
-                with_rows!(self.compute, T => {
-                    let dy = Rows::dense(dy.as_slice::<T>(), rows, width).slice(start, start + kept);
-                    embedding::scatter_add(&ids[..kept], dy, gradient);
-                });
-                start += ids.len();
+        with_rows!(self.compute, T => {
+            for (leaf, taken) in &self.tables {
+                let dy = Rows::dense(dy.as_slice::<T>(), rows, width);
+                taken.scatter(dy.slice(taken.rows.start, taken.rows.end), gradients.accumulator(leaf));
             }
-        }
-        with_rows!(self.compute, T => self.adapted.iter().for_each(|part| part.backward::<T>(&dy, gradients)));
+            self.adapted.iter().for_each(|part| part.backward::<T>(&dy, gradients));
+        });
     }
 }

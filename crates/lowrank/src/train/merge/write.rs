@@ -7,7 +7,7 @@ use std::path::Path;
 use lowrank_kernels::RowsMut;
 use serde_json::json;
 
-use crate::adapter::{Changes, Pair, not_finite};
+use crate::adapter::{Changes, Pair, Product, not_finite};
 use crate::hub::{
     Checkpoint, INDEX_FILE, MODEL_FILE, StoredDtype, StreamError, TensorHeader, TensorView,
     stream_safetensors, to_tensor, write_atomically,
@@ -61,7 +61,7 @@ enum Content<'a> {
     /// As it is in the base model.
     Stored(&'a [u8]),
     /// With products added to what the base model has, which is the weight itself or has rows and columns exchanged.
-    Sum { view: TensorView<'a>, pairs: &'a [Pair], transposed: bool },
+    Sum { view: TensorView<'a>, weight: &'a Leaf, pairs: &'a [Pair], transposed: bool },
     /// With products added to a value in the form that it has in the model.
     Made { start: Leaf, pairs: &'a [Pair], parameter: &'a Parameter },
 }
@@ -204,7 +204,7 @@ impl<'a> Merging<'a> {
             return Ok(as_it_is(view));
         }
         let transposed = parameter.is_transposed();
-        let content = Content::Sum { view, pairs, transposed };
+        let content = Content::Sum { view, weight: parameter.active(None)?, pairs, transposed };
         Ok(Output { key: key.to_owned(), dtype, shape: shape.clone(), content })
     }
 
@@ -261,8 +261,9 @@ impl Output<'_> {
     fn write(&self, file: &mut dyn Write) -> std::result::Result<(), StreamError> {
         let value = match &self.content {
             Content::Stored(bytes) => return file.write_all(bytes).map_err(StreamError::Io),
-            Content::Sum { view, pairs, transposed } => {
-                return self.write_sum(view, pairs, *transposed, file);
+            Content::Sum { view, weight, pairs, transposed } => {
+                let products: Vec<_> = pairs.iter().map(|pair| pair.product(*transposed, weight)).collect();
+                return self.write_sum(view, &products, file);
             }
             Content::Made { start, pairs, parameter } => {
                 let sum = crate::adapter::sum(&self.key, start, pairs).map_err(StreamError::Failed)?;
@@ -276,11 +277,9 @@ impl Output<'_> {
     fn write_sum(
         &self,
         view: &TensorView<'_>,
-        pairs: &[Pair],
-        transposed: bool,
+        products: &[Product],
         file: &mut dyn Write,
     ) -> std::result::Result<(), StreamError> {
-        let products: Vec<_> = pairs.iter().map(|pair| pair.product(transposed)).collect();
         let (rows, width) = match self.shape[..] {
             [rows, ref inner @ ..] if !inner.is_empty() => (rows, inner.iter().product::<usize>()),
             ref vector => (1, vector.iter().product()),
@@ -293,8 +292,8 @@ impl Output<'_> {
             let shape = [count, width];
             let part = TensorView { shape: &shape, range: start..start + count * bytes, ..view.clone() };
             let mut sum = to_tensor(&self.key, &part).map_err(StreamError::Failed)?.to_dtype(DType::F32);
-            for product in &products {
-                product.add_to(first, RowsMut::dense(sum.make_mut::<f32>(), count, width));
+            for product in products {
+                product.apply(first, RowsMut::dense(sum.make_mut::<f32>(), count, width));
             }
             self.write_value(&sum, file)?;
         }

@@ -8,9 +8,10 @@ use crate::adapter::{Bias, Init, LoraConfig, Targets};
 use crate::{Error, Result};
 
 /// Values of `init_lora_weights`.
-const INITS: &str = "true, false, \"gaussian\", \"orthogonal\"";
+const INITS: &str =
+    "true, false, \"gaussian\", \"orthogonal\", \"pissa\", \"pissa_niter_4\" (any number), \"olora\"";
 /// Those that PEFT has and this program does not have yet.
-const LATER_INITS: [&str; 6] = ["pissa", "olora", "eva", "corda", "loftq", "lora_ga"];
+const LATER_INITS: [&str; 4] = ["eva", "corda", "loftq", "lora_ga"];
 
 pub(super) fn read(values: &Values) -> Result<LoraConfig> {
     Ok(LoraConfig {
@@ -29,6 +30,7 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
         layers_pattern: values.list("lora.layers_pattern")?,
         lora_bias: values.flag("lora.lora_bias")?,
         use_rslora: values.flag("lora.use_rslora")?,
+        use_dora: values.flag("lora.use_dora")?,
         init_lora_weights: init(values)?,
         train_layer_norms: values.flag("lora.train_layer_norms")?,
         train_embeddings: values.flag("lora.train_embeddings")?,
@@ -138,12 +140,12 @@ fn init(values: &Values) -> Result<Init> {
     match values.get(key) {
         None | Some(Value::Boolean(true)) => Ok(Init::Default),
         Some(Value::Boolean(false)) => Ok(Init::Random),
-        Some(Value::String(word)) if word == "orthogonal" => Ok(Init::Orthogonal),
-        Some(Value::String(word)) if word == "gaussian" => Ok(Init::Gaussian),
         Some(Value::String(word)) if LATER_INITS.iter().any(|known| word.starts_with(known)) => {
             later(&format!("{word:?}"))
         }
-        Some(Value::String(word)) => Err(Error::setting(key, format!("{word:?} is not one of {INITS}"))),
+        Some(Value::String(word)) => {
+            Init::of_word(word).ok_or_else(|| Error::setting(key, format!("{word:?} is not one of {INITS}")))
+        }
         Some(other) => Err(wrong(key, other, INITS)),
     }
 }
@@ -166,12 +168,11 @@ pub(super) fn write(config: &LoraConfig, table: &mut Table) {
     set("layers_pattern", strings(&config.layers_pattern));
     set("lora_bias", Value::Boolean(config.lora_bias));
     set("use_rslora", Value::Boolean(config.use_rslora));
-    let init = match config.init_lora_weights {
-        Init::Default => Value::Boolean(true),
-        Init::Gaussian => Value::String("gaussian".to_owned()),
-        Init::Orthogonal => Value::String("orthogonal".to_owned()),
-        Init::Random => Value::Boolean(false),
-        Init::Custom { .. } => Value::String("custom".to_owned()),
+    set("use_dora", Value::Boolean(config.use_dora));
+    let init = match (config.init_lora_weights.word(), &config.init_lora_weights) {
+        (Some(word), _) => Value::String(word),
+        (None, Init::Custom { .. }) => Value::String("custom".to_owned()),
+        (None, init) => Value::Boolean(!matches!(init, Init::Random)),
     };
     set("init_lora_weights", init);
     set("train_layer_norms", Value::Boolean(config.train_layer_norms));

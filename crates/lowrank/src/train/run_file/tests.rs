@@ -115,6 +115,7 @@ fn every_key_can_be_given() {
         layers_to_transform = [0, 1]
         layers_pattern = ["layer"]
         use_rslora = true
+        use_dora = true
         init_lora_weights = "gaussian"
         train_layer_norms = true
         train_embeddings = true
@@ -257,8 +258,8 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
 #[test]
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for assignment in [
-        "lora.init_lora_weights=pissa",
-        "lora.init_lora_weights=olora",
+        "lora.init_lora_weights=eva",
+        "lora.init_lora_weights=loftq",
         "train.compute=int8",
         "train.gradient_checkpointing=true",
     ] {

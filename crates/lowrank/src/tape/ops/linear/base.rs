@@ -1,0 +1,285 @@
+//! The layers below the adapters.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use lowrank_kernels::gemm::weight_gradient;
+use lowrank_kernels::row_ops::{add_rows, column_sums};
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, dropout, magnitude};
+
+use super::{Branch, block, block_mut};
+use crate::Result;
+use crate::tape::{DropoutSite, Gradients, Layout, Leaf, Lora, Magnitude, Operand};
+use crate::tensor::{DType, Stored, Tensor};
+
+/// The base layer of one branch on a run of rows.
+pub(super) struct Base {
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
+    weight: Operand,
+    pub(super) master: Leaf,
+    bias: Option<Leaf>,
+    /// What adapters add to the bias, each with its scaling.
+    added: Vec<(f32, Leaf)>,
+    /// The lengths that an adapter gives the rows of the weight.
+    decomposed: Option<Decomposed>,
+}
+
+/// A weight of which an adapter sets the magnitude: `y = b + g∘p`, where `p = W·x + s·B·A·x` is made by the layer and its
+/// stack. With dropout, which PEFT applies to what both read, `y = b + W·x + g∘p − W·x'` with `p` of `x' = dropout(x)`.
+struct Decomposed {
+    magnitude: Magnitude,
+    norms: Arc<[f32]>,
+    /// `g`: the magnitude over the norms.
+    factors: Vec<f32>,
+    site: Option<DropoutSite>,
+    /// `W·x'`, until the output is made.
+    dropped: Option<Tensor>,
+    /// `p`, where the magnitude is trained.
+    kept: Option<Tensor>,
+}
+
+impl Base {
+    pub(super) fn is_trainable(&self) -> bool {
+        let added = self.added.iter().map(|(_, bias)| bias);
+        let magnitude = self.decomposed.iter().map(|decomposed| &decomposed.magnitude.vector);
+        let vectors = self.bias.iter().chain(added).chain(magnitude);
+        self.master.is_trainable() || vectors.into_iter().any(Leaf::is_trainable)
+    }
+
+    /// The whole bias in f32.
+    fn bias_vector(&self) -> Option<Tensor> {
+        let mut sum = self.bias.as_ref().map(Leaf::vector);
+        for (scaling, bias) in &self.added {
+            let sum = sum.get_or_insert_with(|| Tensor::zeros(bias.value().shape(), DType::F32));
+            let values = bias.value().as_slice::<f32>();
+            sum.make_mut::<f32>().iter_mut().zip(values).for_each(|(sum, bias)| *sum += scaling * bias);
+        }
+        sum
+    }
+
+    /// Assigns the layer's output, or its part of `p`.
+    pub(super) fn forward<T: Element + Stored>(&mut self, x: &Tensor, layout: &Layout, y: &mut Tensor) {
+        let bias = self.bias_vector();
+        let bias = bias.as_ref().map(|bias| bias.as_slice::<f32>());
+        let inputs = x.shape().width();
+        let x = block::<T>(x, &self.rows, &(0..inputs));
+        let y = block_mut::<T>(y, &self.rows, &self.columns);
+        let Some(decomposed) = &mut self.decomposed else { return self.weight.forward(x, bias, y) };
+        let Some(site) = decomposed.site else { return self.weight.forward(x, None, y) };
+        let dropped = dropped(x, site, layout, &self.rows);
+        let mut product = Tensor::uninit([self.rows.len(), self.columns.len()], T::DTYPE);
+        self.weight.forward(all::<T>(&dropped), None, all_mut::<T>(&mut product));
+        copy(all::<T>(&product), y);
+        decomposed.dropped = Some(product);
+    }
+
+    /// Makes the output of `p`, to which the stacks have added their parts.
+    pub(super) fn finish<T: Element + Stored>(&mut self, x: &Tensor, trained: bool, y: &mut Tensor) {
+        let bias = self.bias_vector();
+        let bias = bias.as_ref().map(|bias| bias.as_slice::<f32>());
+        let Some(decomposed) = &mut self.decomposed else { return };
+        let (rows, columns) = (&self.rows, &self.columns);
+        if trained && decomposed.magnitude.vector.is_trainable() {
+            let mut kept = Tensor::uninit([rows.len(), columns.len()], T::DTYPE);
+            copy(block::<T>(y, rows, columns), all_mut::<T>(&mut kept));
+            decomposed.kept = Some(kept);
+        }
+        let Some(mut rest) = decomposed.dropped.take() else {
+            let y = block_mut::<T>(y, rows, columns);
+            return magnitude::scale_columns(&decomposed.factors, bias, y);
+        };
+        magnitude::scale_columns(&decomposed.factors, None, block_mut::<T>(y, rows, columns));
+        // W·x + b − W·x', of the layer that no dropout reaches.
+        let mut whole = Tensor::uninit(rest.shape(), rest.dtype());
+        let x = block::<T>(x, rows, &(0..x.shape().width()));
+        self.weight.forward(x, bias, all_mut::<T>(&mut whole));
+        lowrank_kernels::elementwise::scale(rest.make_mut::<T>(), -1.0);
+        lowrank_kernels::elementwise::add_assign(rest.make_mut::<T>(), whole.as_slice::<T>());
+        add(all::<T>(&rest), block_mut::<T>(y, rows, columns));
+    }
+
+    /// Adds the layer's gradients and its part of `dx`. What is left in `dy` is the gradient of `p`.
+    pub(super) fn backward<T: Element + Stored>(
+        &self,
+        x: Option<&Tensor>,
+        layout: &Layout,
+        dy: &mut Tensor,
+        mut dx: Option<&mut Tensor>,
+        gradients: &mut Gradients,
+    ) {
+        let (rows, columns) = (&self.rows, &self.columns);
+        let x = x.filter(|_| self.master.is_trainable());
+        let x = x.map(|x| block::<T>(x, rows, &(0..x.shape().width())));
+        // The first branch assigns, the others add.
+        let accumulate = columns.start > 0;
+        self.bias_backward(block::<T>(dy, rows, columns), gradients);
+        let Some(decomposed) = &self.decomposed else {
+            return self.product_backward::<T>(x, block(dy, rows, columns), dx, accumulate, gradients);
+        };
+        decomposed.magnitude_backward(block::<T>(dy, rows, columns), gradients);
+        let Some(site) = decomposed.site else {
+            magnitude::scale_columns(&decomposed.factors, None, block_mut::<T>(dy, rows, columns));
+            return self.product_backward::<T>(x, block(dy, rows, columns), dx, accumulate, gradients);
+        };
+        self.product_backward::<T>(x, block(dy, rows, columns), dx.as_deref_mut(), accumulate, gradients);
+        // The layer's part of p reads x', and was taken off: (g − 1)∘dy.
+        let mut rest = Tensor::uninit([rows.len(), columns.len()], T::DTYPE);
+        copy(block::<T>(dy, rows, columns), all_mut::<T>(&mut rest));
+        let less_one: Vec<f32> = decomposed.factors.iter().map(|factor| factor - 1.0).collect();
+        magnitude::scale_columns(&less_one, None, all_mut::<T>(&mut rest));
+        if let Some(x) = x {
+            let dropped = dropped(x, site, layout, rows);
+            weight_gradient(all::<T>(&rest), all::<T>(&dropped), gradients.accumulator(&self.master));
+        }
+        if let Some(dx) = dx {
+            let inputs = dx.shape().width();
+            let mut product = Tensor::uninit([rows.len(), inputs], T::DTYPE);
+            self.weight.backward(all::<T>(&rest), all_mut::<T>(&mut product), false);
+            let mut sum = Tensor::uninit(product.shape(), product.dtype());
+            let before = block::<T>(dx, rows, &(0..inputs));
+            let site = site.on(layout, rows.clone());
+            add_rows(all::<T>(&product), Some(&site), before, all_mut::<T>(&mut sum));
+            copy(all::<T>(&sum), block_mut::<T>(dx, rows, &(0..inputs)));
+        }
+        magnitude::scale_columns(&decomposed.factors, None, block_mut::<T>(dy, rows, columns));
+    }
+
+    /// The gradients of `W·x` where `dy` is the output's.
+    fn product_backward<T: Element + Stored>(
+        &self,
+        x: Option<Rows<'_, T>>,
+        dy: Rows<'_, T>,
+        dx: Option<&mut Tensor>,
+        accumulate: bool,
+        gradients: &mut Gradients,
+    ) {
+        if let Some(x) = x {
+            weight_gradient(dy, x, gradients.accumulator(&self.master));
+        }
+        if let Some(dx) = dx {
+            let inputs = dx.shape().width();
+            self.weight.backward(dy, block_mut::<T>(dx, &self.rows, &(0..inputs)), accumulate);
+        }
+    }
+
+    /// Adds the gradients of the biases, of which `dy` is the outputs'.
+    fn bias_backward<T: Element>(&self, dy: Rows<'_, T>, gradients: &mut Gradients) {
+        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.is_trainable()) {
+            column_sums(dy, gradients.accumulator(bias));
+        }
+        let added: Vec<_> = self.added.iter().filter(|(_, bias)| bias.is_trainable()).collect();
+        if !added.is_empty() {
+            let mut sums = vec![0.0; self.columns.len()];
+            column_sums(dy, &mut sums);
+            for (scaling, bias) in added {
+                let into = gradients.accumulator(bias);
+                into.iter_mut().zip(&sums).for_each(|(gradient, sum)| *gradient += scaling * sum);
+            }
+        }
+    }
+}
+
+impl Decomposed {
+    fn of(lora: &Lora, weight: &Leaf, site: Option<DropoutSite>) -> Option<Self> {
+        let (magnitude, norms) = lora.magnitude_and_norms(weight, Lora::norms)?;
+        let factors = magnitude.factors(&norms);
+        let site = site.filter(|_| lora.dropout > 0.0);
+        let site = site.map(|site| DropoutSite { probability: lora.dropout, ..site });
+        Some(Self { magnitude: magnitude.clone(), norms, factors, site, dropped: None, kept: None })
+    }
+
+    /// Adds the gradient of `m`, of which `dy` is the outputs'.
+    fn magnitude_backward<T: Element + Stored>(&self, dy: Rows<'_, T>, gradients: &mut Gradients) {
+        if let Some(kept) = &self.kept {
+            add_magnitude_gradient(dy, all::<T>(kept), &self.norms, &self.magnitude.vector, gradients);
+        }
+    }
+}
+
+/// Adds `Σ dy∘p/‖W + s·B·A‖`, the gradient of a magnitude.
+pub(in crate::tape::ops) fn add_magnitude_gradient<T: Element>(
+    dy: Rows<'_, T>,
+    p: Rows<'_, T>,
+    norms: &[f32],
+    vector: &Leaf,
+    gradients: &mut Gradients,
+) {
+    let mut sums = vec![0.0; norms.len()];
+    magnitude::column_dots(dy, p, &mut sums);
+    let into = gradients.accumulator(vector);
+    for ((gradient, sum), norm) in into.iter_mut().zip(sums).zip(norms) {
+        if *norm > 0.0 {
+            *gradient += sum / norm;
+        }
+    }
+}
+
+/// The base layers of a branch on each run of rows.
+pub(super) fn resolve(
+    branch: &Branch<'_>,
+    layout: &Layout,
+    columns: &Range<usize>,
+    site: Option<DropoutSite>,
+    compute: Compute,
+) -> Result<Vec<Base>> {
+    let mut bases: Vec<Base> = Vec::new();
+    for (rows, adapter) in layout.segments() {
+        let master = branch.weight.active_or_tied(adapter, branch.tied)?;
+        let bias = branch.bias.map(|bias| bias.active(adapter)).transpose()?;
+        let own = || branch.lora.iter().filter(|lora| Some(lora.adapter) == adapter);
+        let added: Vec<(f32, Leaf)> =
+            own().filter_map(|lora| Some((lora.scaling, lora.bias.clone()?))).collect();
+        let decomposed = own().find_map(|lora| Decomposed::of(lora, master, site));
+        if let Some(last) = bases.last_mut()
+            && last.master.id() == master.id()
+            && last.bias.as_ref().map(Leaf::id) == bias.map(Leaf::id)
+            && last.added.iter().map(|(_, bias)| bias.id()).eq(added.iter().map(|(_, bias)| bias.id()))
+            && last.decomposed.is_none()
+            && decomposed.is_none()
+        {
+            last.rows.end = rows.end;
+            continue;
+        }
+        let weight = master.operand(compute);
+        bases.push(Base {
+            rows,
+            columns: columns.clone(),
+            weight,
+            master: master.clone(),
+            bias: bias.cloned(),
+            added,
+            decomposed,
+        });
+    }
+    Ok(bases)
+}
+
+fn dropped<T: Element + Stored>(
+    x: Rows<'_, T>,
+    site: DropoutSite,
+    layout: &Layout,
+    rows: &Range<usize>,
+) -> Tensor {
+    let mut dropped = Tensor::uninit([x.rows(), x.cols()], T::DTYPE);
+    dropout::apply(x, &site.on(layout, rows.clone()), all_mut::<T>(&mut dropped));
+    dropped
+}
+
+fn all<T: Stored>(tensor: &Tensor) -> Rows<'_, T> {
+    let (rows, width) = tensor.rows_and_width();
+    Rows::dense(tensor.as_slice::<T>(), rows, width)
+}
+
+fn all_mut<T: Stored>(tensor: &mut Tensor) -> RowsMut<'_, T> {
+    let (rows, width) = tensor.rows_and_width();
+    RowsMut::dense(tensor.make_mut::<T>(), rows, width)
+}
+
+fn copy<T: Element>(from: Rows<'_, T>, mut to: RowsMut<'_, T>) {
+    (0..from.rows()).for_each(|row| to.row(row).copy_from_slice(from.row(row)));
+}
+
+fn add<T: Element>(from: Rows<'_, T>, mut to: RowsMut<'_, T>) {
+    (0..from.rows()).for_each(|row| lowrank_kernels::elementwise::add_assign(to.row(row), from.row(row)));
+}
