@@ -41,6 +41,8 @@ def adapter_cases():
     case("bert_layer_number", "bert", r=4, target_modules=QV, layers_to_transform=1)
     case("bert_layer_numbers", "bert", r=4, target_modules=QV, layers_to_transform=[0], layers_pattern="layer")
     case("bert_lora_bias", "bert", r=4, lora_alpha=6, target_modules=[*QV, "dense"], lora_bias=True)
+    tokens = [30, 12, 7, 0, 21, 15, 44, 18, 33, 9, 26]
+    case("bert_tokens", "bert", r=2, target_modules=QV, trainable_token_indices={"word_embeddings": tokens})
     case("bert_dora", "bert", r=4, lora_alpha=6, target_modules=QV, use_dora=True)
     case("bert_dora_all_linear", "bert", r=3, target_modules="all-linear", use_dora=True, use_rslora=True, rank_pattern=ranks)
     case("roberta_dora_random", "roberta", r=3, target_modules=["query", "dense"], use_dora=True, init_lora_weights=False, bias="lora_only")

@@ -36,6 +36,8 @@ def make():
     language("gpt2_bias_all", "gpt2", r=2, target_modules=["c_attn"], bias="all", **CONV1D)
     language("gpt2_embeddings", "gpt2", r=3, target_modules=["wte", "wpe", "c_attn"], **CONV1D)
     language("gpt2_lm_head", "gpt2", r=2, target_modules=["mlp.c_proj", "lm_head"], **CONV1D)
+    some = [30, 12, 7, 0, 21, 15, 44, 18, 33, 9, 26]
+    language("gpt2_tokens", "gpt2", r=2, target_modules=["c_attn"], trainable_token_indices=some, **CONV1D)
     language("gpt2_dora", "gpt2", r=3, target_modules=[*everything, "wte", "wpe"], use_dora=True, **CONV1D)
     language("gpt2_dora_lm_head", "gpt2", r=2, target_modules=["mlp.c_proj", "lm_head"], use_dora=True, **CONV1D)
     # Saved whole, a module leaves its tie: the other one keeps the base's weight.

@@ -42,6 +42,9 @@ def make():
     # Transformers 5.23 makes a cache of `num_layers`, and fails where the decoder has more of them.
     both("flan_t5_query_value", "flan-t5", use_cache=False, r=4, lora_alpha=8, target_modules=["q", "v"])
     one("flan_t5_all_linear", "flan-t5", r=2, target_modules="all-linear")
+    some = [30, 12, 7, 0, 21, 15, 44, 18, 33, 9, 26]
+    # Not of flan-t5: there PEFT puts these rows in the place of the separate head's as well, from the first step on.
+    one("t5_tokens", "t5", r=2, target_modules=["q"], trainable_token_indices=some)
     one("flan_t5_dora", "flan-t5", r=2, target_modules=["q", "o", "wi_0"], use_dora=True)
     one("flan_t5_left", "flan-t5", padding="left", r=3, target_modules=["wi_0", "wi_1", "wo"])
     one("flan_t5_long", "flan-t5", (31, 3), (2, 28), r=2, target_modules=["q", "v"])

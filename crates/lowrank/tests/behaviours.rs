@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{Case, difference};
-use lowrank::adapter::{self, AdapterFile, Bias, Distribution, Init, LoraConfig, Plan, Targets};
+use lowrank::adapter::{
+    self, AdapterFile, Bias, Distribution, Init, LoraConfig, Plan, Targets, TokenIndices,
+};
 use lowrank::data::Batch;
 use lowrank::nn::for_each_parameter;
 use lowrank::tape::{AdapterId, Tape};
@@ -27,6 +29,8 @@ struct Subject {
     attention: &'static [&'static str],
     norm: &'static str,
     embedding: &'static str,
+    /// A table of which rows are trained.
+    tokens: &'static str,
 }
 
 const SUBJECTS: [Subject; 8] = [
@@ -35,38 +39,50 @@ const SUBJECTS: [Subject; 8] = [
         attention: &["query", "value"],
         norm: "LayerNorm",
         embedding: "word_embeddings",
+        tokens: "word_embeddings",
     },
     Subject {
         case: "roberta_query_value",
         attention: &["query", "value"],
         norm: "LayerNorm",
         embedding: "position_embeddings",
+        tokens: "position_embeddings",
     },
     Subject {
         case: "distilbert_query_value",
         attention: &["q_lin", "v_lin"],
         norm: "sa_layer_norm",
         embedding: "word_embeddings",
+        tokens: "word_embeddings",
     },
-    Subject { case: "vit_query_value", attention: &["q_proj", "v_proj"], norm: "layernorm", embedding: "" },
+    Subject {
+        case: "vit_query_value",
+        attention: &["q_proj", "v_proj"],
+        norm: "layernorm",
+        embedding: "",
+        tokens: "",
+    },
     Subject {
         case: "flan_t5_query_value",
         attention: &["q", "v"],
         norm: "layer_norm",
         embedding: "embed_tokens",
+        tokens: "",
     },
-    Subject { case: "gpt2_attention", attention: &["c_attn"], norm: "ln_f", embedding: "wpe" },
+    Subject { case: "gpt2_attention", attention: &["c_attn"], norm: "ln_f", embedding: "wpe", tokens: "wte" },
     Subject {
         case: "llama_query_value",
         attention: &["q_proj", "v_proj"],
         norm: "norm",
         embedding: "embed_tokens",
+        tokens: "embed_tokens",
     },
     Subject {
         case: "qwen3_query_value",
         attention: &["q_proj", "v_proj"],
         norm: "norm",
         embedding: "embed_tokens",
+        tokens: "embed_tokens",
     },
 ];
 
@@ -134,8 +150,17 @@ fn configurations(subject: &Subject) -> Vec<(&'static str, LoraConfig, Start)> {
     if !subject.embedding.is_empty() {
         let mut targets = vec![subject.embedding];
         targets.extend(subject.attention);
-        let embedding = LoraConfig { target_modules: named(&targets), ..plain };
+        let embedding = LoraConfig { target_modules: named(&targets), ..plain.clone() };
         configurations.push(("embedding", embedding.clone(), Start::Base));
+        if !subject.tokens.is_empty() {
+            let tables = vec![(subject.tokens.to_owned(), (0..20).rev().collect())];
+            let trainable_token_indices = Some(TokenIndices::OfTables(tables));
+            configurations.push((
+                "tokens",
+                LoraConfig { trainable_token_indices, ..plain.clone() },
+                Start::Near,
+            ));
+        }
         let dora = LoraConfig { use_dora: true, ..embedding.clone() };
         configurations.push(("embedding, dora", dora, Start::Near));
         let init_lora_weights = Init::Pissa { iterations: None };

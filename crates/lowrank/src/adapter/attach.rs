@@ -7,12 +7,14 @@ use super::matcher::is_saved;
 use super::targets::{
     Strictness, Targeted, check_exclude_modules, check_modules_to_save, modules_to_save, targeted,
 };
+use super::tokens::{TrainedTokens, trained_tokens};
 use crate::models::ModelInfo;
 use crate::nn::{
     self, Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
     for_each_parameter, for_each_parameter_mut,
 };
-use crate::tape::{AdapterId, Leaf, Lora, Parameter};
+use crate::tape::{AdapterId, Leaf, Lora, Parameter, TokenRows};
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// What an adapter changes in a model.
@@ -22,6 +24,8 @@ pub struct Plan {
     pub targets: Targeted,
     /// The parameters that get a value of their own: heads, other modules to save, biases.
     pub replaced: Vec<String>,
+    /// The tables of which single rows get values of their own.
+    pub tokens: Vec<TrainedTokens>,
     /// The modules of `modules_to_save`, the head among them.
     pub modules_to_save: Vec<String>,
 }
@@ -30,6 +34,12 @@ impl Plan {
     /// What the linear layer at `path` gets.
     pub fn linear(&self, path: &str) -> Option<&Adapted> {
         Adapted::find(&self.targets.linears, path)
+    }
+
+    /// The rows that the parameter at `path` gets.
+    pub fn tokens(&self, path: &str) -> Option<&TrainedTokens> {
+        let table = path.strip_suffix(".weight")?;
+        self.tokens.iter().find(|tokens| tokens.path == table)
     }
 
     /// What the embedding at `path` gets.
@@ -97,7 +107,8 @@ fn planned(
             replaced.push(path.to_owned());
         }
     });
-    Ok(Plan { targets, replaced, modules_to_save: saved })
+    let tokens = trained_tokens(model, config, &targets, &saved)?;
+    Ok(Plan { targets, replaced, tokens, modules_to_save: saved })
 }
 
 /// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained
@@ -129,6 +140,10 @@ pub fn attach(
             // PEFT copies the value of a parameter that is another one's second name, too.
             let value = base_value(path, parameter, &tied).map(|leaf| leaf.float());
             result = value.and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
+        }
+        if let Some(tokens) = plan.tokens(path).filter(|_| result.is_ok()) {
+            let rows = parameter.active(None).map(|table| rows_of(table, tokens));
+            result = rows.and_then(|rows| parameter.set_rows(adapter, rows));
         }
     });
     if result.is_err() {
@@ -168,6 +183,17 @@ fn attach_pairs(
     result
 }
 
+/// Trained rows that begin as those of the base model.
+fn rows_of(table: &Leaf, tokens: &TrainedTokens) -> TokenRows {
+    let TrainedTokens { indices, width, .. } = tokens;
+    let values = table.float().to_dtype(DType::F32);
+    let values = values.as_slice::<f32>();
+    let row = |id: &u32| &values[*id as usize * width..(*id as usize + 1) * width];
+    let rows: Vec<f32> = indices.iter().flat_map(row).copied().collect();
+    let values = Leaf::trained(Tensor::from_slice([indices.len(), *width], &rows));
+    TokenRows { ids: indices.as_slice().into(), values }
+}
+
 /// The values of the parameters that are other names of one.
 pub(super) fn tied_leaves(model: &dyn Module) -> Vec<(String, Leaf)> {
     let mut wanted = Vec::new();
@@ -197,7 +223,10 @@ pub(super) fn base_value(path: &str, parameter: &Parameter, tied: &[(String, Lea
 pub fn detach(model: &mut dyn Module, adapter: AdapterId) {
     for_each_linear_mut(model, |_, linear| linear.lora.retain(|lora| lora.adapter != adapter));
     for_each_embedding_mut(model, |_, embedding| embedding.lora.retain(|lora| lora.adapter != adapter));
-    for_each_parameter_mut(model, |_, parameter| parameter.remove_replacement(adapter));
+    for_each_parameter_mut(model, |_, parameter| {
+        parameter.remove_replacement(adapter);
+        parameter.remove_rows(adapter);
+    });
 }
 
 /// Whether anything of an adapter is on a model.
@@ -205,7 +234,9 @@ pub fn is_attached(model: &dyn Module, adapter: AdapterId) -> bool {
     let mut found = false;
     for_each_linear(model, |_, linear| found |= linear.adapter(adapter).is_some());
     for_each_embedding(model, |_, embedding| found |= embedding.adapter(adapter).is_some());
-    for_each_parameter(model, |_, parameter| found |= parameter.replacement(adapter).is_some());
+    for_each_parameter(model, |_, parameter| {
+        found |= parameter.replacement(adapter).is_some() || parameter.rows(adapter).is_some();
+    });
     found
 }
 

@@ -32,6 +32,8 @@ pub struct LoraConfig {
     pub rank_pattern: Vec<(String, usize)>,
     /// `lora_alpha` of single layers, in the same way.
     pub alpha_pattern: Vec<(String, f64)>,
+    /// Entries of tables whose rows are trained, where the table is not.
+    pub trainable_token_indices: Option<TokenIndices>,
     /// Of the layers in a numbered list, those to adapt; absent or empty: all.
     pub layers_to_transform: Option<Vec<usize>>,
     /// The names of the lists that `layers_to_transform` numbers; empty: whatever list comes first in a name.
@@ -62,6 +64,7 @@ impl Default for LoraConfig {
             modules_to_save: Vec::new(),
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            trainable_token_indices: None,
             layers_to_transform: None,
             layers_pattern: Vec::new(),
             lora_bias: false,
@@ -208,6 +211,15 @@ impl Bias {
             _ => Err(Error::setting("bias", format!("{word:?} is not one of none, all, lora_only"))),
         }
     }
+}
+
+/// Entries of tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenIndices {
+    /// Of the table of words that the model reads.
+    OfInput(Vec<u32>),
+    /// Of each of these tables, named in full or by the end of their names.
+    OfTables(Vec<(String, Vec<u32>)>),
 }
 
 /// How `A` and `B` begin.

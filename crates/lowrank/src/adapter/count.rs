@@ -48,6 +48,7 @@ impl ParameterCount {
                 pairs += (layer.r * (embedding.entries() + width) + vectors * width) as u64;
             }
         });
+        pairs += plan.tokens.iter().map(|tokens| (tokens.indices.len() * tokens.width) as u64).sum::<u64>();
         count.trainable += pairs;
         count.all += pairs;
         for_each_parameter(model, |path, parameter| {

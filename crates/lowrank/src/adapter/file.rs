@@ -11,12 +11,13 @@ use super::layers::Adapted;
 use super::matcher::{is_saved, is_suffix, is_within};
 use super::peft_config;
 use super::targets::{Targeted, target_modules};
+use super::tokens::TrainedTokens;
 use crate::hub::{ADAPTER_FILE, Checkpoint, TensorView, Tensors, to_tensor, write_tensors};
 use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
-    Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut,
+    Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut, rows_name,
 };
-use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, is_finite};
+use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, TokenRows, is_finite};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -336,7 +337,14 @@ impl AdapterFile {
             if result.is_err() {
                 return;
             }
-            let replaced = plan.replaced.iter().any(|name| name == path);
+            if let Some(TrainedTokens { indices, width, .. }) = plan.tokens(path) {
+                let key = self.key_of(&rows_name(path), info, plan);
+                unused.remove(&key);
+                let values = self.tensor(&key, &[indices.len(), *width]).map(Leaf::frozen);
+                let rows = values.map(|values| TokenRows { ids: indices.as_slice().into(), values });
+                result = rows.and_then(|rows| parameter.set_rows(adapter, rows));
+            }
+            let replaced = result.is_ok() && plan.replaced.iter().any(|name| name == path);
             let key = self.key_of(path, info, plan);
             let base_layer = base_layer_key(path, info, plan);
             let path = &self.name_of(path, info);

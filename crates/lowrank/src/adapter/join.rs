@@ -25,6 +25,9 @@ pub fn join(model: &mut dyn Module, from: AdapterId, into: AdapterId) -> Result<
                 format!("both adapters have a value of their own for {path}: one of them would be lost");
             result = Err(Error::Usage(reason));
         }
+        if result.is_ok() && [from, into].iter().all(|adapter| parameter.rows(*adapter).is_some()) {
+            result = Err(Error::Usage(format!("both adapters train single rows of {path}")));
+        }
     });
     result?;
     let rename = |lora: &mut Vec<Lora>| {
@@ -34,6 +37,11 @@ pub fn join(model: &mut dyn Module, from: AdapterId, into: AdapterId) -> Result<
     for_each_embedding_mut(model, |_, embedding| rename(&mut embedding.lora));
     let mut result = Ok(());
     for_each_parameter_mut(model, |_, parameter| {
+        if let Some(rows) = parameter.rows(from).cloned() {
+            parameter.remove_rows(from);
+            let set = parameter.set_rows(into, rows);
+            result = std::mem::replace(&mut result, Ok(())).and(set);
+        }
         if let Some(leaf) = parameter.replacement(from).cloned() {
             parameter.remove_replacement(from);
             let set = parameter.set_replacement(into, leaf);

@@ -8,7 +8,7 @@ use crate::nn::{
     Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
     for_each_parameter, for_each_parameter_mut, join,
 };
-use crate::tape::{AdapterId, Leaf, Lora, is_finite};
+use crate::tape::{AdapterId, Leaf, Lora, TokenRows, is_finite};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -28,6 +28,8 @@ pub(crate) struct Changes {
     pub pairs: BTreeMap<String, Vec<Pair>>,
     /// What stands in for a value of the base model's.
     pub replacements: BTreeMap<String, Leaf>,
+    /// What stands in for rows of tables, and of what is tied to them.
+    pub rows: BTreeMap<String, TokenRows>,
 }
 
 /// A low-rank pair.
@@ -51,8 +53,7 @@ enum AddedTo {
 }
 
 /// Puts `W + s·B·A`, or `m∘(W + s·B·A)/‖W + s·B·A‖` where the adapter has a magnitude, in the place of each weight that an
-/// adapter changes, and the values that it brought along in the
-/// place of the base model's. The adapter is then off the model, which answers with it in every batch, at the cost of
+/// adapter changes, and the values that it brought along in the place of the base model's. The adapter is then off the model, which answers with it in every batch, at the cost of
 /// the base alone. Other adapters add to what is merged.
 ///
 /// A weight keeps its type: in bf16 or f16, the sum is rounded to that. One in 8 bits becomes f32, as no 8 bits hold the
@@ -75,7 +76,9 @@ pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
         let pairs = changes.pairs.get(path).map_or(&[][..], Vec::as_slice);
         let tied = parameter.tie().filter(|_| parameter.base().is_none());
         let loses_its_value = tied.is_some_and(|name| changed.iter().any(|path| *path == name));
-        if result.is_ok() && (changed.contains(&path.to_owned()) || loses_its_value) {
+        let rows = changes.rows.get(path);
+        let is_changed = changed.contains(&path.to_owned()) || loses_its_value || rows.is_some();
+        if result.is_ok() && is_changed {
             let tied = tied.and_then(|name| bases.get(name));
             let start = match tied {
                 Some(base) => Ok(parameter.replacement(adapter).unwrap_or(base)),
@@ -85,9 +88,12 @@ pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
                 Some(base) => base.with_value(value),
                 None => Leaf::frozen(value),
             };
-            result = start
-                .and_then(|leaf| sum(path, leaf, pairs))
-                .map(|value| drop(values.insert(path.to_owned(), kept(value))));
+            result = start.and_then(|leaf| sum(path, leaf, pairs)).map(|mut value| {
+                if let Some(rows) = rows {
+                    value = with_rows(&value, rows);
+                }
+                values.insert(path.to_owned(), kept(value));
+            });
         }
     });
     result?;
@@ -138,6 +144,7 @@ impl Changes {
         for_each_parameter(model, |path, parameter| {
             let leaf = parameter.replacement(adapter).cloned();
             changes.replacements.extend(leaf.map(|leaf| (path.to_owned(), leaf)));
+            changes.rows.extend(parameter.rows(adapter).map(|rows| (path.to_owned(), rows.clone())));
         });
         Ok(changes)
     }
@@ -156,6 +163,25 @@ pub(crate) fn sum(path: &str, leaf: &Leaf, pairs: &[Pair]) -> Result<Tensor> {
     }
     let sum = sum.to_dtype(weight.dtype());
     if is_finite(&sum) { Ok(sum) } else { Err(not_finite(path)) }
+}
+
+/// A table with an adapter's rows in the place of its own, in its type.
+fn with_rows(table: &Tensor, rows: &TokenRows) -> Tensor {
+    let (entries, width) = table.rows_and_width();
+    let mut made = table.to_dtype(DType::F32);
+    write_rows(rows, 0, RowsMut::dense(made.make_mut::<f32>(), entries, width));
+    made.to_dtype(table.dtype())
+}
+
+/// Puts an adapter's rows in the place of those of a table, of which `table` has the rows from `first` on.
+pub(crate) fn write_rows(rows: &TokenRows, first: usize, mut table: RowsMut<'_, f32>) {
+    let width = table.cols();
+    let values = rows.values.value().as_slice::<f32>();
+    for (id, value) in rows.ids.iter().zip(values.chunks_exact(width.max(1))) {
+        if let Some(row) = (*id as usize).checked_sub(first).filter(|row| *row < table.rows()) {
+            table.row(row).copy_from_slice(value);
+        }
+    }
 }
 
 /// The error of a sum that is not finite.
@@ -250,7 +276,9 @@ impl Merged {
                 None => Ok(()),
             };
             let replaced = self.changes.replacements.remove(path);
+            let rows = self.changes.rows.remove(path);
             let back = back
+                .and_then(|()| rows.map_or(Ok(()), |rows| parameter.set_rows(self.adapter, rows)))
                 .and_then(|()| replaced.map_or(Ok(()), |leaf| parameter.set_replacement(self.adapter, leaf)));
             if result.is_ok() {
                 result = back;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::config::{Bias, Init, LoraConfig, Targets};
+use super::config::{Bias, Init, LoraConfig, Targets, TokenIndices};
 use crate::hub::{ADAPTER_CONFIG, write_atomically};
 use crate::{Error, Result};
 
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 12] = [
+const UNSUPPORTED: [&str; 11] = [
     "alora_invocation_tokens",
     "arrow_config",
     "ensure_weight_tying",
@@ -21,7 +21,6 @@ const UNSUPPORTED: [&str; 12] = [
     "megatron_config",
     "monteclora_config",
     "target_parameters",
-    "trainable_token_indices",
     "use_bdlora",
     "use_qalora",
     "velora_config",
@@ -76,6 +75,13 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         config.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), number(*alpha))).collect();
     let ranks: Map<String, Value> =
         config.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), json!(r))).collect();
+    let tokens = match &config.trainable_token_indices {
+        None => Value::Null,
+        Some(TokenIndices::OfInput(indices)) => json!(indices),
+        Some(TokenIndices::OfTables(tables)) => {
+            tables.iter().map(|(name, indices)| (name.clone(), json!(indices))).collect()
+        }
+    };
     let init = match config.init_lora_weights.word() {
         Some(word) => json!(word),
         None => json!(!matches!(config.init_lora_weights, Init::Random)),
@@ -116,7 +122,7 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         "target_modules": target_modules,
         "target_parameters": null,
         "task_type": task_type,
-        "trainable_token_indices": null,
+        "trainable_token_indices": tokens,
         "use_bdlora": null,
         "use_dora": config.use_dora,
         "use_qalora": false,
@@ -270,6 +276,7 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
             Some(Value::String(_)) => Vec::new(),
             _ => names(map, "layers_pattern")?.unwrap_or_default(),
         },
+        trainable_token_indices: tokens(map.get("trainable_token_indices"))?,
         lora_bias: flag(map, "lora_bias")?,
         use_rslora: flag(map, "use_rslora")?,
         use_dora: flag(map, "use_dora")?,
@@ -310,6 +317,27 @@ fn init(map: &Map<String, Value>) -> Result<Init, String> {
         ));
     }
     Ok(Init::of_word(&word).unwrap_or_default())
+}
+
+/// A list of entries, or one for each table; empty is absent.
+fn tokens(value: Option<&Value>) -> Result<Option<TokenIndices>, String> {
+    let list = |value: &Value| {
+        let index = |value: &Value| value.as_u64().and_then(|index| u32::try_from(index).ok());
+        value.as_array().and_then(|values| values.iter().map(index).collect::<Option<Vec<u32>>>())
+    };
+    let found = match value {
+        None => return Ok(None),
+        Some(value) if is_off(value) => return Ok(None),
+        Some(Value::Object(tables)) => tables
+            .iter()
+            .map(|(name, value)| Some((name.clone(), list(value)?)))
+            .collect::<Option<_>>()
+            .map(TokenIndices::OfTables),
+        Some(value) => list(value).map(TokenIndices::OfInput),
+    };
+    found
+        .map(Some)
+        .ok_or_else(|| "trainable_token_indices is no list of entries, nor one for each table".to_owned())
 }
 
 fn flag(map: &Map<String, Value>, key: &str) -> Result<bool, String> {

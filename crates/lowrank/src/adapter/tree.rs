@@ -140,6 +140,11 @@ impl<'a> Visitor<'a> for Builder<'_> {
             }
             node.children.extend(use_dora.then(|| Node::magnitude(embedding.width())));
         }
+        if let Some(tokens) = self.plan.and_then(|plan| plan.tokens(&crate::nn::join(path, "weight"))) {
+            let shape = [tokens.indices.len(), tokens.width].into();
+            node.adapted = true;
+            node.children.push(Node::trained_parameter("token_adapter", shape));
+        }
         self.push(node);
     }
 

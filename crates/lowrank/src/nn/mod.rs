@@ -9,6 +9,7 @@ mod rms_norm;
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub(crate) use module::rows_name;
 pub use module::{
     Module, ModuleKind, Visitor, VisitorMut, assign_names, for_each_active, for_each_embedding,
     for_each_embedding_mut, for_each_leaf_mut, for_each_linear, for_each_linear_mut, for_each_module,

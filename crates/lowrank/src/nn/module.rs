@@ -205,8 +205,8 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
 
 /// Calls `f` with every tensor: its path, the adapter that brought it along (none: it is the base model's), and
 /// itself. Low-rank pairs are `lora_A.weight` and `lora_B.weight` (and `lora_B.bias`) below their layer,
-/// `lora_embedding_A` and `lora_embedding_B` below an embedding, and `lora_magnitude_vector` below either; what replaces a
-/// value of the base model has the path of that.
+/// `lora_embedding_A` and `lora_embedding_B` below an embedding, and `lora_magnitude_vector` below either; single rows are
+/// `token_adapter.trainable_tokens_delta` below their table; what replaces a value of the base model has the path of that.
 pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<AdapterId>, &mut Leaf)) {
     struct Leaves<F>(F);
     impl<F: FnMut(&str, Option<AdapterId>, &mut Leaf)> VisitorMut for Leaves<F> {
@@ -232,9 +232,17 @@ pub fn for_each_leaf_mut(module: &mut dyn Module, f: impl FnMut(&str, Option<Ada
 
         fn parameter(&mut self, path: &str, parameter: &mut Parameter) {
             parameter.owned_leaves_mut().for_each(|(adapter, leaf)| (self.0)(path, adapter, leaf));
+            for (adapter, rows) in parameter.rows_mut() {
+                (self.0)(&rows_name(path), Some(adapter), &mut rows.values);
+            }
         }
     }
     module.visit_mut("", &mut Leaves(f));
+}
+
+/// The name of the rows that an adapter has for the table at `path`.
+pub(crate) fn rows_name(path: &str) -> String {
+    join(path.strip_suffix(".weight").unwrap_or(path), "token_adapter.trainable_tokens_delta")
 }
 
 /// Calls `f` with the name and the tensor of everything that is trained: low-rank pairs, values that an adapter
@@ -286,6 +294,9 @@ pub fn for_each_active<'a>(
         fn parameter(&mut self, path: &str, parameter: &'a Parameter) {
             if let Ok(leaf) = parameter.active(self.0) {
                 (self.1)(path, leaf);
+            }
+            if let Some(rows) = self.0.and_then(|adapter| parameter.rows(adapter)) {
+                (self.1)(&rows_name(path), &rows.values);
             }
         }
     }

@@ -11,6 +11,7 @@ mod lora;
 mod operand;
 pub mod ops;
 mod parameter;
+mod token_rows;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use layout::{AdapterId, Layout};
 pub use lora::{Initial, Lora, Magnitude};
 pub(crate) use operand::{Operand, Queue};
 pub use parameter::{Form, Leaf, LeafId, Parameter};
+pub use token_rows::TokenRows;
 
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};

@@ -8,6 +8,7 @@ use lowrank_kernels::gemm::{Stored, Streamed, Weight};
 
 use super::layout::AdapterId;
 use super::operand::{Operand, Queue};
+use super::token_rows::TokenRows;
 use crate::tensor::{DType, Quantized, Shape, Tensor};
 use crate::{Error, Result};
 
@@ -213,6 +214,7 @@ pub struct Parameter {
     tied_to: Option<&'static str>,
     base: Option<Leaf>,
     replacements: Vec<(AdapterId, Leaf)>,
+    rows: Vec<(AdapterId, TokenRows)>,
 }
 
 impl Parameter {
@@ -225,6 +227,7 @@ impl Parameter {
             tied_to: None,
             base: None,
             replacements: Vec::new(),
+            rows: Vec::new(),
         }
     }
 
@@ -361,6 +364,47 @@ impl Parameter {
     /// Forgets what `adapter` brought along.
     pub fn remove_replacement(&mut self, adapter: AdapterId) {
         self.replacements.retain(|(id, _)| *id != adapter);
+    }
+
+    /// Sets the rows that `adapter` has values of its own for.
+    ///
+    /// # Errors
+    /// If the parameter is no matrix of that width, or has no such rows.
+    pub fn set_rows(&mut self, adapter: AdapterId, rows: TokenRows) -> Result<()> {
+        let (entries, width) = (self.shape.rows(), self.shape.width());
+        let is_inside = rows.ids.iter().all(|id| (*id as usize) < entries);
+        if rows.values.value().shape() != Shape::from([rows.ids.len(), width]) || !is_inside {
+            let (name, shape) = (&self.name, self.shape);
+            return Err(Error::Usage(format!("{name} has the shape {shape}, and not these rows")));
+        }
+        self.remove_rows(adapter);
+        self.rows.push((adapter, rows));
+        Ok(())
+    }
+
+    /// The rows that `adapter` has values of its own for.
+    pub fn rows(&self, adapter: AdapterId) -> Option<&TokenRows> {
+        self.rows.iter().find(|(id, _)| *id == adapter).map(|(_, rows)| rows)
+    }
+
+    /// The same of all adapters, for writing.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = (AdapterId, &mut TokenRows)> {
+        self.rows.iter_mut().map(|(adapter, rows)| (*adapter, rows))
+    }
+
+    /// The rows that stand in for those of the value that [`Parameter::active_or_tied`] gives.
+    pub fn active_rows<'a>(
+        &'a self,
+        adapter: Option<AdapterId>,
+        tied: Option<&'a Self>,
+    ) -> Option<&'a TokenRows> {
+        let adapter = adapter.filter(|adapter| self.replacement(*adapter).is_none())?;
+        if self.base.is_some() { self.rows(adapter) } else { tied?.rows(adapter) }
+    }
+
+    /// Forgets the rows of `adapter`.
+    pub fn remove_rows(&mut self, adapter: AdapterId) {
+        self.rows.retain(|(id, _)| *id != adapter);
     }
 
     /// Every value, the base model's first, for freezing and training.

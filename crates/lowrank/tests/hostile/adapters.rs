@@ -101,7 +101,6 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         ("use_qalora", json!(true)),
         ("ensure_weight_tying", json!(true)),
         ("layer_replication", json!([[0, 1]])),
-        ("trainable_token_indices", json!([3])),
         ("target_parameters", json!(["x"])),
         ("alora_invocation_tokens", json!([1])),
         ("init_lora_weights", json!("pissa_niter_4")),
@@ -121,6 +120,11 @@ fn a_pattern_or_number_that_the_tensors_contradict_is_refused_with_the_tensor() 
         ("rank_pattern", json!({"query": 4}), ["0.attention.self.query.lora_A.weight", "[8, 36]"]),
         ("lora_bias", json!(true), ["0.attention.self.query.lora_B.bias", "missing"]),
         ("use_dora", json!(true), ["0.attention.self.query.lora_magnitude_vector", "missing"]),
+        (
+            "trainable_token_indices",
+            json!([3]),
+            ["word_embeddings.token_adapter.trainable_tokens_delta", "missing"],
+        ),
         (
             "layers_to_transform",
             json!([0]),

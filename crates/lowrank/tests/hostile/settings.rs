@@ -1,6 +1,6 @@
 //! Configurations of fresh adapters.
 
-use lowrank::adapter::{self, Init, LoraConfig, Plan, Targets};
+use lowrank::adapter::{self, Init, LoraConfig, Plan, Targets, TokenIndices};
 use lowrank::tape::AdapterId;
 use lowrank_kernels::Compute;
 
@@ -172,6 +172,33 @@ fn beginnings_that_do_not_go_with_a_rank_or_a_bias() {
     let embeddings = names(&["word_embeddings"]);
     let biased = LoraConfig { lora_bias: true, target_modules: embeddings, ..LoraConfig::default() };
     refused(biased, &["lora_bias", "word_embeddings is an embedding"]);
+}
+
+#[test]
+fn tokens_that_are_not_there_or_are_trained_otherwise() {
+    let tokens = |indices: &[u32], config: LoraConfig| LoraConfig {
+        trainable_token_indices: Some(TokenIndices::OfInput(indices.to_vec())),
+        ..config
+    };
+    let key = "trainable_token_indices";
+    refused(tokens(&[3, 1_000_000], LoraConfig::default()), &[key, "1000000", "word_embeddings", "entries"]);
+    refused(tokens(&[3, 4, 3], LoraConfig::default()), &[key, "3 is there twice"]);
+    let of_table = |name: &str| LoraConfig {
+        trainable_token_indices: Some(TokenIndices::OfTables(vec![(name.to_owned(), vec![1])])),
+        ..LoraConfig::default()
+    };
+    refused(of_table("word_embedings"), &["word_embeddings", "word_embedings"]);
+    let target_modules = names(&["query", "word_embeddings"]);
+    refused(tokens(&[3], LoraConfig { target_modules, ..LoraConfig::default() }), &[key, "target_modules"]);
+    let modules_to_save = vec!["word_embeddings".to_owned()];
+    refused(tokens(&[3], LoraConfig { modules_to_save, ..LoraConfig::default() }), &[key, "modules_to_save"]);
+
+    let config = lowrank::models::read_config(&crate::common::fixtures().join("models/flan-t5")).unwrap();
+    let head = lowrank::models::HeadSpec::new(lowrank::models::Head::Seq2SeqLm, 2);
+    let model = lowrank::models::from_config(&config, head).unwrap();
+    let error = lowrank::adapter::plan(&*model, model.info(), &tokens(&[3], LoraConfig::default()));
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains(key) && text.contains("head is its own"), "{text}");
 }
 
 #[test]

@@ -73,6 +73,27 @@ fn an_adapter_with_magnitudes_alone_is_itself_and_is_added_to_no_other() {
 }
 
 #[test]
+fn single_rows_of_tables_are_kept_where_all_have_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "table.token_adapter.trainable_tokens_delta";
+    let variant = |seed, indices: &[u32]| {
+        let settings = json!({"r": 3, "lora_alpha": 5, "trainable_token_indices": {"table": indices}});
+        let name = format!("{seed} {indices:?}");
+        Variant { settings, ..Variant::plain(3, seed) }.write(&folder.path().join(name), |tensors| {
+            let rows = Tensor::from_slice([2, 7], &[0.25f32; 14]);
+            tensors.insert(format!("{PREFIX}{key}"), rows);
+        })
+    };
+    let (a, b, other) = (variant(1, &[4, 2]), variant(2, &[4, 2]), variant(3, &[4, 3]));
+    assert!(validate(&a).is_valid(), "{}", validate(&a));
+    let out = folder.path().join("out");
+    assert!(refused(combined(&[(&a, 1.0), (&other, 1.0)], "cat", &out)).contains("trainable_token_indices"));
+    combined(&[(&a, 0.5), (&b, 1.0)], "cat", &out).unwrap();
+    assert_eq!(tensor(&out, key), [0.25; 14]);
+    assert!(validate(out.to_str().unwrap()).is_valid());
+}
+
+#[test]
 fn one_adapter_of_weight_one_is_itself_in_every_variant_by_every_method() {
     for (variant, adapter) in Variant::all() {
         for (method, _) in Method::NAMES {

@@ -71,6 +71,7 @@ pub fn combine(options: &CombineOptions<'_>) -> Result<MadeReport> {
     let folders =
         options.adapters.iter().map(|(name, _)| AdapterFolder::open(name)).collect::<Result<Vec<_>>>()?;
     check_magnitudes(&folders, options)?;
+    check_tokens(&folders)?;
     let others = saved::others(&folders)?;
     let settings = saved::settings(&folders)?;
     let names: BTreeSet<(&str, bool)> = folders
@@ -106,6 +107,19 @@ fn check_magnitudes(folders: &[AdapterFolder], options: &CombineOptions<'_>) -> 
             Err(Error::file(folder.path(), reason))
         }
         _ => Ok(()),
+    }
+}
+
+/// Single rows of tables are kept where all adapters train the same ones.
+fn check_tokens(folders: &[AdapterFolder]) -> Result<()> {
+    let tokens = |folder: &AdapterFolder| folder.config().trainable_token_indices.clone();
+    match folders.iter().find(|folder| tokens(folder) != tokens(&folders[0])) {
+        None => Ok(()),
+        Some(folder) => {
+            let reason =
+                "its trainable_token_indices are not those of the first adapter: rows of one would be lost";
+            Err(Error::file(folder.path(), reason))
+        }
     }
 }
 

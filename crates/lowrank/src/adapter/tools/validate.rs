@@ -20,6 +20,9 @@ const HEADS: [&str; 2] = ["classifier", "score"];
 /// The parts of the keys of the copies that PEFT writes.
 const COPIES: [&str; 2] = [".modules_to_save.", ".original_module."];
 
+/// The ending of the keys of single rows of a table.
+const ROWS: &str = ".token_adapter.trainable_tokens_delta";
+
 /// What was found out of an adapter.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Validation {
@@ -130,7 +133,8 @@ fn check_others(folder: &AdapterFolder, findings: &mut Vec<String>) {
                     .to_string(),
             );
         }
-        if folder.layer_of_magnitude(key).is_some() {
+        let is_rows = key.ends_with(ROWS) && config.trainable_token_indices.is_some();
+        if is_rows || folder.layer_of_magnitude(key).is_some() {
             continue;
         }
         let Some(path) = key.strip_prefix(PREFIX) else {

@@ -6,11 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lowrank_kernels::elementwise::add_assign;
-use lowrank_kernels::{Compute, Element, Rows, RowsMut, embedding, low_rank, magnitude};
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, Source, embedding, low_rank, magnitude};
 
 use super::linear::add_magnitude_gradient;
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Parameter, Tape, Var};
+use crate::tape::{
+    Activations, Backward, Gradients, Layout, Leaf, Lora, Named, Parameter, Tape, TokenRows, Var,
+};
 use crate::tensor::{DType, Stored, Tensor};
 use crate::{Error, Result};
 
@@ -37,7 +39,8 @@ impl<'a> Lookup<'a> {
 }
 
 /// Looks every token up in each of the tables and adds what is found: `W[id]`, and `s·A[:, id]ᵀ·Bᵀ` of the adapter. Where
-/// that has a magnitude, the sum of both is multiplied by `m/‖W + s·Aᵀ·Bᵀ‖`, a number for each column.
+/// that has a magnitude, the sum of both is multiplied by `m/‖W + s·Aᵀ·Bᵀ‖`, a number for each column. Where an adapter has
+/// a row of its own for an id, this is in the place of the table's.
 ///
 /// # Shapes
 /// The result: `[tokens, width]`.
@@ -62,9 +65,9 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
         }
     }
     let mut y = Tensor::uninit([rows, width], DType::from(compute));
-    let (mut tables, mut adapted) = (Vec::new(), Vec::new());
+    let (mut tables, mut adapted, mut rows_of_adapters) = (Vec::new(), Vec::new(), Vec::new());
     for (range, adapter) in layout.segments() {
-        let mut sources = Vec::new();
+        let (mut sources, mut own_rows) = (Vec::new(), Vec::new());
         for Lookup { table, tied, lora, ids, padding_id } in lookups {
             let (leaf, ids) = (table.active_or_tied(adapter, *tied)?, &ids[range.clone()]);
             let taken = || Taken { ids: ids.to_vec(), rows: range.clone(), padding_id: *padding_id };
@@ -75,6 +78,7 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
                     tables.push((leaf.clone(), taken()));
                 }
                 sources.push((leaf, ids));
+                own_rows.push(table.active_rows(adapter, *tied).map(|rows| Own::new(rows, taken())));
             }
             adapted.extend(own);
         }
@@ -85,15 +89,19 @@ pub fn embedding(tape: &mut Tape, lookups: &[Lookup<'_>], layout: &Arc<Layout>) 
         with_rows!(compute, T => {
             let out = &mut y.make_mut::<T>()[range.start * width..range.end * width];
             embedding::gather_sum(&sources, RowsMut::dense(out, range.len(), width));
+            write_own_rows(&sources, &own_rows, out, width);
         });
+        rows_of_adapters.extend(own_rows.into_iter().flatten());
     }
     with_rows!(compute, T => {
         adapted.iter_mut().for_each(|part| part.add_to::<T>(tape.is_recording(), &mut y));
     });
     adapted.retain(|part| tape.is_recording() && part.is_trainable());
-    let trained = !tables.is_empty() || !adapted.is_empty();
-    let backward =
-        trained.then(|| Box::new(EmbeddingBackward { tables, adapted, compute }) as Box<dyn Backward>);
+    rows_of_adapters.retain(|own| tape.is_recording() && own.rows.values.is_trainable());
+    let trained = !tables.is_empty() || !adapted.is_empty() || !rows_of_adapters.is_empty();
+    let backward = trained.then(|| {
+        Box::new(EmbeddingBackward { tables, adapted, own: rows_of_adapters, compute }) as Box<dyn Backward>
+    });
     tape.finish(|| Named::Module(first.table.name().to_owned()), y, layout, backward)
 }
 
@@ -114,6 +122,62 @@ impl Taken {
             embedding::scatter_add(&ids[..kept], dy.slice(start, start + kept), gradient);
             start += ids.len();
         }
+    }
+}
+
+/// The rows of a run for which an adapter has values of its own.
+struct Own {
+    rows: TokenRows,
+    taken: Taken,
+    /// Where they are in the run, and which of the adapter's.
+    places: Vec<(usize, u32)>,
+}
+
+impl Own {
+    fn new(rows: &TokenRows, taken: Taken) -> Self {
+        let places = taken.ids.iter().enumerate().filter_map(|(at, id)| Some((at, rows.place(*id)?)));
+        Self { rows: rows.clone(), places: places.collect(), taken }
+    }
+
+    /// What is in the place of the row `at` of the run.
+    fn at(&self, at: usize) -> Option<(&TokenRows, u32)> {
+        let found = self.places.binary_search_by_key(&at, |(place, _)| *place).ok()?;
+        Some((&self.rows, self.places[found].1))
+    }
+
+    fn backward<T: Element>(&self, dy: Rows<'_, T>, gradients: &mut Gradients) {
+        let Taken { ids, rows, padding_id } = &self.taken;
+        let gradient = gradients.accumulator(&self.rows.values);
+        for (at, place) in self.places.iter().filter(|(at, _)| Some(ids[*at]) != *padding_id) {
+            let at = rows.start + at;
+            embedding::scatter_add(&[*place], dy.slice(at, at + 1), gradient);
+        }
+    }
+}
+
+/// Sums once more what is found where one of the tables has a row of an adapter's own; `own` is of each of the tables.
+fn write_own_rows<T: Element>(
+    tables: &[embedding::Lookup<'_>],
+    own: &[Option<Own>],
+    out: &mut [T],
+    width: usize,
+) {
+    for (at, _) in own.iter().flatten().flat_map(|own| &own.places) {
+        let found: Vec<(Source<'_>, u32)> = tables
+            .iter()
+            .zip(own)
+            .map(|(lookup, own)| match own.as_ref().and_then(|own| own.at(*at)) {
+                Some((rows, place)) => (rows.values.value().source(), place),
+                None => (lookup.table, lookup.ids[*at]),
+            })
+            .collect();
+        let ids: Vec<[u32; 1]> = found.iter().map(|(_, id)| [*id]).collect();
+        let lookups: Vec<_> = found
+            .iter()
+            .zip(&ids)
+            .map(|((table, _), ids)| embedding::Lookup { table: *table, ids })
+            .collect();
+        embedding::gather_sum(&lookups, RowsMut::dense(&mut out[at * width..(at + 1) * width], 1, width));
     }
 }
 
@@ -228,6 +292,7 @@ impl Adapted {
 struct EmbeddingBackward {
     tables: Vec<(Leaf, Taken)>,
     adapted: Vec<Adapted>,
+    own: Vec<Own>,
     compute: Compute,
 }
 
@@ -239,6 +304,8 @@ impl Backward for EmbeddingBackward {
                 let dy = Rows::dense(dy.as_slice::<T>(), rows, width);
                 taken.scatter(dy.slice(taken.rows.start, taken.rows.end), gradients.accumulator(leaf));
             }
+            let all = Rows::dense(dy.as_slice::<T>(), rows, width);
+            self.own.iter().for_each(|own| own.backward(all, gradients));
             self.adapted.iter().for_each(|part| part.backward::<T>(&dy, gradients));
         });
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use lowrank_kernels::RowsMut;
 use serde_json::json;
 
-use crate::adapter::{Changes, Pair, Product, not_finite};
+use crate::adapter::{Changes, Pair, Product, not_finite, write_rows};
 use crate::hub::{
     Checkpoint, INDEX_FILE, MODEL_FILE, StoredDtype, StreamError, TensorHeader, TensorView,
     stream_safetensors, to_tensor, write_atomically,
@@ -15,7 +15,7 @@ use crate::hub::{
 use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
 use crate::models::{is_inside, keys_of};
 use crate::nn::for_each_parameter;
-use crate::tape::{AdapterId, Leaf, Parameter, is_finite};
+use crate::tape::{AdapterId, Leaf, Parameter, TokenRows, is_finite};
 use crate::tensor::{DType, Tensor};
 use crate::train::AdaptedModel;
 use crate::{Error, Result};
@@ -60,8 +60,15 @@ struct Output<'a> {
 enum Content<'a> {
     /// As it is in the base model.
     Stored(&'a [u8]),
-    /// With products added to what the base model has, which is the weight itself or has rows and columns exchanged.
-    Sum { view: TensorView<'a>, weight: &'a Leaf, pairs: &'a [Pair], transposed: bool },
+    /// With products added to what the base model has, which is the weight itself or has rows and columns exchanged, or with
+    /// rows in the place of its own.
+    Sum {
+        view: TensorView<'a>,
+        weight: &'a Leaf,
+        pairs: &'a [Pair],
+        transposed: bool,
+        rows: Option<&'a TokenRows>,
+    },
     /// With products added to a value in the form that it has in the model.
     Made { start: Leaf, pairs: &'a [Pair], parameter: &'a Parameter },
 }
@@ -115,7 +122,7 @@ impl<'a> Merging<'a> {
         let mut written = Written {
             unties_output: !self.untied.is_empty(),
             has_new_head: self.has_new_head,
-            replaced: self.changes.replacements.len(),
+            replaced: self.changes.replacements.len() + self.changes.rows.len(),
             merged: self.changes.pairs.len(),
             ..Written::default()
         };
@@ -200,11 +207,15 @@ impl<'a> Merging<'a> {
             return Ok(self.made(key, dense, parameter, path, leaf.clone()));
         }
         let pairs = self.pairs(path);
-        if pairs.is_empty() {
+        let tie = parameter.tie().filter(|_| parameter.base().is_none());
+        let rows = self.changes.rows.get(tie.unwrap_or(path));
+        if pairs.is_empty() && rows.is_none() {
             return Ok(as_it_is(view));
         }
         let transposed = parameter.is_transposed();
-        let content = Content::Sum { view, weight: parameter.active(None)?, pairs, transposed };
+        let weight = self.parameters.iter().find(|(_, path, _)| Some(path.as_str()) == tie);
+        let weight = weight.map_or(parameter, |(tied, ..)| tied).active(None)?;
+        let content = Content::Sum { view, weight, pairs, transposed, rows };
         Ok(Output { key: key.to_owned(), dtype, shape: shape.clone(), content })
     }
 
@@ -261,9 +272,9 @@ impl Output<'_> {
     fn write(&self, file: &mut dyn Write) -> std::result::Result<(), StreamError> {
         let value = match &self.content {
             Content::Stored(bytes) => return file.write_all(bytes).map_err(StreamError::Io),
-            Content::Sum { view, weight, pairs, transposed } => {
+            Content::Sum { view, weight, pairs, transposed, rows } => {
                 let products: Vec<_> = pairs.iter().map(|pair| pair.product(*transposed, weight)).collect();
-                return self.write_sum(view, &products, file);
+                return self.write_sum(view, &products, *rows, file);
             }
             Content::Made { start, pairs, parameter } => {
                 let sum = crate::adapter::sum(&self.key, start, pairs).map_err(StreamError::Failed)?;
@@ -278,6 +289,7 @@ impl Output<'_> {
         &self,
         view: &TensorView<'_>,
         products: &[Product],
+        own: Option<&TokenRows>,
         file: &mut dyn Write,
     ) -> std::result::Result<(), StreamError> {
         let (rows, width) = match self.shape[..] {
@@ -294,6 +306,9 @@ impl Output<'_> {
             let mut sum = to_tensor(&self.key, &part).map_err(StreamError::Failed)?.to_dtype(DType::F32);
             for product in products {
                 product.apply(first, RowsMut::dense(sum.make_mut::<f32>(), count, width));
+            }
+            if let Some(own) = own {
+                write_rows(own, first, RowsMut::dense(sum.make_mut::<f32>(), count, width));
             }
             self.write_value(&sum, file)?;
         }

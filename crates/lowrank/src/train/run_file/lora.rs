@@ -4,7 +4,7 @@ use toml::{Table, Value};
 
 use super::RunFile;
 use super::values::{Values, by_pattern, describe, number, wrong};
-use crate::adapter::{Bias, Init, LoraConfig, Targets};
+use crate::adapter::{Bias, Init, LoraConfig, Targets, TokenIndices};
 use crate::{Error, Result};
 
 /// Values of `init_lora_weights`.
@@ -26,6 +26,7 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
             value.as_integer().and_then(|r| usize::try_from(r).ok())
         })?,
         alpha_pattern: values.by_pattern("lora.alpha_pattern", "a number", number)?,
+        trainable_token_indices: token_indices(values)?,
         layers_to_transform: numbers(values, "lora.layers_to_transform")?,
         layers_pattern: values.list("lora.layers_pattern")?,
         lora_bias: values.flag("lora.lora_bias")?,
@@ -38,8 +39,9 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
 }
 
 /// Keys that choose modules: two ways of choosing the same ones agree.
-const CHOICES: [&str; 7] = [
+const CHOICES: [&str; 8] = [
     "target_modules",
+    "trainable_token_indices",
     "exclude_modules",
     "layers_to_transform",
     "layers_pattern",
@@ -77,6 +79,9 @@ impl RunFile {
                 "exclude_modules" => config.exclude_modules.clone_from(&self.lora.exclude_modules),
                 "layers_to_transform" => {
                     config.layers_to_transform.clone_from(&self.lora.layers_to_transform);
+                }
+                "trainable_token_indices" => {
+                    config.trainable_token_indices.clone_from(&self.lora.trainable_token_indices);
                 }
                 "layers_pattern" => config.layers_pattern.clone_from(&self.lora.layers_pattern),
                 "modules_to_save" => config.modules_to_save.clone_from(&self.lora.modules_to_save),
@@ -118,6 +123,44 @@ fn numbers(values: &Values, key: &str) -> Result<Option<Vec<usize>>> {
         number.ok_or_else(|| Error::setting(key, format!("it holds {}; it is {wanted}", describe(item))))
     };
     Ok(Some(items.iter().map(number).collect::<Result<Vec<_>>>()?).filter(|numbers| !numbers.is_empty()))
+}
+
+/// A list of entries, or one for each table; none where it is empty.
+fn token_indices(values: &Values) -> Result<Option<TokenIndices>> {
+    let key = "lora.trainable_token_indices";
+    let wanted = "a list of token ids, or a table such as {\"embed_tokens\" = [5, 6]}";
+    let list = |value: &Value| -> Option<Vec<u32>> {
+        let index = |value: &Value| value.as_integer().and_then(|index| u32::try_from(index).ok());
+        value.as_array()?.iter().map(index).collect()
+    };
+    match values.get(key) {
+        None => Ok(None),
+        Some(Value::Array(items)) if items.is_empty() => Ok(None),
+        Some(Value::Table(tables)) => {
+            let read = |(name, value): (&String, &Value)| {
+                let indices =
+                    list(value).ok_or_else(|| wrong(&format!("{key}.{name}"), value, "a list of token ids"));
+                Ok((name.clone(), indices?))
+            };
+            let tables: Vec<_> = tables.iter().map(read).collect::<Result<_>>()?;
+            Ok((!tables.is_empty()).then_some(TokenIndices::OfTables(tables)))
+        }
+        Some(value) => list(value)
+            .map(|indices| Some(TokenIndices::OfInput(indices)))
+            .ok_or_else(|| wrong(key, value, wanted)),
+    }
+}
+
+fn token_indices_value(indices: Option<&TokenIndices>) -> Value {
+    let list =
+        |indices: &[u32]| Value::Array(indices.iter().map(|id| Value::Integer((*id).into())).collect());
+    match indices {
+        None => Value::Array(Vec::new()),
+        Some(TokenIndices::OfInput(indices)) => list(indices),
+        Some(TokenIndices::OfTables(tables)) => {
+            Value::Table(tables.iter().map(|(name, indices)| (name.clone(), list(indices))).collect())
+        }
+    }
 }
 
 fn bias(values: &Values) -> Result<Bias> {
@@ -163,6 +206,7 @@ pub(super) fn write(config: &LoraConfig, table: &mut Table) {
     set("modules_to_save", strings(&config.modules_to_save));
     set("rank_pattern", by_pattern(&config.rank_pattern, |r| Value::Integer(*r as i64)));
     set("alpha_pattern", by_pattern(&config.alpha_pattern, |alpha| Value::Float(*alpha)));
+    set("trainable_token_indices", token_indices_value(config.trainable_token_indices.as_ref()));
     let layers = config.layers_to_transform.iter().flatten();
     set("layers_to_transform", Value::Array(layers.map(|layer| Value::Integer(*layer as i64)).collect()));
     set("layers_pattern", strings(&config.layers_pattern));

@@ -112,6 +112,7 @@ fn every_key_can_be_given() {
         modules_to_save = ["pooler"]
         rank_pattern = {"layer.1.*query" = 16, "query" = 2}
         alpha_pattern = {"value" = 3}
+        trainable_token_indices = {"word_embeddings" = [7, 3]}
         layers_to_transform = [0, 1]
         layers_pattern = ["layer"]
         use_rslora = true

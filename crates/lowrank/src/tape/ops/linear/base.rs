@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use lowrank_kernels::gemm::weight_gradient;
 use lowrank_kernels::row_ops::{add_rows, column_sums};
-use lowrank_kernels::{Compute, Element, Rows, RowsMut, dropout, magnitude};
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, dropout, low_rank, magnitude};
 
 use super::{Branch, block, block_mut};
 use crate::Result;
-use crate::tape::{DropoutSite, Gradients, Layout, Leaf, Lora, Magnitude, Operand};
+use crate::tape::{DropoutSite, Gradients, Layout, Leaf, Lora, Magnitude, Operand, TokenRows};
 use crate::tensor::{DType, Stored, Tensor};
 
 /// The base layer of one branch on a run of rows.
@@ -23,6 +23,8 @@ pub(super) struct Base {
     added: Vec<(f32, Leaf)>,
     /// The lengths that an adapter gives the rows of the weight.
     decomposed: Option<Decomposed>,
+    /// Rows of the weight that an adapter has values of its own for: it is tied to a table.
+    own: Option<TokenRows>,
 }
 
 /// A weight of which an adapter sets the magnitude: `y = b + g∘p`, where `p = W·x + s·B·A·x` is made by the layer and its
@@ -44,7 +46,13 @@ impl Base {
         let added = self.added.iter().map(|(_, bias)| bias);
         let magnitude = self.decomposed.iter().map(|decomposed| &decomposed.magnitude.vector);
         let vectors = self.bias.iter().chain(added).chain(magnitude);
-        self.master.is_trainable() || vectors.into_iter().any(Leaf::is_trainable)
+        self.trains_rows() || vectors.into_iter().any(Leaf::is_trainable)
+    }
+
+    /// Whether a gradient is made of the input.
+    pub(super) fn trains_rows(&self) -> bool {
+        let own = self.own.as_ref().is_some_and(|own| own.values.is_trainable());
+        own || self.master.is_trainable()
     }
 
     /// The whole bias in f32.
@@ -64,8 +72,11 @@ impl Base {
         let bias = bias.as_ref().map(|bias| bias.as_slice::<f32>());
         let inputs = x.shape().width();
         let x = block::<T>(x, &self.rows, &(0..inputs));
-        let y = block_mut::<T>(y, &self.rows, &self.columns);
-        let Some(decomposed) = &mut self.decomposed else { return self.weight.forward(x, bias, y) };
+        let mut y = block_mut::<T>(y, &self.rows, &self.columns);
+        let Some(decomposed) = &mut self.decomposed else {
+            self.weight.forward(x, bias, y.reborrow());
+            return self.own.iter().for_each(|own| write_own_columns(own, x, bias, y.reborrow()));
+        };
         let Some(site) = decomposed.site else { return self.weight.forward(x, None, y) };
         let dropped = dropped(x, site, layout, &self.rows);
         let mut product = Tensor::uninit([self.rows.len(), self.columns.len()], T::DTYPE);
@@ -109,13 +120,19 @@ impl Base {
         gradients: &mut Gradients,
     ) {
         let (rows, columns) = (&self.rows, &self.columns);
-        let x = x.filter(|_| self.master.is_trainable());
-        let x = x.map(|x| block::<T>(x, rows, &(0..x.shape().width())));
+        let input = x.map(|x| block::<T>(x, rows, &(0..x.shape().width())));
+        let x = input.filter(|_| self.master.is_trainable());
         // The first branch assigns, the others add.
         let accumulate = columns.start > 0;
         self.bias_backward(block::<T>(dy, rows, columns), gradients);
         let Some(decomposed) = &self.decomposed else {
-            return self.product_backward::<T>(x, block(dy, rows, columns), dx, accumulate, gradients);
+            let taken = self.own.as_ref().map(|own| take_own_columns(own, block_mut::<T>(dy, rows, columns)));
+            self.product_backward::<T>(x, block(dy, rows, columns), dx.as_deref_mut(), accumulate, gradients);
+            if let Some((own, taken)) = self.own.as_ref().zip(taken) {
+                self.own_backward::<T>(own, &taken, input, dx, gradients);
+                put_own_columns(own, &taken, block_mut::<T>(dy, rows, columns));
+            }
+            return;
         };
         decomposed.magnitude_backward(block::<T>(dy, rows, columns), gradients);
         let Some(site) = decomposed.site else {
@@ -143,6 +160,24 @@ impl Base {
             copy(all::<T>(&sum), block_mut::<T>(dx, rows, &(0..inputs)));
         }
         magnitude::scale_columns(&decomposed.factors, None, block_mut::<T>(dy, rows, columns));
+    }
+
+    /// Adds the gradients of rows of an adapter's own, of which `taken` is that of the outputs.
+    fn own_backward<T: Element + Stored>(
+        &self,
+        own: &TokenRows,
+        taken: &Tensor,
+        x: Option<Rows<'_, T>>,
+        dx: Option<&mut Tensor>,
+        gradients: &mut Gradients,
+    ) {
+        if let Some(x) = x.filter(|_| own.values.is_trainable()) {
+            low_rank::outer(all::<f32>(taken), x, None, 1.0, gradients.accumulator(&own.values));
+        }
+        if let Some(dx) = dx {
+            let dx = block_mut::<T>(dx, &self.rows, &(0..dx.shape().width()));
+            low_rank::down_backward(all::<f32>(taken), own.values.value().as_slice::<f32>(), None, dx);
+        }
     }
 
     /// The gradients of `W·x` where `dy` is the output's.
@@ -215,6 +250,43 @@ pub(in crate::tape::ops) fn add_magnitude_gradient<T: Element>(
     }
 }
 
+/// Puts the outputs of rows of an adapter's own in the place of the weight's.
+fn write_own_columns<T: Element>(
+    own: &TokenRows,
+    x: Rows<'_, T>,
+    bias: Option<&[f32]>,
+    mut y: RowsMut<'_, T>,
+) {
+    let mut made = Tensor::uninit([x.rows(), own.ids.len()], DType::F32);
+    low_rank::down(x, own.values.value().as_slice::<f32>(), None, all_mut::<f32>(&mut made));
+    for (row, made) in made.as_slice::<f32>().chunks_exact(own.ids.len().max(1)).enumerate() {
+        let y = y.row(row);
+        for (id, made) in own.ids.iter().zip(made) {
+            let id = *id as usize;
+            y[id] = T::round(made + bias.map_or(0.0, |bias| bias[id]));
+        }
+    }
+}
+
+/// Takes the gradient of the outputs of these rows, and leaves zeros: `[rows, ids]`.
+fn take_own_columns<T: Element>(own: &TokenRows, mut dy: RowsMut<'_, T>) -> Tensor {
+    let mut taken = Vec::with_capacity(dy.rows() * own.ids.len());
+    for row in 0..dy.rows() {
+        let dy = dy.row(row);
+        taken
+            .extend(own.ids.iter().map(|id| std::mem::replace(&mut dy[*id as usize], T::round(0.0)).widen()));
+    }
+    Tensor::from_slice([dy.rows(), own.ids.len()], &taken)
+}
+
+/// Puts back what [`take_own_columns`] took.
+fn put_own_columns<T: Element>(own: &TokenRows, taken: &Tensor, mut dy: RowsMut<'_, T>) {
+    for (row, taken) in taken.as_slice::<f32>().chunks_exact(own.ids.len().max(1)).enumerate() {
+        let dy = dy.row(row);
+        own.ids.iter().zip(taken).for_each(|(id, taken)| dy[*id as usize] = T::round(*taken));
+    }
+}
+
 /// The base layers of a branch on each run of rows.
 pub(super) fn resolve(
     branch: &Branch<'_>,
@@ -231,12 +303,13 @@ pub(super) fn resolve(
         let added: Vec<(f32, Leaf)> =
             own().filter_map(|lora| Some((lora.scaling, lora.bias.clone()?))).collect();
         let decomposed = own().find_map(|lora| Decomposed::of(lora, master, site));
+        let own = branch.weight.active_rows(adapter, branch.tied).cloned();
         if let Some(last) = bases.last_mut()
             && last.master.id() == master.id()
             && last.bias.as_ref().map(Leaf::id) == bias.map(Leaf::id)
             && last.added.iter().map(|(_, bias)| bias.id()).eq(added.iter().map(|(_, bias)| bias.id()))
-            && last.decomposed.is_none()
-            && decomposed.is_none()
+            && [&last.decomposed, &decomposed].into_iter().all(Option::is_none)
+            && [&last.own, &own].into_iter().all(Option::is_none)
         {
             last.rows.end = rows.end;
             continue;
@@ -250,6 +323,7 @@ pub(super) fn resolve(
             bias: bias.cloned(),
             added,
             decomposed,
+            own,
         });
     }
     Ok(bases)

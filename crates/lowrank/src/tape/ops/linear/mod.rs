@@ -81,8 +81,8 @@ pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> 
     let trained =
         recording && (bases.iter().any(Base::is_trainable) || stacks.iter().any(Stack::is_trainable));
     let backward = (trained || x.needs_gradient()).then(|| {
-        let reads_input = recording
-            && (bases.iter().any(|base| base.master.is_trainable()) || stacks.iter().any(Stack::trains_a));
+        let reads_input =
+            recording && (bases.iter().any(Base::trains_rows) || stacks.iter().any(Stack::trains_a));
         Box::new(LinearBackward {
             input: x.id(),
             x: reads_input.then(|| x.value().clone()),
