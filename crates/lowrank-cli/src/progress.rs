@@ -21,6 +21,8 @@ pub struct Progress {
     log_every: usize,
     /// Whether evaluations are parts of a run.
     in_run: bool,
+    /// The adapter that is told of, of several, with what separates it from the rest of a line.
+    turn: String,
     bar: Option<ProgressBar>,
     speed: Speed,
     last_line: Instant,
@@ -61,7 +63,8 @@ impl Progress {
     /// Progress that nobody has reported yet.
     pub fn new(output: Output) -> Self {
         let speed = Speed::default();
-        Self { output, log_every: 1, in_run: false, bar: None, speed, last_line: Instant::now() }
+        let (turn, last_line) = (String::new(), Instant::now());
+        Self { output, log_every: 1, in_run: false, turn, bar: None, speed, last_line }
     }
 
     fn finish(&mut self) {
@@ -72,6 +75,7 @@ impl Progress {
 
     /// A line on standard error, above the bar.
     fn line(&self, text: &str) {
+        let text = &format!("{}{text}", self.turn);
         match &self.bar {
             Some(bar) => bar.println(text),
             // What is only for people may be lost.
@@ -88,6 +92,10 @@ impl Drop for Progress {
 }
 
 impl Observer for Progress {
+    fn turn(&mut self, adapter: &str) {
+        self.turn = format!("{adapter}: ");
+    }
+
     fn started(&mut self, start: &Start) {
         self.finish();
         self.in_run = true;
@@ -110,7 +118,11 @@ impl Observer for Progress {
         let tokens = self.speed.a_second(self.speed.tokens);
         if let Some(bar) = &self.bar {
             bar.set_position(*step as u64);
-            bar.set_message(format!("loss {loss:.4}  {examples:.0} examples/s  {tokens:.0} tokens/s"));
+            bar.set_length(*total_steps as u64);
+            bar.set_message(format!(
+                "{}loss {loss:.4}  {examples:.0} examples/s  {tokens:.0} tokens/s",
+                self.turn
+            ));
         } else if step % self.log_every == 0 || step == total_steps {
             let left = self.speed.mean_seconds() * total_steps.saturating_sub(*step) as f64;
             self.line(&format!(
@@ -123,7 +135,8 @@ impl Observer for Progress {
 
     fn evaluating(&mut self, done: usize, examples: usize) {
         if self.in_run {
-            self.bar.iter().for_each(|bar| bar.set_message(format!("evaluating {done}/{examples}")));
+            let message = format!("{}evaluating {done}/{examples}", self.turn);
+            self.bar.iter().for_each(|bar| bar.set_message(message.clone()));
         } else if stderr().is_terminal() {
             let bar = self
                 .bar
@@ -137,7 +150,7 @@ impl Observer for Progress {
 
     fn evaluated(&mut self, step: usize, scores: &Scores) {
         let text: Vec<String> = scores.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        let line = format!("step {step}  {}", text.join("  "));
+        let line = format!("{}step {step}  {}", self.turn, text.join("  "));
         let say = || {
             // The run goes on when nobody reads its evaluations; they are in metrics.jsonl too.
             let _ = self.output.say(&line);

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{Case, difference};
-use lowrank::adapter::AdapterFile;
+use lowrank::adapter::{self, AdapterFile, Init, LoraConfig, Targets};
 use lowrank::hub::{Checkpoint, StoredDtype, TensorToWrite, Tensors, write_safetensors};
 use lowrank::models::{self, LoadIn, Placement};
 use lowrank::nn::for_each_parameter;
-use lowrank::train::{AdaptedModel, LoadOptions, QuantizeOptions, forward, quantize};
+use lowrank::tape::AdapterId;
+use lowrank::train::{AdaptedModel, LoadOptions, QuantizeOptions, forward, quantize, read_batch};
 use lowrank_kernels::{Compute, Tier};
 
 /// A case of each family, small ones with adapters on what is in 8 bits.
@@ -220,5 +221,53 @@ fn counts_of_large_models_are_pefts_lines() {
         let plan = plan(&*model, model.info(), &lora).unwrap();
         let count = ParameterCount::with_adapter(&*model, &plan).to_string();
         assert_eq!(count, row["peft_trainable_line"].as_str().unwrap(), "{row}");
+    }
+}
+
+/// Of the weights, the pair gives back what 8 bits lost most of: the answers are nearer to those of the whole weights.
+#[test]
+fn an_adapter_that_begins_with_what_8_bits_lost_is_nearer_to_the_whole_weights() {
+    for name in ["bert_all_linear", "gpt2_all_linear", "llama_query_value"] {
+        let case = Case::named(name);
+        let base = |load_in| {
+            let options = LoadOptions { load_in, ..case.options(Compute::F32) };
+            AdaptedModel::load(&case.model(), None, options).unwrap()
+        };
+        let (whole, mut eight) = (base(LoadIn::Auto), base(LoadIn::Int8));
+        let batch = read_batch(&case.inputs(), whole.model().info()).unwrap();
+        let expected = whole.logits(&batch, None).unwrap();
+        let off = |answers: Vec<f32>| -> f32 {
+            answers.iter().zip(&expected).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt()
+        };
+        let config = LoraConfig {
+            r: 12,
+            target_modules: Some(Targets::AllLinear),
+            init_lora_weights: Init::Loftq,
+            ..LoraConfig::default()
+        };
+        let info = eight.model().info().clone();
+        let id = AdapterId(0);
+        let plan = adapter::attach(eight.model_mut(), &info, &config, id, 1).unwrap();
+        let (without, with) =
+            (off(eight.logits(&batch, None).unwrap()), off(eight.logits(&batch, Some(id)).unwrap()));
+        assert!(with < 0.8 * without, "{name}: {with} and {without}");
+
+        let folder = tempfile::tempdir().unwrap();
+        adapter::save(eight.model_mut(), &info, id, &plan, &config, "base", folder.path()).unwrap();
+        let answers = eight.logits(&batch, Some(id)).unwrap();
+        let file = AdapterFile::open(folder.path()).unwrap();
+        assert!(matches!(file.config().init_lora_weights, Init::Default), "PEFT would quantize again");
+        file.attach(eight.model_mut(), &info, id).unwrap();
+        assert_eq!(eight.logits(&batch, Some(id)).unwrap(), answers);
+
+        let mut whole = whole;
+        let error = adapter::attach(whole.model_mut(), &info, &config, id, 1).unwrap_err().to_string();
+        assert!(error.contains("loftq") && error.contains("load_in"), "{error}");
+        let saved = tempfile::tempdir().unwrap();
+        quantize(&QuantizeOptions { model: &case.model(), out: saved.path(), check: false }).unwrap();
+        let options = case.options(Compute::F32);
+        let mut again = AdaptedModel::load(saved.path().to_str().unwrap(), None, options).unwrap();
+        let error = adapter::attach(again.model_mut(), &info, &config, id, 1).unwrap_err().to_string();
+        assert!(error.contains("loftq") && error.contains("before they were in 8 bits"), "{error}");
     }
 }

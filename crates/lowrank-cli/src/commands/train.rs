@@ -1,11 +1,13 @@
 //! `lowrank train`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 
 use clap::Args;
 use lowrank::Error;
 use lowrank::train::{self, RunFile, RunFileBuilder, RunOptions, Summary};
+use serde::Serialize;
 
 use crate::arguments::Global;
 use crate::downloads::Downloads;
@@ -23,7 +25,8 @@ Examples:
 
 /// Train a LoRA adapter and a head, or a whole model
 ///
-/// The run is described by a run file, by options, or by both: an option overrides the run file. Paths in a run file
+/// The run is described by a run file, by options, or by both: an option overrides the run file. A run file with several
+/// [[adapters]] trains them at once on one model, each into a folder of its own. Paths in a run file
 /// and in --set are relative to the run file, paths in other options to the working folder.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -143,19 +146,35 @@ impl Settings {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, global: Global) -> Result {
-    let run = run_file(&arguments, global)?;
+    let runs = run_files(&arguments, global)?;
     let output = Output::new(global.json);
     let stop = stop_flag()?;
     let _downloads = Downloads::show(Some(Arc::clone(&stop)));
     let options = RunOptions { resume: arguments.resume, overwrite: arguments.overwrite };
-    let summary = train::run(&run, options, &mut Progress::new(output), &stop);
-    match summary {
-        Ok(summary) => output.result(report(&run, &summary), &summary),
-        Err(error @ Error::Interrupted { step: 1.. }) => {
+    let summaries = train::run_together(&runs, options, &mut Progress::new(output), &stop);
+    match (summaries, &runs[..]) {
+        (Ok(summaries), [(_, run)]) => {
+            summaries.iter().try_for_each(|summary| output.result(report(run, summary), summary))
+        }
+        (Ok(summaries), _) => {
+            let reports = runs.iter().zip(&summaries);
+            let text: Vec<String> =
+                reports.map(|((name, run), summary)| format!("{name}: {}", report(run, summary))).collect();
+            let names = runs.iter().map(|(name, _)| name.as_str());
+            let by_name: BTreeMap<&str, &Summary> = names.zip(&summaries).collect();
+            output.result(text.join("\n"), &Together { adapters: by_name })
+        }
+        (Err(error @ Error::Interrupted { step: 1.. }), _) => {
             Err(Failure::interrupted(format!("{error}; go on with: {}", resume_command(std::env::args()))))
         }
-        Err(error) => Err(error.into()),
+        (Err(error), _) => Err(error.into()),
     }
+}
+
+/// What `--json` says of several adapters.
+#[derive(Serialize)]
+struct Together<'a> {
+    adapters: BTreeMap<&'a str, &'a Summary>,
 }
 
 /// The summary in a few lines.
@@ -178,8 +197,8 @@ fn report(run: &RunFile, summary: &Summary) -> String {
     )
 }
 
-/// The run file with everything that overrides it.
-fn run_file(arguments: &Arguments, global: Global) -> Result<RunFile> {
+/// The runs of the run file, one or one for each of its adapters, with everything that overrides it.
+fn run_files(arguments: &Arguments, global: Global) -> Result<Vec<(String, RunFile)>> {
     let Places { model, task, train, validation, output } = &arguments.places;
     let mut builder = match &arguments.run {
         Some(path) => RunFileBuilder::read(path)?,
@@ -215,7 +234,7 @@ fn run_file(arguments: &Arguments, global: Global) -> Result<RunFile> {
     for assignment in &arguments.set {
         builder.set(assignment)?;
     }
-    Ok(builder.build()?)
+    Ok(builder.build_all()?)
 }
 
 /// A path of the working folder, as a run file elsewhere has to write it.

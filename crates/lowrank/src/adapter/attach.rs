@@ -163,6 +163,9 @@ fn attach_pairs(
     let tied = tied_leaves(&*model);
     let init = &config.init_lora_weights;
     let weight = |path: &str, weight: &Parameter| base_value(&nn::join(path, "weight"), weight, &tied);
+    if matches!(init, Init::Loftq) {
+        check_eight_bits(&*model, plan)?;
+    }
     let mut result = Ok(());
     for_each_linear_mut(model, |path, linear| {
         if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
@@ -181,6 +184,21 @@ fn attach_pairs(
         }
     });
     result
+}
+
+/// LoftQ makes up for what 8 bits lose.
+fn check_eight_bits(model: &dyn Module, plan: &Plan) -> Result<()> {
+    let mut found = false;
+    for_each_linear(model, |path, linear| {
+        let base = linear.weight.base().filter(|_| plan.linear(path).is_some());
+        found |= base.is_some_and(|leaf| leaf.as_quantized().is_some());
+    });
+    if found {
+        return Ok(());
+    }
+    let reason =
+        "\"loftq\" makes up for what 8 bits lose, and no adapted layer is in 8 bits: set load_in = \"int8\"";
+    Err(Error::setting("init_lora_weights", reason))
 }
 
 /// Trained rows that begin as those of the base model.

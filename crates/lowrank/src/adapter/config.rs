@@ -242,7 +242,10 @@ pub enum Init {
         /// The rounds; absent: exact.
         iterations: Option<usize>,
     },
-    /// PEFT's `"olora"`: the same with the leading part of the weight's QR decomposition.
+    /// PEFT's `"loftq"`: the pair is the nearest to what a weight lost in 8 bits. The adapter belongs to the base model in 8
+    /// bits.
+    Loftq,
+    /// PEFT's `"olora"`: as PiSSA with the leading part of the weight's QR decomposition.
     Olora,
     /// A distribution for each.
     Custom {
@@ -261,6 +264,7 @@ impl Init {
             Self::Gaussian => "gaussian".to_owned(),
             Self::Orthogonal => "orthogonal".to_owned(),
             Self::Olora => "olora".to_owned(),
+            Self::Loftq => "loftq".to_owned(),
             Self::Pissa { iterations: None } => "pissa".to_owned(),
             Self::Pissa { iterations: Some(iterations) } => format!("pissa_niter_{iterations}"),
         })
@@ -272,6 +276,7 @@ impl Init {
             "gaussian" => Self::Gaussian,
             "orthogonal" => Self::Orthogonal,
             "olora" => Self::Olora,
+            "loftq" => Self::Loftq,
             "pissa" => Self::Pissa { iterations: None },
             _ => Self::Pissa { iterations: Some(word.strip_prefix("pissa_niter_")?.parse().ok()?) },
         })
@@ -291,7 +296,7 @@ impl Init {
                 (a, Distribution::Constant(0.0))
             }
             Self::Random => (Distribution::kaiming(inputs), Distribution::kaiming(r)),
-            Self::Orthogonal | Self::Pissa { .. } | Self::Olora => return None,
+            Self::Orthogonal | Self::Pissa { .. } | Self::Olora | Self::Loftq => return None,
             Self::Custom { a, b } => (a.clone(), b.clone()),
         })
     }
@@ -302,7 +307,12 @@ impl Init {
     /// PEFT's `reset_lora_parameters`.
     pub(super) fn of_embedding(&self) -> (Distribution, Distribution) {
         match self {
-            Self::Default | Self::Gaussian | Self::Orthogonal | Self::Pissa { .. } | Self::Olora => {
+            Self::Default
+            | Self::Gaussian
+            | Self::Orthogonal
+            | Self::Pissa { .. }
+            | Self::Olora
+            | Self::Loftq => {
                 (Distribution::Constant(0.0), Distribution::Normal { mean: 0.0, deviation: 1.0 })
             }
             Self::Random => {

@@ -6,10 +6,10 @@ use lowrank_kernels::svd::svd;
 use super::config::{Distribution, Init};
 use super::layers::Adapted;
 use super::principal::{leading, nearly_principal, principal};
-use crate::Result;
 use crate::nn::{Embedding, Linear};
-use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude};
+use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, Parameter};
 use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
 
 /// A trained pair for a linear layer, without dropout; the weight is that of the base model.
 pub(super) fn of_linear(
@@ -27,6 +27,19 @@ pub(super) fn of_linear(
             let [a, b] = part_of_weight(layer, &weight()?, init, seed)?;
             let initial = Initial { a: Leaf::frozen(a.clone()), b: Leaf::frozen(b.clone()) };
             Lora { initial: Some(initial), ..pair(layer, a, b, adapter) }
+        }
+        None if matches!(init, Init::Loftq) => {
+            match lost_in_eight_bits(&linear.weight, &weight()?)? {
+                Some(lost) => {
+                    let [a, b] = principal(&layer.path, &Leaf::frozen(lost), layer.r)?.tensors(layer.scaling);
+                    pair(layer, a, b, adapter)
+                }
+                // A weight that is too small for 8 bits has lost nothing.
+                None => {
+                    let zero = Distribution::Constant(0.0);
+                    drawn(layer, sizes, (Distribution::kaiming(linear.inputs()), zero), adapter, seed)
+                }
+            }
         }
         None => orthogonal(layer, sizes, adapter, seed),
     };
@@ -61,6 +74,28 @@ fn with_magnitude(
     let norms = norms(&pair, &weight()?);
     let vector = Tensor::from_slice([norms.len()], &norms);
     Ok(Lora { magnitude: Some(Magnitude::new(Leaf::trained(vector))), ..pair })
+}
+
+/// What a weight lost in 8 bits, `[outputs, inputs]`; none if it is in another type.
+///
+/// # Errors
+/// If it was in 8 bits in its file already.
+///
+/// # Source
+/// Li et al., LoftQ (arXiv 2310.08659), algorithm 1 with one step, as PEFT's `replace_lora_weights_loftq` has it.
+fn lost_in_eight_bits(parameter: &Parameter, weight: &Leaf) -> Result<Option<Tensor>> {
+    let Some(quantized) = weight.as_quantized() else { return Ok(None) };
+    let Some(stored) = weight.unquantized() else {
+        let reason = "\"loftq\" needs the weights as they were before they were in 8 bits: name the model that they were \
+                      made of, with load_in = \"int8\"";
+        return Err(Error::setting("init_lora_weights", reason));
+    };
+    let mut lost = parameter.from_file(stored.clone()).to_dtype(DType::F32);
+    let kept = quantized.to_f32();
+    let lost_values = lost.make_mut::<f32>().iter_mut();
+    lost_values.zip(kept.as_slice::<f32>()).for_each(|(lost, kept)| *lost -= kept);
+    stored.release_pages();
+    Ok(Some(lost))
 }
 
 /// `A` and `B` that are a part of a weight.

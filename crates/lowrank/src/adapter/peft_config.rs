@@ -83,8 +83,9 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         }
     };
     let init = match config.init_lora_weights.word() {
-        Some(word) => json!(word),
-        None => json!(!matches!(config.init_lora_weights, Init::Random)),
+        // PEFT would bring the base model into 4 or 8 bits of its own as it loads the file.
+        Some(word) if !matches!(config.init_lora_weights, Init::Loftq) => json!(word),
+        _ => json!(!matches!(config.init_lora_weights, Init::Random)),
     };
     json!({
         "alora_invocation_tokens": null,

@@ -215,7 +215,7 @@ fn set(parameter: &mut Parameter, key: &str, view: &TensorView<'_>, in_eight_bit
     if in_eight_bits {
         let quantized = Quantized::from_float(&value).ok_or_else(|| not_finite(view, key))?;
         stored.release_pages();
-        return parameter.set_base(Leaf::quantized(quantized));
+        return parameter.set_base(Leaf::quantized_from(quantized, stored));
     }
     // Vectors are small and are read as f32 in every pass.
     let value = if parameter.shape().rank() == 1 { value.to_dtype(DType::F32) } else { value };

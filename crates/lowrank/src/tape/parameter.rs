@@ -25,6 +25,8 @@ pub struct Leaf {
     prepared: Arc<Mutex<Option<Prepared>>>,
     /// The scales and outliers of a value in 8 bits.
     quantized: Option<Arc<Quantized>>,
+    /// What that was made of, as it stands in its file.
+    unquantized: Option<Tensor>,
     /// Its place among the weights of which no packed form is kept.
     queue: Option<Queue>,
     version: Version,
@@ -56,12 +58,31 @@ impl Leaf {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = LeafId(NEXT.fetch_add(1, Ordering::Relaxed));
         let (prepared, version) = Default::default();
-        Self { id, value, trainable: false, prepared, quantized: None, queue: None, version }
+        Self {
+            id,
+            value,
+            trainable: false,
+            prepared,
+            quantized: None,
+            unquantized: None,
+            queue: None,
+            version,
+        }
     }
 
     /// A frozen leaf in 8 bits. Products decode it as they go; it is never packed.
     pub fn quantized(value: Quantized) -> Self {
         Self { quantized: Some(Arc::new(value.clone())), ..Self::frozen(value.values().clone()) }
+    }
+
+    /// As [`Leaf::quantized`], of a value that is `stored` in a file in another type.
+    pub(crate) fn quantized_from(value: Quantized, stored: Tensor) -> Self {
+        Self { unquantized: Some(stored), ..Self::quantized(value) }
+    }
+
+    /// What a value in 8 bits was made of, if that is known, as it stands in its file.
+    pub(crate) fn unquantized(&self) -> Option<&Tensor> {
+        self.unquantized.as_ref()
     }
 
     /// A leaf that is trained; its value is kept as f32.
@@ -122,7 +143,7 @@ impl Leaf {
     pub fn set_trainable(&mut self, trainable: bool) {
         if trainable {
             self.value = self.float().to_dtype(DType::F32);
-            (self.quantized, self.queue) = (None, None);
+            (self.quantized, self.unquantized, self.queue) = (None, None, None);
         }
         self.trainable = trainable;
     }

@@ -9,6 +9,11 @@ use crate::data::Scores;
 
 /// A listener to a run. Every method has a default that does nothing.
 pub trait Observer {
+    /// Of several adapters that are trained at once, what is told from here on is of this one.
+    fn turn(&mut self, adapter: &str) {
+        let _ = adapter;
+    }
+
     /// Training begins.
     fn started(&mut self, start: &Start) {
         let _ = start;

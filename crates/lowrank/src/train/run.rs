@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::checkpoint::State;
 use super::events::{Observer, Summary};
+use super::lanes::Lanes;
 use super::output::{self, Found};
-use super::run_file::RunFile;
+use super::run_file::{Method, RunFile};
 use super::session::Session;
 use super::settings::first_difference;
 use crate::{Error, Result};
@@ -33,13 +34,55 @@ pub fn run(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Summary> {
+    let runs = [(String::new(), run.clone())];
+    run_together(&runs, options, observer, stop)
+        .map(|summaries| summaries.into_iter().next().unwrap_or_default())
+}
+
+/// Runs several run files with their names at once, on one model: each takes a step in turn, and is what it would be alone.
+/// Returns what the `summary.json` of each says.
+///
+/// # Errors
+/// As [`run`]; if one trains the whole model, or they are not for one model with one form of head.
+pub fn run_together(
+    runs: &[(String, RunFile)],
+    options: RunOptions,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Vec<Summary>> {
     let begun = Instant::now();
-    if let Some(summary) = prepare(run, options, observer)? {
-        return Ok(summary);
+    if runs.len() > 1 && runs.iter().any(|(_, run)| run.method == Method::Full) {
+        return Err(Error::setting("method", "\"full\" trains the model that several adapters would share"));
     }
-    let mut session = Session::open(run, options, observer, stop)?;
-    session.train(observer, stop)?;
-    session.finish(begun)
+    let mut summaries = vec![None; runs.len()];
+    let mut lanes: Option<Lanes<'_>> = None;
+    let mut opened = Vec::new();
+    for (place, (name, run)) in runs.iter().enumerate() {
+        if runs.len() > 1 {
+            observer.turn(name);
+        }
+        if let Some(summary) = prepare(run, options, observer)? {
+            summaries[place] = Some(summary);
+            continue;
+        }
+        opened.push(place);
+        lanes = Some(match lanes {
+            Some(lanes) => lanes.open(name, |base| Session::open(run, base, options, observer, stop))?,
+            None => {
+                let mut base = None;
+                let session = Session::open(run, &mut base, options, observer, stop)?;
+                let base = base.ok_or_else(|| Error::Usage("no model was loaded".into()))?;
+                Lanes::new(base, name, session)
+            }
+        });
+    }
+    if let Some(mut lanes) = lanes {
+        lanes.train(observer, stop)?;
+        for (place, summary) in opened.into_iter().zip(lanes.finish(begun, observer)?) {
+            summaries[place] = Some(summary);
+        }
+    }
+    Ok(summaries.into_iter().flatten().collect())
 }
 
 /// Looks at the output folder; a finished run that is to be resumed gives its summary.

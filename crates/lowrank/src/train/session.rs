@@ -1,5 +1,6 @@
 //! A run in progress.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -20,9 +21,9 @@ use super::settings::{Selection, check_settings, name_of, settings};
 use super::snapshot::{self, Snapshot};
 use super::subject::Subject;
 use super::trainer::{Step, Trainer};
-use crate::data::{BatchPlan, Batches, Dataset, Steps, TaskInfo};
+use crate::data::{Batch, BatchPlan, Dataset, Position, TaskInfo};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE, write_atomically};
-use crate::models::{self, HeadSpec};
+use crate::models::{self, Head, HeadSpec, ModelConfig};
 use crate::{Error, Result};
 
 /// Losses that the summary's mean is taken of.
@@ -33,10 +34,42 @@ fn check_stop(stop: &AtomicBool, step: usize) -> Result<()> {
     if stop.load(Ordering::Relaxed) { Err(Error::Interrupted { step }) } else { Ok(()) }
 }
 
+/// The model that one run, or several at once, train on.
+pub(super) struct Base {
+    pub adapted: AdaptedModel,
+    folder: PathBuf,
+    head: (Head, usize),
+}
+
+impl Base {
+    fn load(run: &RunFile, folder: PathBuf, config: ModelConfig, task: &TaskInfo) -> Result<Self> {
+        let purpose = if run.method == Method::Full { Use::FullTraining } else { Use::Training };
+        let head = HeadSpec { style: run.head, ..HeadSpec::new(task.head, task.num_labels) };
+        let compute = Some(run.compute());
+        let adapted = AdaptedModel::load_base(&folder, config, head, compute, run.load_in, purpose)?;
+        Ok(Self { adapted, folder, head: (task.head, task.num_labels) })
+    }
+
+    /// Checks that it is the model of another run as well.
+    fn check(&self, folder: &Path, task: &TaskInfo) -> Result<()> {
+        if self.folder != folder {
+            return Err(Error::setting("adapters", "all of them are trained on one model"));
+        }
+        if self.head != (task.head, task.num_labels) {
+            let reason = format!(
+                "{} has {} labels where the first adapter has {}: adapters that are trained at once share the form of the \
+                 head",
+                task.name, task.num_labels, self.head.1
+            );
+            return Err(Error::setting("adapters", reason));
+        }
+        Ok(())
+    }
+}
+
 /// A run in progress.
 pub(super) struct Session<'a> {
     run: &'a RunFile,
-    adapted: AdaptedModel,
     subject: Subject,
     task: TaskInfo,
     selection: Selection,
@@ -50,28 +83,37 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Loads the model and the data, and the checkpoint that is to be gone on from.
+    /// Loads the model, unless another run has, and the data, and the checkpoint that is to be gone on from. The run's
+    /// adapter is then on the model, and must be in all that follows.
     pub fn open(
         run: &'a RunFile,
+        base: &mut Option<Base>,
         options: RunOptions,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Self> {
-        let base = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
-        let config = models::read_config(&base)?;
+        let folder = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
+        let config = models::read_config(&folder)?;
         let data = RunData::open(run, &config)?;
         let task = data.task.info().clone();
         let selection = Selection::of(run, &task, data.files.validation.is_some())?;
         let compute = run.compute();
-        let purpose = if run.method == Method::Full { Use::FullTraining } else { Use::Training };
-        let head = HeadSpec { style: run.head, ..HeadSpec::new(task.head, task.num_labels) };
-        let mut adapted = AdaptedModel::load_base(&base, config, head, Some(compute), run.load_in, purpose)?;
-        adapted.notes().iter().for_each(|note| observer.note(note));
-        let subject = Subject::prepare(run, &mut adapted)?;
-        note_skipped(&adapted, observer);
+        let is_first = base.is_none();
+        let base = match base {
+            Some(base) => base.check(&folder, &task).map(|()| base)?,
+            None => base.insert(Base::load(run, folder.clone(), config, &task)?),
+        };
+        let adapted = &mut base.adapted;
+        if is_first {
+            adapted.notes().iter().for_each(|note| observer.note(note));
+        }
+        let subject = Subject::prepare(run, adapted)?;
+        if is_first {
+            note_skipped(adapted, observer);
+        }
         check_stop(stop, 0)?;
 
-        let reader = reader(run, &base, adapted.model().info(), observer);
+        let reader = reader(run, &folder, adapted.model().info(), observer);
         let train: Arc<dyn Dataset> =
             data.task.training_set(&data.files.train, run.data.limit, &reader)?.into();
         let validation = data.files.validation.as_ref();
@@ -97,7 +139,7 @@ impl<'a> Session<'a> {
             .map_err(|error| error.in_section("train"))?;
         let trainer = Trainer::new(optimizer, run.schedule(total_steps), run.train.seed);
         let sets = [Some(&*train), validation.as_deref()];
-        let settings = settings(run, compute, &selection, sets, &mut adapted);
+        let settings = settings(run, compute, &selection, sets, adapted);
         if options.overwrite {
             output::clear(&run.output)?;
         }
@@ -113,7 +155,6 @@ impl<'a> Session<'a> {
         let log = MetricsLog::open(&run.output, state.metrics_bytes)?;
         let mut session = Self {
             run,
-            adapted,
             subject,
             task,
             selection,
@@ -127,8 +168,8 @@ impl<'a> Session<'a> {
         };
         if let Some(checkpoint) = resumed {
             observer.note(&format!("going on after step {}", session.state.step));
-            snapshot::restore(session.adapted.model_mut(), &checkpoint.values)?;
-            let (model, steps) = (session.adapted.model_mut(), session.state.step as u64);
+            snapshot::restore(adapted.model_mut(), &checkpoint.values)?;
+            let (model, steps) = (adapted.model_mut(), session.state.step as u64);
             session.trainer.optimizer_mut().restore(model, steps, checkpoint.moments)?;
             session.best = checkpoint.best;
         }
@@ -137,63 +178,72 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    /// Takes the steps that are left.
-    pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+    /// Tells that the steps begin.
+    pub fn started(&self, adapted: &AdaptedModel, observer: &mut dyn Observer) {
         observer.started(&Start {
             first_step: self.state.step,
             total_steps: self.total_steps,
-            parameters: self.subject.count(&self.adapted),
+            parameters: self.subject.count(adapted),
             examples: self.train.len(),
             log_every: self.run.train.log_every,
         });
-        let train = Arc::clone(&self.train);
-        let batches = Batches::new(&*train, plan(self.run), self.state.position)?;
+    }
+
+    /// The training data, where the next step is in it, and how many are left.
+    pub fn feed(&self) -> (Arc<dyn Dataset>, BatchPlan, Position, usize) {
         let left = self.total_steps.saturating_sub(self.state.step);
-        batches.ahead(left, |steps| self.take(steps, observer, stop))
+        (Arc::clone(&self.train), plan(self.run), self.state.position, left)
     }
 
-    fn take(&mut self, steps: &mut Steps<'_>, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
-        if self.state.evaluation_due {
-            self.evaluate(observer, stop)?;
-        }
-        while !self.is_over() {
-            let batches = steps.next_step()?.batches;
-            let adapter = self.subject.adapter();
-            let result =
-                self.trainer.step(&mut self.adapted, adapter, &batches).map_err(|e| self.advise(e))?;
-            self.state.position = steps.position();
-            self.count(&result);
-            let report = StepReport { step: self.state.step, total_steps: self.total_steps, result };
-            self.log.step(&report)?;
-            observer.step(&report);
-
-            let step = self.state.step;
-            let (last, epoch_ends) = (step == self.total_steps, self.state.position.step == 0);
-            let every = self.run.train.eval_every;
-            self.state.evaluation_due =
-                self.validation.is_some() && (last || is_due(every, step, epoch_ends));
-            if self.state.evaluation_due {
-                self.evaluate(observer, stop)?;
-            }
-            let over = self.is_over();
-            let saves = match self.run.train.save_every {
-                0 => epoch_ends,
-                steps => step.is_multiple_of(steps),
-            };
-            let interrupted = if over { Ok(()) } else { check_stop(stop, step) };
-            // The last steps, too: the result that is written next may not fit on the disk.
-            let saved = if saves || over || interrupted.is_err() { self.save() } else { Ok(()) };
-            match saved {
-                // It would have been larger than the result: that may have room yet.
-                Err(error) if over => observer.note(&format!("the last checkpoint is not written: {error}")),
-                saved => saved?,
-            }
-            interrupted?;
-        }
-        Ok(())
+    /// Evaluates the state, if that was still to be done when the run was interrupted.
+    pub fn catch_up(
+        &mut self,
+        adapted: &mut AdaptedModel,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        if self.state.evaluation_due { self.evaluate(adapted, observer, stop) } else { Ok(()) }
     }
 
-    fn is_over(&self) -> bool {
+    /// Takes one step on these batches; the step after it is at `position`.
+    pub fn take(
+        &mut self,
+        adapted: &mut AdaptedModel,
+        (batches, position): (Vec<Batch>, Position),
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let adapter = self.subject.adapter();
+        let result = self.trainer.step(adapted, adapter, &batches).map_err(|e| self.advise(e))?;
+        self.state.position = position;
+        self.count(&result);
+        let report = StepReport { step: self.state.step, total_steps: self.total_steps, result };
+        self.log.step(&report)?;
+        observer.step(&report);
+
+        let step = self.state.step;
+        let (last, epoch_ends) = (step == self.total_steps, self.state.position.step == 0);
+        let every = self.run.train.eval_every;
+        self.state.evaluation_due = self.validation.is_some() && (last || is_due(every, step, epoch_ends));
+        self.catch_up(adapted, observer, stop)?;
+        let over = self.is_over();
+        let saves = match self.run.train.save_every {
+            0 => epoch_ends,
+            steps => step.is_multiple_of(steps),
+        };
+        let interrupted = if over { Ok(()) } else { check_stop(stop, step) };
+        // The last steps, too: the result that is written next may not fit on the disk.
+        let saved = if saves || over || interrupted.is_err() { self.save(adapted) } else { Ok(()) };
+        match saved {
+            // It would have been larger than the result: that may have room yet.
+            Err(error) if over => observer.note(&format!("the last checkpoint is not written: {error}")),
+            saved => saved?,
+        }
+        interrupted
+    }
+
+    /// Whether no step is left, or none is wanted.
+    pub fn is_over(&self) -> bool {
         self.state.step >= self.total_steps || self.is_out_of_patience()
     }
 
@@ -214,7 +264,12 @@ impl<'a> Session<'a> {
     }
 
     /// Evaluates the state. Interrupted, it leaves a checkpoint that does so when the run goes on.
-    fn evaluate(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<()> {
+    fn evaluate(
+        &mut self,
+        adapted: &mut AdaptedModel,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let Some(validation) = &self.validation else { return Ok(()) };
         let (step, examples) = (self.state.step, validation.len());
         let mut progress = |done| {
@@ -222,9 +277,9 @@ impl<'a> Session<'a> {
             check_stop(stop, step)
         };
         let adapter = self.subject.adapter();
-        let result = evaluate(&self.adapted, adapter, &**validation, &self.task, &mut progress);
+        let result = evaluate(adapted, adapter, &**validation, &self.task, &mut progress);
         if matches!(result, Err(Error::Interrupted { .. })) {
-            self.save()?;
+            self.save(adapted)?;
         }
         let scores = result?;
         if scores.get("loss").is_some_and(|loss| !loss.is_finite()) {
@@ -237,7 +292,7 @@ impl<'a> Session<'a> {
         if self.selection.improves(&scores, self.state.best.as_ref().map(|(_, best)| best)) {
             self.state.best = Some((step, scores.clone()));
             self.state.stale_evaluations = 0;
-            self.best = self.selection.keep.then(|| snapshot::take(self.adapted.model_mut()));
+            self.best = self.selection.keep.then(|| snapshot::take(adapted.model_mut()));
         } else {
             self.state.stale_evaluations += 1;
         }
@@ -246,28 +301,29 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn save(&mut self) -> Result<()> {
+    /// Writes a checkpoint.
+    pub fn save(&mut self, adapted: &mut AdaptedModel) -> Result<()> {
         self.state.metrics_bytes = self.log.bytes();
         let checkpoint = Checkpoint {
             state: self.state.clone(),
-            values: snapshot::take(self.adapted.model_mut()),
-            moments: self.trainer.optimizer().moments(self.adapted.model_mut()),
+            values: snapshot::take(adapted.model_mut()),
+            moments: self.trainer.optimizer().moments(adapted.model_mut()),
             best: self.best.clone(),
         };
         checkpoint.write(&self.run.output, self.run.train.save_total_limit).map(|_| ())
     }
 
     /// Puts the best state back, writes the result, and the summary last of all.
-    pub fn finish(mut self, begun: Instant) -> Result<Summary> {
+    pub fn finish(&self, adapted: &mut AdaptedModel, begun: Instant) -> Result<Summary> {
         if let Some(best) = &self.best {
-            snapshot::restore(self.adapted.model_mut(), best)?;
+            snapshot::restore(adapted.model_mut(), best)?;
         }
         let (best_step, eval) = match &self.state.best {
             Some((step, scores)) if self.selection.keep => (*step, scores.clone()),
             _ => (self.state.step, self.state.scores.clone()),
         };
-        self.subject.save(self.run, &mut self.adapted, &self.task)?;
-        let parameters = self.subject.count(&self.adapted);
+        self.subject.save(self.run, adapted, &self.task)?;
+        let parameters = self.subject.count(adapted);
         let (state, seconds) = (&self.state, self.state.train_seconds.max(1e-9));
         let summary = Summary {
             model: self.run.model.clone(),
@@ -292,7 +348,7 @@ impl<'a> Session<'a> {
             examples_per_second: state.examples as f64 / seconds,
             tokens_per_second: state.tokens as f64 / seconds,
             peak_rss_bytes: memory::peak_rss_bytes(),
-            dtype: name_of(self.adapted.compute()).to_owned(),
+            dtype: name_of(adapted.compute()).to_owned(),
             cpu: Tier::active().to_string(),
             threads: parallel::threads(),
             seed: self.run.train.seed,

@@ -20,7 +20,7 @@ use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// The adapter that a run trains.
-const ADAPTER: AdapterId = AdapterId(0);
+pub(super) const ADAPTER: AdapterId = AdapterId(0);
 
 /// What is trained.
 pub enum Subject {

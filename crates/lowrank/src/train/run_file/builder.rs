@@ -29,7 +29,23 @@ pub struct RunFileBuilder {
     overridden: BTreeSet<String>,
     path: Option<PathBuf>,
     source: Source,
+    /// `[[adapters]]`: what each has of its own.
+    adapters: Vec<Table>,
 }
+
+/// Keys that are the same for all adapters which are trained at once.
+const SHARED: [&str; 10] = [
+    "model",
+    "task",
+    "output",
+    "method",
+    "load_in",
+    "head",
+    "head_dropout",
+    "train.seed",
+    "train.dtype",
+    "train.compute",
+];
 
 impl RunFileBuilder {
     /// A run of which nothing is known; its paths are relative to the working folder.
@@ -55,9 +71,13 @@ impl RunFileBuilder {
     /// # Errors
     /// If it is not TOML, or holds an unknown key.
     pub fn from_toml(text: &str, folder: impl AsRef<Path>) -> Result<Self> {
-        let table: Table = text.parse().map_err(|error| syntax(text, &error))?;
+        let mut table: Table = text.parse().map_err(|error| syntax(text, &error))?;
+        let adapters = match table.remove("adapters") {
+            None => Vec::new(),
+            Some(value) => adapters(value)?,
+        };
         let source = Source { folder: folder.as_ref().to_path_buf(), text: Some(text.to_owned()) };
-        Ok(Self { values: Values::new(table)?, source, ..Self::default() })
+        Ok(Self { values: Values::new(table)?, source, adapters, ..Self::default() })
     }
 
     /// Overrides one key, written as in `train.max_steps=100`. The value is TOML, or a bare string; where a list
@@ -95,16 +115,84 @@ impl RunFileBuilder {
     /// If a required key is missing, a value is of the wrong type or out of range, or something is asked for that
     /// this program does not do yet.
     pub fn build(&self) -> Result<RunFile> {
-        let run = sections::read(&self.values, self.source.clone()).and_then(|run| {
-            run.check()?;
-            Ok(run)
-        });
-        run.map_err(|error| match (&self.path, &error) {
+        if !self.adapters.is_empty() {
+            let reason =
+                "[[adapters]] are trained together by `lowrank train`; this takes a run of one adapter";
+            return Err(self.placed(Error::setting("adapters", reason)));
+        }
+        read(&self.values, self.source.clone()).map_err(|error| self.placed(error))
+    }
+
+    /// The runs of all `[[adapters]]` with their names, each in a folder of its own in the output; without any, the one run
+    /// with no name. What overrides the run file overrides it in all.
+    ///
+    /// # Errors
+    /// As [`RunFileBuilder::build`]; if an adapter has no name or that of another, or sets what all share.
+    pub fn build_all(&self) -> Result<Vec<(String, RunFile)>> {
+        if self.adapters.is_empty() {
+            return Ok(vec![(String::new(), self.build()?)]);
+        }
+        let mut runs: Vec<(String, RunFile)> = Vec::new();
+        for table in &self.adapters {
+            let mut table = table.clone();
+            let name = match table.remove("name") {
+                Some(Value::String(name)) => name,
+                _ => return Err(self.placed(Error::setting("adapters", "each has a name: name = \"…\""))),
+            };
+            let section = format!("adapters.{name}");
+            let run = self.run_of(&name, table).map_err(|error| self.placed(error.in_section(&section)))?;
+            if runs.iter().any(|(other, _)| *other == name) {
+                return Err(self.placed(Error::setting("adapters", format!("two have the name {name:?}"))));
+            }
+            runs.push((name, run));
+        }
+        Ok(runs)
+    }
+
+    /// The run of one of several adapters.
+    fn run_of(&self, name: &str, own: Table) -> Result<RunFile> {
+        let is_folder = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+        if !is_folder || name.starts_with('.') {
+            let reason = format!("{name:?} names a folder; it has letters, digits, -, _ and dots inside");
+            return Err(Error::setting("name", reason));
+        }
+        let mut values = self.values.clone();
+        for (key, value) in Values::new(own)?.entries() {
+            if SHARED.contains(&key.as_str()) {
+                return Err(Error::setting(key, "it is the same for all adapters; set it once, above them"));
+            }
+            if !self.overridden.contains(&key) {
+                values.insert(&key, value)?;
+            }
+        }
+        let output = Path::new(values.required("output")?).join(name);
+        values.insert("output", Value::String(output.to_string_lossy().into_owned()))?;
+        read(&values, Source { text: None, ..self.source.clone() })
+    }
+
+    /// An error of the run file, if it is not of what overrides it.
+    fn placed(&self, error: Error) -> Error {
+        match (&self.path, &error) {
             (Some(_), Error::Setting { key, .. }) if self.overridden.contains(key) => error,
             (Some(path), _) => error.in_run_file(path),
             (None, _) => error,
-        })
+        }
     }
+}
+
+/// A run, checked.
+fn read(values: &Values, source: Source) -> Result<RunFile> {
+    let run = sections::read(values, source)?;
+    run.check()?;
+    Ok(run)
+}
+
+/// The tables of `[[adapters]]`.
+fn adapters(value: Value) -> Result<Vec<Table>> {
+    let wrong = || Error::setting("adapters", "they are tables, each written [[adapters]]");
+    let Value::Array(items) = value else { return Err(wrong()) };
+    let table = |item| if let Value::Table(table) = item { Ok(table) } else { Err(wrong()) };
+    items.into_iter().map(table).collect()
 }
 
 /// A value that is not TOML: a string, or names where the key takes a list.

@@ -101,6 +101,16 @@ impl Values {
         table.map(|table| table.keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// All that the run gives itself, by full keys.
+    pub fn entries(self) -> impl Iterator<Item = (String, Value)> {
+        self.0.into_iter().flat_map(|(name, value)| match value {
+            Value::Table(section) if SECTIONS.contains(&name.as_str()) => {
+                section.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)).collect::<Vec<_>>()
+            }
+            value => vec![(name, value)],
+        })
+    }
+
     /// Whether the run gives this key itself.
     pub fn gives(&self, key: &str) -> bool {
         find(&self.0, key).is_some()
