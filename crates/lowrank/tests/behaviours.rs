@@ -27,6 +27,7 @@ struct Subject {
     attention: &'static [&'static str],
     norm: &'static str,
     embedding: &'static str,
+    convolution: &'static str,
 }
 
 const SUBJECTS: [Subject; 8] = [
@@ -35,38 +36,56 @@ const SUBJECTS: [Subject; 8] = [
         attention: &["query", "value"],
         norm: "LayerNorm",
         embedding: "word_embeddings",
+        convolution: "",
     },
     Subject {
         case: "roberta_query_value",
         attention: &["query", "value"],
         norm: "LayerNorm",
         embedding: "position_embeddings",
+        convolution: "",
     },
     Subject {
         case: "distilbert_query_value",
         attention: &["q_lin", "v_lin"],
         norm: "sa_layer_norm",
         embedding: "word_embeddings",
+        convolution: "",
     },
-    Subject { case: "vit_query_value", attention: &["q_proj", "v_proj"], norm: "layernorm", embedding: "" },
+    Subject {
+        case: "vit_query_value",
+        attention: &["q_proj", "v_proj"],
+        norm: "layernorm",
+        embedding: "",
+        convolution: "projection",
+    },
     Subject {
         case: "flan_t5_query_value",
         attention: &["q", "v"],
         norm: "layer_norm",
         embedding: "embed_tokens",
+        convolution: "",
     },
-    Subject { case: "gpt2_attention", attention: &["c_attn"], norm: "ln_f", embedding: "wpe" },
+    Subject {
+        case: "gpt2_attention",
+        attention: &["c_attn"],
+        norm: "ln_f",
+        embedding: "wpe",
+        convolution: "",
+    },
     Subject {
         case: "llama_query_value",
         attention: &["q_proj", "v_proj"],
         norm: "norm",
         embedding: "embed_tokens",
+        convolution: "",
     },
     Subject {
         case: "qwen3_query_value",
         attention: &["q_proj", "v_proj"],
         norm: "norm",
         embedding: "embed_tokens",
+        convolution: "",
     },
 ];
 
@@ -131,6 +150,20 @@ fn configurations(subject: &Subject) -> Vec<(&'static str, LoraConfig, Start)> {
         ("dora, all-linear", LoraConfig { use_dora: true, use_rslora: true, ..all_linear }, Start::Near),
         ("dora, random", LoraConfig { use_dora: true, ..init(Init::Random) }, Start::Changed),
     ];
+    if !subject.convolution.is_empty() {
+        let mut targets = vec![subject.convolution];
+        targets.extend(subject.attention);
+        let convolution = LoraConfig { target_modules: named(&targets), ..plain.clone() };
+        let of = |init_lora_weights: Init| LoraConfig { init_lora_weights, ..convolution.clone() };
+        configurations.extend([
+            ("convolution", LoraConfig { bias: Bias::LoraOnly, ..convolution.clone() }, Start::Base),
+            ("convolution, lora_bias", LoraConfig { lora_bias: true, ..convolution.clone() }, Start::Base),
+            ("convolution, random", of(Init::Random), Start::Changed),
+            ("convolution, pissa", of(Init::Pissa { iterations: None }), Start::Near),
+            ("convolution, olora", of(Init::Olora), Start::Near),
+            ("convolution, dora", LoraConfig { use_dora: true, ..convolution.clone() }, Start::Near),
+        ]);
+    }
     if !subject.embedding.is_empty() {
         let mut targets = vec![subject.embedding];
         targets.extend(subject.attention);

@@ -21,8 +21,9 @@ pub(super) fn of_linear(
     seed: u64,
 ) -> Result<Lora> {
     let sizes = [linear.inputs(), linear.outputs()];
-    let pair = match init.distributions(layer.r, linear.inputs()) {
-        Some(distributions) => drawn(layer, sizes, distributions, adapter, seed),
+    let r_of_group = layer.r / linear.groups();
+    let pair = match init.distributions(layer.r, linear.inputs(), r_of_group) {
+        Some(distributions) => drawn(layer, [sizes[0], r_of_group, sizes[1]], distributions, adapter, seed),
         None if init.takes_from_the_weight() => {
             let [a, b] = part_of_weight(layer, &weight()?, init, seed)?;
             let initial = Initial { a: Leaf::frozen(a.clone()), b: Leaf::frozen(b.clone()) };
@@ -43,7 +44,7 @@ pub(super) fn of_embedding(
     adapter: AdapterId,
     seed: u64,
 ) -> Result<Lora> {
-    let sizes = [embedding.entries(), embedding.width()];
+    let sizes = [embedding.entries(), layer.r, embedding.width()];
     let pair = drawn(layer, sizes, init.of_embedding(), adapter, seed);
     with_magnitude(pair, layer, table, Lora::table_norms)
 }
@@ -79,10 +80,10 @@ pub(super) fn part_of_weight(layer: &Adapted, weight: &Leaf, init: &Init, seed: 
     })
 }
 
-/// `A` and `B` drawn from these distributions.
+/// `A` and `B` drawn from these distributions; `B` reads as much of the rank as belongs to a group.
 fn drawn(
     layer: &Adapted,
-    [inputs, outputs]: [usize; 2],
+    [inputs, r_of_group, outputs]: [usize; 3],
     (a, b): (Distribution, Distribution),
     adapter: AdapterId,
     seed: u64,
@@ -94,7 +95,7 @@ fn drawn(
         distribution.fill(value.make_mut::<f32>(), &mut generator);
         value
     };
-    let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
+    let (a, b) = (draw([r, inputs], &a), draw([outputs, r_of_group], &b));
     pair(layer, a, b, adapter)
 }
 
