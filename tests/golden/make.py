@@ -23,6 +23,7 @@ import transformers
 import cases
 import chat
 import combine
+import convolutions
 import decoders
 import encoders
 import forms
@@ -62,6 +63,7 @@ PARTS = {
     "forms": forms.make,
     "combine": combine.make,
     "initial": initial.make,
+    "convolutions": convolutions.make,
 }
 
 

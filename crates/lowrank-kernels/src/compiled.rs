@@ -14,6 +14,7 @@ use crate::embedding::{self, Lookup};
 use crate::gemm::{Streamed, Weight, gradient};
 use crate::rotary::{self, HeadNorms, RotaryShape, Rotations};
 use crate::rows::{Rows, RowsMut};
+use crate::unfold::{self, Unfolding};
 use crate::{elementwise, gated, loss, low_rank, magnitude, norm, patches, rms_norm, row_ops};
 
 /// The kernels over rows of `T`, with the signatures of their public faces.
@@ -73,6 +74,8 @@ pub struct Compiled<T: Element> {
     pub(crate) scale: fn(&mut [T], f32),
     pub(crate) patches_forward: fn(Rows<T>, &[f32], RowsMut<T>),
     pub(crate) patches_backward: fn(Rows<T>, &mut [f32]),
+    pub(crate) unfold: fn(&Unfolding, Rows<T>, RowsMut<T>),
+    pub(crate) fold: fn(&Unfolding, Rows<T>, RowsMut<T>),
     pub(crate) cross_entropy: fn(Rows<T>, &[i64], f32, &mut [f32], &mut [f32]) -> f32,
     pub(crate) cross_entropy_backward: fn(RowsMut<T>, &[i64], f32, &[f32], &[f32]),
     pub(crate) span_cross_entropy: fn(Rows<T>, &[usize], [&[i64]; 2], [f32; 2], Option<RowsMut<T>>) -> f32,
@@ -118,6 +121,8 @@ impl<T: Element> Compiled<T> {
             scale: elementwise::scale_kernel::<T>,
             patches_forward: patches::forward_kernel::<T>,
             patches_backward: patches::backward_kernel::<T>,
+            unfold: unfold::unfold_kernel::<T>,
+            fold: unfold::fold_kernel::<T>,
             cross_entropy: loss::cross_entropy_kernel::<T>,
             cross_entropy_backward: loss::cross_entropy_backward_kernel::<T>,
             span_cross_entropy: loss::span_cross_entropy_kernel::<T>,

@@ -37,6 +37,7 @@ pub mod row_ops;
 pub mod rows;
 pub mod svd;
 pub mod tier;
+pub mod unfold;
 
 pub use activation::Activation;
 pub use columns::ColumnsMut;

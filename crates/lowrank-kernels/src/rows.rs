@@ -145,6 +145,15 @@ impl<'a, T> RowsMut<'a, T> {
         RowsMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
     }
 
+    /// Some columns of these rows.
+    ///
+    /// # Panics
+    /// If there are fewer columns.
+    pub fn narrow(self, start: usize, cols: usize) -> Self {
+        check_columns(self.cols, start, cols);
+        Self::new(self.data.get_mut(start..).unwrap_or(&mut []), self.rows, cols, self.stride)
+    }
+
     /// The rows before `row`, and the others.
     ///
     /// # Panics

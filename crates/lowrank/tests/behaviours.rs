@@ -31,6 +31,7 @@ struct Subject {
     embedding: &'static str,
     /// A table of which rows are trained.
     tokens: &'static str,
+    convolution: &'static str,
 }
 
 const SUBJECTS: [Subject; 8] = [
@@ -40,6 +41,7 @@ const SUBJECTS: [Subject; 8] = [
         norm: "LayerNorm",
         embedding: "word_embeddings",
         tokens: "word_embeddings",
+        convolution: "",
     },
     Subject {
         case: "roberta_query_value",
@@ -47,6 +49,7 @@ const SUBJECTS: [Subject; 8] = [
         norm: "LayerNorm",
         embedding: "position_embeddings",
         tokens: "position_embeddings",
+        convolution: "",
     },
     Subject {
         case: "distilbert_query_value",
@@ -54,6 +57,7 @@ const SUBJECTS: [Subject; 8] = [
         norm: "sa_layer_norm",
         embedding: "word_embeddings",
         tokens: "word_embeddings",
+        convolution: "",
     },
     Subject {
         case: "vit_query_value",
@@ -61,6 +65,7 @@ const SUBJECTS: [Subject; 8] = [
         norm: "layernorm",
         embedding: "",
         tokens: "",
+        convolution: "projection",
     },
     Subject {
         case: "flan_t5_query_value",
@@ -68,14 +73,23 @@ const SUBJECTS: [Subject; 8] = [
         norm: "layer_norm",
         embedding: "embed_tokens",
         tokens: "",
+        convolution: "",
     },
-    Subject { case: "gpt2_attention", attention: &["c_attn"], norm: "ln_f", embedding: "wpe", tokens: "wte" },
+    Subject {
+        case: "gpt2_attention",
+        attention: &["c_attn"],
+        norm: "ln_f",
+        embedding: "wpe",
+        tokens: "wte",
+        convolution: "",
+    },
     Subject {
         case: "llama_query_value",
         attention: &["q_proj", "v_proj"],
         norm: "norm",
         embedding: "embed_tokens",
         tokens: "embed_tokens",
+        convolution: "",
     },
     Subject {
         case: "qwen3_query_value",
@@ -83,6 +97,7 @@ const SUBJECTS: [Subject; 8] = [
         norm: "norm",
         embedding: "embed_tokens",
         tokens: "embed_tokens",
+        convolution: "",
     },
 ];
 
@@ -147,6 +162,20 @@ fn configurations(subject: &Subject) -> Vec<(&'static str, LoraConfig, Start)> {
         ("dora, all-linear", LoraConfig { use_dora: true, use_rslora: true, ..all_linear }, Start::Near),
         ("dora, random", LoraConfig { use_dora: true, ..init(Init::Random) }, Start::Changed),
     ];
+    if !subject.convolution.is_empty() {
+        let mut targets = vec![subject.convolution];
+        targets.extend(subject.attention);
+        let convolution = LoraConfig { target_modules: named(&targets), ..plain.clone() };
+        let of = |init_lora_weights: Init| LoraConfig { init_lora_weights, ..convolution.clone() };
+        configurations.extend([
+            ("convolution", LoraConfig { bias: Bias::LoraOnly, ..convolution.clone() }, Start::Base),
+            ("convolution, lora_bias", LoraConfig { lora_bias: true, ..convolution.clone() }, Start::Base),
+            ("convolution, random", of(Init::Random), Start::Changed),
+            ("convolution, pissa", of(Init::Pissa { iterations: None }), Start::Near),
+            ("convolution, olora", of(Init::Olora), Start::Near),
+            ("convolution, dora", LoraConfig { use_dora: true, ..convolution.clone() }, Start::Near),
+        ]);
+    }
     if !subject.embedding.is_empty() {
         let mut targets = vec![subject.embedding];
         targets.extend(subject.attention);

@@ -10,7 +10,7 @@ use super::targets::{
 use super::tokens::{TrainedTokens, trained_tokens};
 use crate::models::ModelInfo;
 use crate::nn::{
-    self, Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
+    self, Linear, Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
     for_each_parameter, for_each_parameter_mut,
 };
 use crate::tape::{AdapterId, Leaf, Lora, Parameter, TokenRows};
@@ -51,8 +51,9 @@ impl Plan {
 /// Works out what a fresh adapter changes in a model; shapes are enough.
 ///
 /// # Errors
-/// If a target, a module to exclude or a module to save matches nothing, or the rank is 0 or beyond a linear layer. A
-/// rank may be beyond an embedding: tables of two segments are adapted together with those of words.
+/// If a target, a module to exclude or a module to save matches nothing, the rank is 0 or beyond a linear layer, or a
+/// convolution has not what the configuration asks of it. A rank may be beyond an embedding: tables of two segments are
+/// adapted together with those of words.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     let plan = planned(model, info, config, Strictness::Fresh)?;
     check_exclude_modules(model, info, config)?;
@@ -60,6 +61,9 @@ pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result
     for_each_linear(model, |path, linear| {
         let (inputs, outputs) = (linear.inputs(), linear.outputs());
         let r = plan.linear(path).map_or(0, |layer| layer.r);
+        if result.is_ok() && r > 0 {
+            result = check_start(path, linear, &config.init_lora_weights);
+        }
         if result.is_ok() && r > inputs.min(outputs) {
             let reason = format!("{r} is beyond {path}, which is {outputs} by {inputs}");
             result = Err(Error::setting(if r == config.r { "r" } else { "rank_pattern" }, reason));
@@ -70,6 +74,38 @@ pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result
         }
     });
     result.map(|()| plan)
+}
+
+/// Checks that there is such a start for a layer.
+fn check_start(path: &str, linear: &Linear, init: &Init) -> Result<()> {
+    let reason = match init {
+        Init::Orthogonal if linear.is_convolution() => "is a convolution, for which PEFT has no such start",
+        init if init.takes_from_the_weight() && linear.groups() > 1 => {
+            "is a convolution in groups, no part of whose weight is a pair"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::setting("init_lora_weights", format!("{path} {reason}; exclude it, or take another start")))
+}
+
+/// Checks that a pair fits the groups of a convolution.
+///
+/// # Source
+/// PEFT's `_ConvNd`, for ranks. For its magnitudes it divides by the lengths of the rows of a matrix that is not the layer's.
+fn check_groups(path: &str, linear: &Linear, layer: &Adapted, r: usize) -> Result<()> {
+    let groups = linear.groups();
+    if !layer.r.is_multiple_of(groups) {
+        let key = if layer.r == r { "r" } else { "rank_pattern" };
+        let reason = format!("{} cannot be cut into the {groups} groups of {path}, a convolution", layer.r);
+        return Err(Error::setting(key, reason));
+    }
+    if groups > 1 && layer.use_dora {
+        let reason = format!(
+            "{path} is a convolution in {groups} groups, for which there are no magnitudes; exclude it"
+        );
+        return Err(Error::setting("use_dora", reason));
+    }
+    Ok(())
 }
 
 /// As [`plan`], for an adapter that is there already: PEFT makes them with ranks beyond a layer, too.
@@ -93,6 +129,13 @@ fn planned(
         let reason = format!("{} is an embedding, whose pair has no bias; leave it out", embedding.path);
         return Err(Error::setting("lora_bias", reason));
     }
+    let mut result = Ok(());
+    for_each_linear(model, |path, linear| {
+        if let Some(layer) = Adapted::find(&targets.linears, path).filter(|_| result.is_ok()) {
+            result = check_groups(path, linear, layer, config.r);
+        }
+    });
+    result?;
     let saved = modules_to_save(config, info);
     let mut replaced = Vec::new();
     for_each_parameter(model, |path, _| {

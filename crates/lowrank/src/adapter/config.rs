@@ -288,14 +288,19 @@ impl Init {
     }
 
     /// The distributions of `A` `[r, inputs]` and `B` `[outputs, r]`; none where the elements depend on each other.
-    pub(super) fn distributions(&self, r: usize, inputs: usize) -> Option<(Distribution, Distribution)> {
+    pub(super) fn distributions(
+        &self,
+        r: usize,
+        inputs: usize,
+        r_of_group: usize,
+    ) -> Option<(Distribution, Distribution)> {
         Some(match self {
             Self::Default => (Distribution::kaiming(inputs), Distribution::Constant(0.0)),
             Self::Gaussian => {
                 let a = Distribution::Normal { mean: 0.0, deviation: 1.0 / r as f32 };
                 (a, Distribution::Constant(0.0))
             }
-            Self::Random => (Distribution::kaiming(inputs), Distribution::kaiming(r)),
+            Self::Random => (Distribution::kaiming(inputs), Distribution::kaiming(r_of_group)),
             Self::Orthogonal | Self::Pissa { .. } | Self::Olora | Self::Loftq => return None,
             Self::Custom { a, b } => (a.clone(), b.clone()),
         })

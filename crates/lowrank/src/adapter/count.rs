@@ -38,7 +38,9 @@ impl ParameterCount {
         for_each_linear(model, |path, linear| {
             if let Some(layer) = plan.linear(path) {
                 let vectors = usize::from(layer.lora_bias) + usize::from(layer.use_dora);
-                pairs += (layer.r * (linear.inputs() + linear.outputs()) + vectors * linear.outputs()) as u64;
+                let (inputs, outputs) = (linear.inputs(), linear.outputs());
+                let of_output = layer.r / linear.groups() + vectors;
+                pairs += (layer.r * inputs + of_output * outputs) as u64;
             }
         });
         for_each_embedding(model, |path, embedding| {

@@ -18,7 +18,7 @@ use crate::nn::{
     Module, for_each_embedding_mut, for_each_linear, for_each_linear_mut, for_each_parameter_mut, rows_name,
 };
 use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, TokenRows, is_finite};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 
 /// What PEFT puts before every name.
@@ -44,7 +44,7 @@ pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tenso
     for_each_leaf_mut(model, adapter, |name, leaf| {
         tensors.insert(peft_key(name, plan), leaf.value().to_dtype(DType::F32));
     });
-    for_each_linear(model, |path, linear| {
+    for_each_linear(&*model, |path, linear| {
         let own = linear.adapter(adapter);
         if let Some((lora, Initial { a, b })) = own.and_then(|lora| Some((lora, lora.initial.as_ref()?))) {
             let below = join_rows(lora.a.value(), a.value());
@@ -54,7 +54,26 @@ pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tenso
             }
         }
     });
+    put_in_file_shapes(model, adapter, &mut tensors, |name| peft_key(name, plan));
     tensors
+}
+
+/// Gives the tensors of pairs on convolutions the shapes that they have in a file; `key` is that of a name.
+pub(crate) fn put_in_file_shapes(
+    model: &dyn Module,
+    adapter: AdapterId,
+    tensors: &mut Tensors,
+    key: impl Fn(&str) -> String,
+) {
+    for_each_linear(model, |path, linear| {
+        if let Some(lora) = linear.adapter(adapter).filter(|_| linear.is_convolution()) {
+            for (part, _) in lora.leaves() {
+                if let Some(value) = tensors.get_mut(&key(&format!("{path}.{part}"))) {
+                    *value = value.reshape(linear.shape_in_file(part, value.shape()));
+                }
+            }
+        }
+    });
 }
 
 /// One matrix below another.
@@ -204,6 +223,13 @@ fn names_for_peft(modules_to_save: &[String], plan: &Plan) -> Vec<String> {
     names
 }
 
+/// A tensor of a pair: its key, and its shape in the file and here.
+struct Part {
+    key: String,
+    in_file: Shape,
+    here: Shape,
+}
+
 /// An adapter folder, opened.
 pub struct AdapterFile {
     folder: PathBuf,
@@ -296,15 +322,21 @@ impl AdapterFile {
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
             if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
-                let key = |part: &str| self.key_of(&format!("{path}.{part}"), info, plan);
-                let keys = ["lora_A.weight", "lora_B.weight"].map(key);
-                let bias = layer.lora_bias.then(|| key("lora_B.bias"));
-                let magnitude = layer.use_dora.then(|| key("lora_magnitude_vector"));
-                let sizes = [linear.inputs(), linear.outputs()];
+                let (inputs, outputs) = (linear.inputs(), linear.outputs());
+                let part = |part: &str, here: Shape| Part {
+                    key: self.key_of(&format!("{path}.{part}"), info, plan),
+                    in_file: linear.shape_in_file(part, here),
+                    here,
+                };
+                let a = part("lora_A.weight", [layer.r, inputs].into());
+                let b = part("lora_B.weight", [outputs, layer.r / linear.groups()].into());
+                let vector = |name| part(name, [outputs].into());
+                let bias = layer.lora_bias.then(|| vector("lora_B.bias"));
+                let magnitude = layer.use_dora.then(|| vector("lora_magnitude_vector"));
                 let dropout = self.config.lora_dropout;
-                result = self.pair(keys, layer, sizes, adapter, &mut unused).and_then(|pair| {
-                    let bias = self.vector(bias, sizes[1], &mut unused)?;
-                    let magnitude = self.vector(magnitude, sizes[1], &mut unused)?.map(Magnitude::new);
+                result = self.pair([a, b], layer, adapter, &mut unused).and_then(|pair| {
+                    let bias = self.leaf_if(bias, &mut unused)?;
+                    let magnitude = self.leaf_if(magnitude, &mut unused)?.map(Magnitude::new);
                     let mut pair = Lora { dropout, bias, magnitude, ..pair };
                     if init.takes_from_the_weight() {
                         let weight = base_value(&format!("{path}.weight"), &linear.weight, &tied)?;
@@ -320,12 +352,17 @@ impl AdapterFile {
         let mut result = Ok(());
         for_each_embedding_mut(model, |path, embedding| {
             if let Some(layer) = plan.embedding(path).filter(|_| result.is_ok()) {
-                let key = |part: &str| self.key_of(&format!("{path}.{part}"), info, plan);
-                let keys = ["lora_embedding_A", "lora_embedding_B"].map(key);
-                let sizes = [embedding.entries(), embedding.width()];
-                let magnitude = layer.use_dora.then(|| key("lora_magnitude_vector"));
-                result = self.pair(keys, layer, sizes, adapter, &mut unused).and_then(|pair| {
-                    let magnitude = self.vector(magnitude, sizes[1], &mut unused)?.map(Magnitude::new);
+                let part = |part: &str, here: Shape| Part {
+                    key: self.key_of(&format!("{path}.{part}"), info, plan),
+                    in_file: here,
+                    here,
+                };
+                let a = part("lora_embedding_A", [layer.r, embedding.entries()].into());
+                let b = part("lora_embedding_B", [embedding.width(), layer.r].into());
+                let magnitude = [embedding.width()].into();
+                let magnitude = layer.use_dora.then(|| part("lora_magnitude_vector", magnitude));
+                result = self.pair([a, b], layer, adapter, &mut unused).and_then(|pair| {
+                    let magnitude = self.leaf_if(magnitude, &mut unused)?.map(Magnitude::new);
                     embedding.lora.push(Lora { magnitude, ..pair });
                     Ok(())
                 });
@@ -393,33 +430,26 @@ impl AdapterFile {
         copies.filter(|copy| self.checkpoint.get(copy).is_some()).collect()
     }
 
-    /// `A` and `B` at these keys, without dropout.
+    /// `A` and `B`, without dropout.
     fn pair(
         &self,
-        [a, b]: [String; 2],
-        &Adapted { r, scaling, .. }: &Adapted,
-        [inputs, outputs]: [usize; 2],
+        [a, b]: [Part; 2],
+        &Adapted { scaling, .. }: &Adapted,
         adapter: AdapterId,
         unused: &mut BTreeSet<String>,
     ) -> Result<Lora> {
-        let mut leaf = |key: &str, shape: [usize; 2]| {
-            unused.remove(key);
-            self.tensor(key, &shape).map(Leaf::frozen)
-        };
-        let (a, b) = (leaf(&a, [r, inputs])?, leaf(&b, [outputs, r])?);
+        let (a, b) = (self.leaf(&a, unused)?, self.leaf(&b, unused)?);
         Ok(Lora { adapter, a, b, bias: None, magnitude: None, initial: None, scaling, dropout: 0.0 })
     }
 
-    /// The vector at this key, if there is to be one.
-    fn vector(
-        &self,
-        key: Option<String>,
-        width: usize,
-        unused: &mut BTreeSet<String>,
-    ) -> Result<Option<Leaf>> {
-        let Some(key) = key else { return Ok(None) };
-        unused.remove(&key);
-        self.tensor(&key, &[width]).map(|value| Some(Leaf::frozen(value)))
+    fn leaf(&self, part: &Part, unused: &mut BTreeSet<String>) -> Result<Leaf> {
+        unused.remove(&part.key);
+        self.tensor(&part.key, part.in_file.dims()).map(|value| Leaf::frozen(value.reshape(part.here)))
+    }
+
+    /// The tensor, if there is to be one.
+    fn leaf_if(&self, part: Option<Part>, unused: &mut BTreeSet<String>) -> Result<Option<Leaf>> {
+        part.map(|part| self.leaf(&part, unused)).transpose()
     }
 
     /// Checks the copies that PEFT also writes, and takes them off the list.

@@ -21,8 +21,9 @@ pub(super) fn of_linear(
     seed: u64,
 ) -> Result<Lora> {
     let sizes = [linear.inputs(), linear.outputs()];
-    let pair = match init.distributions(layer.r, linear.inputs()) {
-        Some(distributions) => drawn(layer, sizes, distributions, adapter, seed),
+    let r_of_group = layer.r / linear.groups();
+    let pair = match init.distributions(layer.r, linear.inputs(), r_of_group) {
+        Some(distributions) => drawn(layer, [sizes[0], r_of_group, sizes[1]], distributions, adapter, seed),
         None if init.takes_from_the_weight() => {
             let [a, b] = part_of_weight(layer, &weight()?, init, seed)?;
             let initial = Initial { a: Leaf::frozen(a.clone()), b: Leaf::frozen(b.clone()) };
@@ -36,8 +37,8 @@ pub(super) fn of_linear(
                 }
                 // A weight that is too small for 8 bits has lost nothing.
                 None => {
-                    let zero = Distribution::Constant(0.0);
-                    drawn(layer, sizes, (Distribution::kaiming(linear.inputs()), zero), adapter, seed)
+                    let begun = (Distribution::kaiming(linear.inputs()), Distribution::Constant(0.0));
+                    drawn(layer, [sizes[0], r_of_group, sizes[1]], begun, adapter, seed)
                 }
             }
         }
@@ -56,7 +57,7 @@ pub(super) fn of_embedding(
     adapter: AdapterId,
     seed: u64,
 ) -> Result<Lora> {
-    let sizes = [embedding.entries(), embedding.width()];
+    let sizes = [embedding.entries(), layer.r, embedding.width()];
     let pair = drawn(layer, sizes, init.of_embedding(), adapter, seed);
     with_magnitude(pair, layer, table, Lora::table_norms)
 }
@@ -114,10 +115,10 @@ pub(super) fn part_of_weight(layer: &Adapted, weight: &Leaf, init: &Init, seed: 
     })
 }
 
-/// `A` and `B` drawn from these distributions.
+/// `A` and `B` drawn from these distributions; `B` reads as much of the rank as belongs to a group.
 fn drawn(
     layer: &Adapted,
-    [inputs, outputs]: [usize; 2],
+    [inputs, r_of_group, outputs]: [usize; 3],
     (a, b): (Distribution, Distribution),
     adapter: AdapterId,
     seed: u64,
@@ -129,7 +130,7 @@ fn drawn(
         distribution.fill(value.make_mut::<f32>(), &mut generator);
         value
     };
-    let (a, b) = (draw([r, inputs], &a), draw([outputs, r], &b));
+    let (a, b) = (draw([r, inputs], &a), draw([outputs, r_of_group], &b));
     pair(layer, a, b, adapter)
 }
 

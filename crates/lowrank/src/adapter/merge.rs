@@ -61,7 +61,7 @@ enum AddedTo {
 /// another name of a changed one keeps its old value, so that the answers are those of the adapter.
 ///
 /// # Errors
-/// If a weight has no value, or would not be finite; the model is then as it was.
+/// If a weight has no value, or would not be finite, or a pair is on a convolution in groups; the model is then as it was.
 pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
     let changes = Changes::of(&*model, adapter)?;
     let mut before = BTreeMap::new();
@@ -113,7 +113,7 @@ impl Changes {
     /// Those of an adapter.
     ///
     /// # Errors
-    /// If a pair has a bias, and its layer none to add that to.
+    /// If a pair has a bias, and its layer none to add that to; if one is on a convolution in groups.
     pub fn of(model: &dyn Module, adapter: AdapterId) -> Result<Self> {
         let mut changes = Self::default();
         let mut result = Ok(());
@@ -124,6 +124,12 @@ impl Changes {
         };
         for_each_linear(model, |path, linear| {
             for lora in linear.lora.iter().filter(|lora| lora.adapter == adapter) {
+                if linear.groups() > 1 {
+                    let reason = "is a convolution in groups, and its pair reads the channels of all of them: no weight of \
+                                  such a layer holds the sum; keep the adapter beside the model";
+                    result = Err(Error::Usage(format!("{path} {reason}")));
+                    continue;
+                }
                 add(path, lora, AddedTo::Linear);
                 if let Some(lora) = lora.taken_off() {
                     add(path, &lora, AddedTo::TakenOff);

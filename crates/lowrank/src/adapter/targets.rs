@@ -56,7 +56,8 @@ impl Place {
 fn places(model: &dyn Module, info: &ModelInfo) -> Vec<Place> {
     let mut places = Vec::new();
     for_each_module(model, |path, kind| {
-        if kind == ModuleKind::Linear || !path.is_empty() {
+        let is_layer = matches!(kind, ModuleKind::Linear | ModuleKind::Convolution);
+        if is_layer || !path.is_empty() {
             let older = info.older_name.map(|older| older(path)).filter(|older| older != path);
             places.push(Place { path: path.to_owned(), older, kind });
         }
@@ -67,7 +68,7 @@ fn places(model: &dyn Module, info: &ModelInfo) -> Vec<Place> {
 /// The modules that a configuration adapts, in the model's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Targeted {
-    /// The linear layers.
+    /// The linear layers, and the convolutions.
     pub linears: Vec<Adapted>,
     /// The embeddings.
     pub embeddings: Vec<Adapted>,
@@ -89,11 +90,12 @@ pub(super) enum Strictness {
     Written,
 }
 
-/// The names of the linear layers and embeddings that a configuration adapts.
+/// The names of the linear layers, convolutions and embeddings that a configuration adapts; `all-linear` means neither of
+/// the latter two.
 ///
 /// # Errors
-/// If a name of the list matches nothing (the nearest are named), a pattern matches neither a linear layer nor an
-/// embedding, something else is matched, or all that matches is excluded or trained whole.
+/// If a name of the list matches nothing (the nearest are named), a pattern matches no layer that can be adapted,
+/// something else is matched, or all that matches is excluded or trained whole.
 ///
 /// # Source
 /// PEFT's `inject_adapter`: every module is matched, what is excluded or trained whole is passed over, and a module
@@ -147,11 +149,9 @@ pub(super) fn targeted(
         }
         let mut adapted = || per_layer.adapted(path, place.older.as_deref());
         match kind {
-            ModuleKind::Linear => kept.linears.push(adapted()?),
+            ModuleKind::Linear | ModuleKind::Convolution => kept.linears.push(adapted()?),
             ModuleKind::Embedding => kept.embeddings.push(adapted()?),
-            ModuleKind::Convolution | ModuleKind::Table | ModuleKind::Other => {
-                other = other.or(Some(place));
-            }
+            ModuleKind::Table | ModuleKind::Other => other = other.or(Some(place)),
         }
     }
     if let Some(place) = other {
@@ -193,9 +193,6 @@ fn check_name(name: &str, places: &[Place]) -> Result<()> {
 fn not_adaptable(targets: &Targets, place: &Place, kept: &Targeted, places: &[Place]) -> Error {
     let Place { path, kind, .. } = place;
     let fault = match kind {
-        ModuleKind::Convolution => {
-            "no linear layer but a convolution: PEFT would adapt it, this program cannot"
-        }
         ModuleKind::Table => "no linear layer: PEFT would adapt this table, this program cannot",
         _ => "no linear layer and no embedding: PEFT could not load the adapter",
     };

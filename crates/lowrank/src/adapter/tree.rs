@@ -100,22 +100,31 @@ impl<'a> Visitor<'a> for Builder<'_> {
     }
 
     fn linear(&mut self, path: &str, linear: &'a Linear) {
-        let mut node = Node::new(last(path), "Linear");
-        node.tensors.push(self.tensor(path, "weight", linear.weight.shape()));
+        let kind = match linear.weight.file_shape().rank() {
+            4 => "Conv2d",
+            3 => "Conv1d",
+            _ => "Linear",
+        };
+        let in_file = linear.is_convolution().then(|| linear.weight.file_shape());
+        let mut node = Node::new(last(path), kind);
+        node.tensors.push(self.tensor(path, "weight", in_file.unwrap_or(linear.weight.shape())));
         if let Some(bias) = &linear.bias {
             node.tensors.push(self.tensor(path, "bias", bias.shape()));
         }
         if let Some(&Adapted { r, lora_bias, use_dora, .. }) = self.plan.and_then(|plan| plan.linear(path)) {
             node.adapted = true;
-            for (name, shape) in [("lora_A", [r, linear.inputs()]), ("lora_B", [linear.outputs(), r])] {
+            let of_output = [linear.outputs(), r / linear.groups()];
+            for (name, shape) in [("lora_A", [r, linear.inputs()]), ("lora_B", of_output)] {
                 let trained = |name, shape| Tensor { name, shape, mark: Some(Mark::Trained) };
-                let mut tensors = vec![trained("weight", shape.into())];
+                let shape = linear.shape_in_file(&format!("{name}.weight"), shape.into());
+                let mut tensors = vec![trained("weight", shape)];
                 if lora_bias && name == "lora_B" {
                     tensors.push(trained("bias", [linear.outputs()].into()));
                 }
-                node.children.push(Node { tensors, ..Node::new(name, "Linear") });
+                node.children.push(Node { tensors, ..Node::new(name, kind) });
             }
-            node.children.extend(use_dora.then(|| Node::magnitude(linear.outputs())));
+            let magnitude = || linear.shape_in_file("lora_magnitude_vector", [linear.outputs()].into());
+            node.children.extend(use_dora.then(|| Node::magnitude(magnitude())));
         }
         self.push(node);
     }
@@ -138,7 +147,7 @@ impl<'a> Visitor<'a> for Builder<'_> {
             {
                 node.children.push(Node::trained_parameter(name, shape.into()));
             }
-            node.children.extend(use_dora.then(|| Node::magnitude(embedding.width())));
+            node.children.extend(use_dora.then(|| Node::magnitude([embedding.width()].into())));
         }
         if let Some(tokens) = self.plan.and_then(|plan| plan.tokens(&crate::nn::join(path, "weight"))) {
             let shape = [tokens.indices.len(), tokens.width].into();
@@ -172,8 +181,8 @@ impl Node {
         Self { tensors: vec![tensor], ..Self::new(name, "Parameter") }
     }
 
-    fn magnitude(outputs: usize) -> Self {
-        Self::trained_parameter("lora_magnitude_vector", [outputs].into())
+    fn magnitude(shape: Shape) -> Self {
+        Self::trained_parameter("lora_magnitude_vector", shape)
     }
 
     /// Whether the two are the same but for their names.

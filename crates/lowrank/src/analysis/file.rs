@@ -12,6 +12,9 @@ use crate::{Error, Result};
 const PAIRS: [(&str, &str, bool); 2] =
     [(".lora_A.weight", ".lora_B.weight", false), (".lora_embedding_A", ".lora_embedding_B", true)];
 
+/// The ending of the key of a magnitude, which a convolution has with more dimensions.
+const MAGNITUDE: &str = ".lora_magnitude_vector";
+
 /// The matrices of a safetensors file, a model folder or an adapter folder, in the order of their names.
 #[derive(Debug)]
 pub struct MatrixFile {
@@ -143,7 +146,7 @@ fn entries(checkpoint: &Checkpoint) -> Result<(Vec<Entry>, Skipped)> {
                 return Err(Error::tensor(view.file, key, reason));
             }
             entries.extend(keys.map(|keys| Entry { name, keys }));
-        } else if view.shape.len() < 2 {
+        } else if view.shape.len() < 2 || key.ends_with(MAGNITUDE) {
             skipped.vectors += 1;
         } else if is_matrix(&view) {
             entries.push(Entry { name: key.to_owned(), keys: Keys::Matrix });

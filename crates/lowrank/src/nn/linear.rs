@@ -3,6 +3,7 @@
 use super::module::{Module, Visitor, VisitorMut};
 use crate::Result;
 use crate::tape::{AdapterId, Form, Lora, Parameter, Tape, Var, ops};
+use crate::tensor::Shape;
 
 /// `y = x·Wᵀ + b`, and what the attached adapters add to it.
 #[derive(Debug)]
@@ -13,13 +14,15 @@ pub struct Linear {
     pub bias: Option<Parameter>,
     /// The adapters attached to this layer.
     pub lora: Vec<Lora>,
+    /// How many blocks of the weight's rows there are, each of which reads its own part of the inputs.
+    groups: usize,
 }
 
 impl Linear {
     /// A layer from `inputs` to `outputs` features; its values are loaded or initialised later.
     pub fn new(inputs: usize, outputs: usize, bias: bool) -> Self {
         let bias = bias.then(|| Parameter::new([outputs]));
-        Self { weight: Parameter::new([outputs, inputs]), bias, lora: Vec::new() }
+        Self { weight: Parameter::new([outputs, inputs]), bias, lora: Vec::new(), groups: 1 }
     }
 
     /// A layer whose weight checkpoints hold as `[inputs, outputs]`: GPT-2's `Conv1D`.
@@ -30,9 +33,16 @@ impl Linear {
 
     /// A convolution over patches of `channels` by `patch` by `patch` that do not overlap.
     pub fn patches(channels: usize, patch: usize, outputs: usize) -> Self {
-        let layer = Self::new(channels * patch * patch, outputs, true);
-        let form = Form::Reshaped([outputs, channels, patch, patch].into());
-        Self { weight: layer.weight.with_form(form), ..layer }
+        Self::convolution([outputs, channels, patch, patch], 1, true)
+    }
+
+    /// The product of a convolution with its windows, whose weight checkpoints hold as `[outputs, channels/groups, ...]`:
+    /// `[outputs, channels/groups·kernel]` here.
+    pub(super) fn convolution(in_file: impl Into<Shape>, groups: usize, bias: bool) -> Self {
+        let shape = in_file.into();
+        let outputs = shape.dims().first().copied().unwrap_or(1);
+        let layer = Self::new(shape.dims().iter().skip(1).product(), outputs, bias);
+        Self { weight: layer.weight.with_form(Form::Reshaped(shape)), groups, ..layer }
     }
 
     /// The same layer, whose weight is another name of a parameter.
@@ -43,7 +53,38 @@ impl Linear {
 
     /// The width of the input.
     pub fn inputs(&self) -> usize {
-        self.weight.shape().width()
+        self.groups * self.weight.shape().width()
+    }
+
+    /// How many blocks the weight consists of, each of which reads its own part of the inputs: one, but for convolutions.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Whether it is the product of a convolution.
+    pub fn is_convolution(&self) -> bool {
+        self.weight.file_shape().rank() > 2
+    }
+
+    /// The shape that a tensor of a pair on this layer has in a file, by its name below the layer and its shape here: that
+    /// of a convolution's tensor if this is one.
+    ///
+    /// # Source
+    /// PEFT's `lora.Conv1d` and `lora.Conv2d`.
+    pub fn shape_in_file(&self, part: &str, here: Shape) -> Shape {
+        let weight = self.weight.file_shape();
+        let [outputs, channels, kernel @ ..] = weight.dims() else { return here };
+        let ones = kernel.iter().map(|_| 1);
+        let dims: Vec<usize> = match part {
+            _ if kernel.is_empty() => return here,
+            "lora_A.weight" => {
+                [here.rows(), channels * self.groups].into_iter().chain(kernel.iter().copied()).collect()
+            }
+            "lora_B.weight" => [*outputs, here.width()].into_iter().chain(ones).collect(),
+            "lora_magnitude_vector" => [1, *outputs].into_iter().chain(ones).collect(),
+            _ => return here,
+        };
+        Shape::from_slice(&dims).unwrap_or(here)
     }
 
     /// The width of the output.
@@ -94,8 +135,9 @@ impl Linear {
         ops::linear(tape, x, &branches)
     }
 
-    fn branch(&self) -> ops::Branch<'_> {
-        ops::Branch { weight: &self.weight, tied: None, bias: self.bias.as_ref(), lora: &self.lora }
+    pub(super) fn branch(&self) -> ops::Branch<'_> {
+        let Self { weight, bias, lora, groups } = self;
+        ops::Branch { weight, groups: *groups, tied: None, bias: bias.as_ref(), lora }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Layers: structs of parameters, each with its forward pass.
 
+mod convolution;
 mod embedding;
 mod layer_norm;
 mod linear;
 mod module;
 mod rms_norm;
 
+pub use convolution::{Conv1d, Conv2d};
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;

@@ -26,7 +26,7 @@ pub trait Visitor<'a> {
     /// The module that began last ends.
     fn leave(&mut self) {}
 
-    /// A linear layer.
+    /// A linear layer, or the product of a convolution with its windows.
     fn linear(&mut self, path: &str, linear: &'a Linear) {
         for (name, parameter) in linear.parameters() {
             self.parameter(&join(path, name), parameter);
@@ -63,7 +63,7 @@ pub trait Visitor<'a> {
 
 /// As [`Visitor`], for changes.
 pub trait VisitorMut {
-    /// A linear layer.
+    /// A linear layer, or the product of a convolution with its windows.
     fn linear(&mut self, path: &str, linear: &mut Linear) {
         for (name, parameter) in linear.parameters_mut() {
             self.parameter(&join(path, name), parameter);
@@ -108,7 +108,7 @@ pub fn for_each_parameter_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut 
     module.visit_mut("", &mut Each(f));
 }
 
-/// Calls `f` with the path of every linear layer and the layer.
+/// Calls `f` with the path of every linear layer and the layer; of a convolution, with its product.
 pub fn for_each_linear<'a>(module: &'a dyn Module, f: impl FnMut(&str, &'a Linear)) {
     struct Each<F>(F);
     impl<'a, F: FnMut(&str, &'a Linear)> Visitor<'a> for Each<F> {
@@ -157,7 +157,7 @@ pub fn for_each_embedding_mut(module: &mut dyn Module, f: impl FnMut(&str, &mut 
 pub enum ModuleKind {
     /// A linear layer.
     Linear,
-    /// A layer that is computed as a linear one over patches, and is a convolution to PEFT.
+    /// A convolution, or a layer that is computed as a linear one over patches and is one to PEFT.
     Convolution,
     /// An embedding.
     Embedding,
@@ -179,8 +179,8 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
         }
 
         fn linear(&mut self, path: &str, linear: &'a Linear) {
-            let convolution = linear.weight.file_shape().rank() > 2;
-            (self.0)(path, if convolution { ModuleKind::Convolution } else { ModuleKind::Linear });
+            let is_convolution = linear.is_convolution();
+            (self.0)(path, if is_convolution { ModuleKind::Convolution } else { ModuleKind::Linear });
         }
 
         fn layer_norm(&mut self, path: &str, _: &'a LayerNorm) {

@@ -17,7 +17,7 @@ pub struct Lora {
     pub adapter: AdapterId,
     /// `A`: `[r, inputs]`.
     pub a: Leaf,
-    /// `B`: `[outputs, r]`. Of a linear layer, it is zero before training; of an embedding, `A` is.
+    /// `B`: `[outputs, r]`; `[outputs, r/groups]` where the layer is in groups. Of a linear layer, it is zero before training; of an embedding, `A` is.
     pub b: Leaf,
     /// What is added to `B·A·x` before the scaling, `[outputs]`: PEFT's `lora_bias`. Embeddings have none.
     pub bias: Option<Leaf>,
@@ -35,6 +35,11 @@ impl Lora {
     /// The rank `r`.
     pub fn rank(&self) -> usize {
         self.a.value().shape().rows()
+    }
+
+    /// How many groups the outputs are in, each of which reads its own part of the rank.
+    pub fn groups(&self) -> usize {
+        self.rank() / self.b.value().shape().width().max(1)
     }
 
     /// What is taken off a weight of which the pair began as a part: a frozen pair of the negative scaling. The weight

@@ -1,9 +1,10 @@
 //! Weights as the operands of matrix products.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use lowrank_kernels::gemm::Weight;
-use lowrank_kernels::{Compute, Element, Rows, RowsMut};
+use lowrank_kernels::gemm::{Stored, Streamed, Weight};
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, Source};
 
 use super::parameter::Leaf;
 use crate::tensor::Tensor;
@@ -43,6 +44,8 @@ pub(crate) enum Operand {
     Prepared(Arc<Weight>),
     /// Read where it is.
     Streamed(Leaf, Compute),
+    /// Some rows, read where they are.
+    Part { value: Tensor, rows: Range<usize>, compute: Compute },
 }
 
 impl Operand {
@@ -54,6 +57,7 @@ impl Operand {
                 leaf.queue().into_iter().for_each(|queue| queue.read_ahead(true));
                 leaf.streamed(*compute).forward(x, bias, y);
             }
+            Self::Part { value, rows, compute } => part(value, rows, *compute).forward(x, bias, y),
         }
     }
 
@@ -65,6 +69,21 @@ impl Operand {
                 leaf.queue().into_iter().for_each(|queue| queue.read_ahead(false));
                 leaf.streamed(*compute).backward(dy, dx, accumulate);
             }
+            Self::Part { value, rows, compute } => {
+                part(value, rows, *compute).backward(dy, dx, accumulate);
+            }
         }
     }
+}
+
+/// Some rows of a matrix as the operand of a product.
+fn part<'a>(value: &'a Tensor, rows: &Range<usize>, compute: Compute) -> Streamed<'a> {
+    let width = value.shape().width();
+    let elements = rows.start * width..rows.end * width;
+    let source = match value.source() {
+        Source::F32(values) => Source::F32(&values[elements]),
+        Source::Bf16(values) => Source::Bf16(&values[elements]),
+        Source::F16(values) => Source::F16(&values[elements]),
+    };
+    Streamed::new(compute, Stored::Float(source), rows.len(), width)
 }

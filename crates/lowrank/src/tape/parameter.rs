@@ -175,6 +175,19 @@ impl Leaf {
         }
     }
 
+    /// The operands of a value in blocks of rows, each of which reads its own part of the inputs.
+    pub(crate) fn operands(&self, groups: usize, compute: Compute) -> Vec<Operand> {
+        if groups == 1 {
+            return vec![self.operand(compute)];
+        }
+        // Blocks are small, and many: none is packed.
+        let value = self.float();
+        let rows = value.shape().rows() / groups;
+        let part =
+            |group| Operand::Part { value: value.clone(), rows: group * rows..(group + 1) * rows, compute };
+        (0..groups).map(part).collect()
+    }
+
     /// The value as it is stored.
     pub(super) fn stored(&self) -> Stored<'_> {
         match &self.quantized {

@@ -76,6 +76,8 @@ pub fn forward(
             }
             outputs.insert(format!("grad.{key}"), gradient);
         });
+        let key = |name: &str| format!("grad.{}", file.key_of(name, &info, &plan));
+        adapter::put_in_file_shapes(adapted.model(), id, &mut outputs, key);
         adapter::set_trainable(adapted.model_mut(), id, false);
     }
     Ok(outputs)

@@ -5,6 +5,7 @@ mod attention;
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
+mod convolutions;
 mod embeddings;
 mod images;
 mod linear;

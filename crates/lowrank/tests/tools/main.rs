@@ -4,6 +4,7 @@
 mod combine;
 #[path = "../common/mod.rs"]
 mod common;
+mod convolutions;
 mod extract;
 mod folders;
 mod golden;

@@ -42,6 +42,8 @@ struct Part {
     weight: f64,
     /// The layer's.
     scaling: f64,
+    /// The dimensions of what `A` reads.
+    inputs: Vec<usize>,
     factors: Factors,
     /// The bias of `B` with both in it.
     bias: Option<Vec<f64>>,
@@ -89,7 +91,8 @@ pub fn combine(options: &CombineOptions<'_>) -> Result<MadeReport> {
         let (norm, error) = (wanted.norm(name)?, made.distance(&wanted, name)?);
         layers.push(MadeLayer::new(name, [wanted.rows, wanted.columns], made.r, norm, error));
         let bias = (has_bias && !is_embedding).then(|| sum_of_biases(&parts, wanted.rows));
-        pairs.push(MadePair { name: name.to_owned(), is_embedding, factors: made, bias });
+        let inputs = parts.first().map_or_else(Vec::new, |part| part.inputs.clone());
+        pairs.push(MadePair { name: name.to_owned(), is_embedding, inputs, factors: made, bias });
     }
     let notes = saved::note_on_models(&folders).into_iter().collect();
     let report = MadeReport::new(options.out.to_path_buf(), layers, others.len(), notes);
@@ -177,11 +180,13 @@ fn parts(
         let Some(layer) = folder.layers().iter().find(of_name) else { continue };
         let product = folder.product(layer)?;
         let factors = Factors::stored(&product)?;
-        if let Some(first) = parts.first().map(|part| &part.factors) {
-            if (first.rows, first.columns) != (factors.rows, factors.columns) {
+        let inputs = folder.inputs(layer)?;
+        if let Some(part) = parts.first() {
+            let first = &part.factors;
+            if (first.rows, first.columns) != (factors.rows, factors.columns) || part.inputs != inputs {
                 let reason = format!(
-                    "it is {} by {} where another adapter has {} by {}: they are for different models",
-                    factors.rows, factors.columns, first.rows, first.columns
+                    "it is {} by {inputs:?} where another adapter has {} by {:?}: they are for different models",
+                    factors.rows, first.rows, part.inputs
                 );
                 return Err(folder.error(name, reason));
             }
@@ -194,7 +199,8 @@ fn parts(
             }
         }
         let bias = folder.bias(layer)?.map(|bias| bias.into_iter().map(|value| weight * value).collect());
-        parts.push(Part { weight: *weight, scaling: product.scaling(), factors, bias });
+        let inputs = inputs.to_vec();
+        parts.push(Part { weight: *weight, scaling: product.scaling(), inputs, factors, bias });
     }
     Ok(parts)
 }

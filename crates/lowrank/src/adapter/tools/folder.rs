@@ -110,21 +110,50 @@ impl AdapterFolder {
         self.layers.iter().find(|layer| layer.name() == name)
     }
 
-    /// `s·B·A` of a layer; of an embedding, too, for which this is the transpose of what is added to its table.
+    /// The dimensions of what `A` reads: the inputs, or the channels and the kernel of a convolution.
     ///
     /// # Errors
-    /// If a factor is missing or no matrix, or their shapes are not of the rank that the configuration says.
+    /// If `A` is missing, or is neither a matrix nor a convolution's.
+    pub(super) fn inputs(&self, layer: &AdapterLayer) -> Result<&[usize]> {
+        let [a, _, _] = layer.keys();
+        match (self.tensor(&a)?.shape, layer.is_embedding) {
+            ([_, inputs @ ..], false) if (1..=3).contains(&inputs.len()) => Ok(inputs),
+            ([_, inputs @ ..], true) if inputs.len() == 1 => Ok(inputs),
+            (shape, _) => Err(self.error(&a, format!("its shape is {shape:?}; a factor is a matrix"))),
+        }
+    }
+
+    /// `s·B·A` of a layer, `[outputs, channels·kernel]` of a convolution; of an embedding, too, for which this is the
+    /// transpose of what is added to its table.
+    ///
+    /// # Errors
+    /// If a factor is missing or no matrix, their shapes are not of the rank that the configuration says, or the layer is a
+    /// convolution in groups.
     pub fn product(&self, layer: &AdapterLayer) -> Result<Product<'_>> {
         let [a, b, _] = layer.keys();
-        let matrix = |key: &str| {
-            let view = self.tensor(key)?;
-            match view.shape {
-                [_, _] => Matrix::from_view(key, &view),
-                shape => Err(self.error(key, format!("its shape is {shape:?}; a factor is a matrix"))),
-            }
-        };
-        let (first, second) = (matrix(&a)?, matrix(&b)?);
+        let inputs = self.inputs(layer)?;
+        let (of_a, of_b) = (self.tensor(&a)?, self.tensor(&b)?);
         let r = layer.adapted.r;
+        match of_b.shape {
+            [_, _, ones @ ..] if ones.len() + 1 != inputs.len() || ones.iter().any(|one| *one != 1) => {
+                let (b_is, a_is) = (of_b.shape, of_a.shape);
+                return Err(self.error(
+                    &b,
+                    format!("its shape is {b_is:?}, where that of the other factor is {a_is:?}"),
+                ));
+            }
+            [_, of_group, _, ..] if *of_group != r && *of_group > 0 && r.is_multiple_of(*of_group) => {
+                let groups = r / of_group;
+                let reason = format!(
+                    "it is that of a convolution in {groups} groups, the blocks of a larger matrix: sums and \
+                     approximations of such products have no blocks, and none is computed here"
+                );
+                return Err(self.error(&b, reason));
+            }
+            [_, _, ..] => {}
+            shape => return Err(self.error(&b, format!("its shape is {shape:?}; a factor is a matrix"))),
+        }
+        let (first, second) = (Matrix::from_view(&a, &of_a)?, Matrix::from_view(&b, &of_b)?);
         if first.rows() != r {
             let rows = first.rows();
             return Err(
@@ -180,11 +209,20 @@ impl AdapterFolder {
                 let reason = format!("it is missing, but {ADAPTER_CONFIG} says that use_dora is true");
                 Err(self.error(&key, reason))
             }
-            (true, Some(view)) if view.shape != &self.tensor(&b)?.shape[..1] => {
-                let reason = format!("its shape is {:?}; it is as long as B has rows", view.shape);
+            (true, Some(view)) => {
+                let outputs = self.tensor(&b)?.shape.first().copied().unwrap_or(0);
+                let inputs = self.inputs(layer)?.len();
+                let shape = match inputs {
+                    1 => vec![outputs],
+                    // `[1, outputs, 1, ...]`
+                    _ => (0..=inputs).map(|place| if place == 1 { outputs } else { 1 }).collect(),
+                };
+                if view.shape == shape {
+                    return Ok(());
+                }
+                let reason = format!("its shape is {:?}; it is as long as B has rows: {shape:?}", view.shape);
                 Err(self.error(&key, reason))
             }
-            (true, Some(_)) => Ok(()),
         }
     }
 

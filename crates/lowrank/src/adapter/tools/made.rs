@@ -16,6 +16,8 @@ use crate::{Error, Result};
 pub(super) struct MadePair {
     pub name: String,
     pub is_embedding: bool,
+    /// The dimensions of what `A` reads: several of a convolution.
+    pub inputs: Vec<usize>,
     /// In the values of f32.
     pub factors: Factors,
     /// The bias of `B`.
@@ -36,10 +38,12 @@ impl Made<'_> {
     pub fn write(mut self, out: &Path) -> Result<()> {
         set_ranks(&mut self.settings, &self.pairs)?;
         let mut made = Vec::new();
-        for MadePair { name, is_embedding, factors, bias } in &self.pairs {
+        for MadePair { name, is_embedding, inputs, factors, bias } in &self.pairs {
             let [a, b, of_bias] = keys(name, *is_embedding);
-            made.push((a, vec![factors.r, factors.columns], bytes(&factors.a)));
-            made.push((b, vec![factors.rows, factors.r], bytes(&factors.b)));
+            let of_a = [factors.r].iter().chain(inputs).copied().collect();
+            let ones = inputs.iter().skip(1).map(|_| 1);
+            made.push((a, of_a, bytes(&factors.a)));
+            made.push((b, [factors.rows, factors.r].into_iter().chain(ones).collect(), bytes(&factors.b)));
             made.extend(bias.as_ref().map(|bias| (of_bias, vec![bias.len()], bytes(bias))));
         }
         let pairs = made.iter().map(|(name, shape, bytes)| TensorToWrite {

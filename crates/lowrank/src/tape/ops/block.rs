@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lowrank_kernels::{Rows, RowsMut};
+use lowrank_kernels::{Element, Rows, RowsMut, elementwise};
 
 use crate::tensor::{Stored, Tensor};
 
@@ -26,4 +26,31 @@ pub(super) fn block_mut<'a, T: Stored>(
     let (_, width) = tensor.rows_and_width();
     let data = &mut tensor.make_mut::<T>()[rows.start * width..rows.end * width];
     RowsMut::columns(data, rows.len(), width, columns.start, columns.len())
+}
+
+/// All columns of some rows.
+pub(super) fn rows_of<'a, T: Stored>(tensor: &'a Tensor, rows: &Range<usize>) -> Rows<'a, T> {
+    block::<T>(tensor, rows, &(0..tensor.shape().width()))
+}
+
+/// All of it.
+pub(super) fn all<T: Stored>(tensor: &Tensor) -> Rows<'_, T> {
+    let (rows, width) = tensor.rows_and_width();
+    Rows::dense(tensor.as_slice::<T>(), rows, width)
+}
+
+/// As [`all`], for writing.
+pub(super) fn all_mut<T: Stored>(tensor: &mut Tensor) -> RowsMut<'_, T> {
+    let (rows, width) = tensor.rows_and_width();
+    RowsMut::dense(tensor.make_mut::<T>(), rows, width)
+}
+
+/// `to = from`.
+pub(super) fn copy<T: Element>(from: Rows<'_, T>, mut to: RowsMut<'_, T>) {
+    (0..from.rows()).for_each(|row| to.row(row).copy_from_slice(from.row(row)));
+}
+
+/// `to += from`.
+pub(super) fn add<T: Element>(from: Rows<'_, T>, mut to: RowsMut<'_, T>) {
+    (0..from.rows()).for_each(|row| elementwise::add_assign(to.row(row), from.row(row)));
 }

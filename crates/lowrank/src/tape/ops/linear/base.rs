@@ -3,20 +3,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use lowrank_kernels::gemm::weight_gradient;
 use lowrank_kernels::row_ops::{add_rows, column_sums};
 use lowrank_kernels::{Compute, Element, Rows, RowsMut, dropout, low_rank, magnitude};
 
-use super::{Branch, block, block_mut};
+use super::grouped::Grouped;
+use super::{Branch, Input, InputGradients};
 use crate::Result;
-use crate::tape::{DropoutSite, Gradients, Layout, Leaf, Lora, Magnitude, Operand, TokenRows};
+use crate::tape::ops::block::{add, all, all_mut, block, block_mut, copy, rows_of};
+use crate::tape::{DropoutSite, Gradients, Layout, Leaf, Lora, Magnitude, TokenRows};
 use crate::tensor::{DType, Stored, Tensor};
 
 /// The base layer of one branch on a run of rows.
 pub(super) struct Base {
     pub(super) rows: Range<usize>,
     pub(super) columns: Range<usize>,
-    weight: Operand,
+    weight: Grouped,
     pub(super) master: Leaf,
     bias: Option<Leaf>,
     /// What adapters add to the bias, each with its scaling.
@@ -24,7 +25,7 @@ pub(super) struct Base {
     /// The lengths that an adapter gives the rows of the weight.
     decomposed: Option<Decomposed>,
     /// Rows of the weight that an adapter has values of its own for: it is tied to a table.
-    own: Option<TokenRows>,
+    tokens: Option<TokenRows>,
 }
 
 /// A weight of which an adapter sets the magnitude: `y = b + g∘p`, where `p = W·x + s·B·A·x` is made by the layer and its
@@ -34,11 +35,21 @@ struct Decomposed {
     norms: Arc<[f32]>,
     /// `g`: the magnitude over the norms.
     factors: Vec<f32>,
-    site: Option<DropoutSite>,
+    /// Where `x'` is other than `x`.
+    dropout: Option<Dropped>,
     /// `W·x'`, until the output is made.
     dropped: Option<Tensor>,
     /// `p`, where the magnitude is trained.
     kept: Option<Tensor>,
+}
+
+/// How `x'` comes about.
+#[derive(Clone, Copy)]
+enum Dropped {
+    /// By a mask of this place.
+    At(DropoutSite),
+    /// It is given.
+    Given,
 }
 
 impl Base {
@@ -51,8 +62,8 @@ impl Base {
 
     /// Whether a gradient is made of the input.
     pub(super) fn trains_rows(&self) -> bool {
-        let own = self.own.as_ref().is_some_and(|own| own.values.is_trainable());
-        own || self.master.is_trainable()
+        let tokens = self.tokens.as_ref().is_some_and(|tokens| tokens.values.is_trainable());
+        tokens || self.master.is_trainable()
     }
 
     /// The whole bias in f32.
@@ -67,26 +78,27 @@ impl Base {
     }
 
     /// Assigns the layer's output, or its part of `p`.
-    pub(super) fn forward<T: Element + Stored>(&mut self, x: &Tensor, layout: &Layout, y: &mut Tensor) {
+    pub(super) fn forward<T: Element + Stored>(&mut self, x: &Input<'_>, layout: &Layout, y: &mut Tensor) {
         let bias = self.bias_vector();
         let bias = bias.as_ref().map(|bias| bias.as_slice::<f32>());
-        let inputs = x.shape().width();
-        let x = block::<T>(x, &self.rows, &(0..inputs));
-        let mut y = block_mut::<T>(y, &self.rows, &self.columns);
+        let Self { rows, columns, weight, .. } = self;
+        let own = rows_of::<T>(x.rows, rows);
+        let mut y = block_mut::<T>(y, rows, columns);
         let Some(decomposed) = &mut self.decomposed else {
-            self.weight.forward(x, bias, y.reborrow());
-            return self.own.iter().for_each(|own| write_own_columns(own, x, bias, y.reborrow()));
+            weight.forward(own, bias, y.reborrow());
+            let tokens = self.tokens.iter();
+            return tokens.for_each(|tokens| write_token_columns(tokens, own, bias, y.reborrow()));
         };
-        let Some(site) = decomposed.site else { return self.weight.forward(x, None, y) };
-        let dropped = dropped(x, site, layout, &self.rows);
-        let mut product = Tensor::uninit([self.rows.len(), self.columns.len()], T::DTYPE);
-        self.weight.forward(all::<T>(&dropped), None, all_mut::<T>(&mut product));
+        let Some(dropout) = decomposed.dropout else { return weight.forward(own, None, y) };
+        let dropped = dropped::<T>(x, dropout, layout, rows);
+        let mut product = Tensor::uninit([rows.len(), columns.len()], T::DTYPE);
+        weight.forward(all::<T>(&dropped), None, all_mut::<T>(&mut product));
         copy(all::<T>(&product), y);
         decomposed.dropped = Some(product);
     }
 
     /// Makes the output of `p`, to which the stacks have added their parts.
-    pub(super) fn finish<T: Element + Stored>(&mut self, x: &Tensor, trained: bool, y: &mut Tensor) {
+    pub(super) fn finish<T: Element + Stored>(&mut self, x: &Input<'_>, trained: bool, y: &mut Tensor) {
         let bias = self.bias_vector();
         let bias = bias.as_ref().map(|bias| bias.as_slice::<f32>());
         let Some(decomposed) = &mut self.decomposed else { return };
@@ -103,8 +115,7 @@ impl Base {
         magnitude::scale_columns(&decomposed.factors, None, block_mut::<T>(y, rows, columns));
         // W·x + b − W·x', of the layer that no dropout reaches.
         let mut whole = Tensor::uninit(rest.shape(), rest.dtype());
-        let x = block::<T>(x, rows, &(0..x.shape().width()));
-        self.weight.forward(x, bias, all_mut::<T>(&mut whole));
+        self.weight.forward(rows_of::<T>(x.rows, rows), bias, all_mut::<T>(&mut whole));
         lowrank_kernels::elementwise::scale(rest.make_mut::<T>(), -1.0);
         lowrank_kernels::elementwise::add_assign(rest.make_mut::<T>(), whole.as_slice::<T>());
         add(all::<T>(&rest), block_mut::<T>(y, rows, columns));
@@ -113,57 +124,66 @@ impl Base {
     /// Adds the layer's gradients and its part of `dx`. What is left in `dy` is the gradient of `p`.
     pub(super) fn backward<T: Element + Stored>(
         &self,
-        x: Option<&Tensor>,
+        input: Option<&Input<'_>>,
         layout: &Layout,
         dy: &mut Tensor,
-        mut dx: Option<&mut Tensor>,
+        dx: &mut InputGradients,
         gradients: &mut Gradients,
     ) {
         let (rows, columns) = (&self.rows, &self.columns);
-        let input = x.map(|x| block::<T>(x, rows, &(0..x.shape().width())));
-        let x = input.filter(|_| self.master.is_trainable());
+        let whole = input.map(|x| rows_of::<T>(x.rows, rows));
+        let input = input.filter(|_| self.master.is_trainable());
+        let x = input.map(|x| rows_of::<T>(x.rows, rows));
         // The first branch assigns, the others add.
         let accumulate = columns.start > 0;
         self.bias_backward(block::<T>(dy, rows, columns), gradients);
         let Some(decomposed) = &self.decomposed else {
-            let taken = self.own.as_ref().map(|own| take_own_columns(own, block_mut::<T>(dy, rows, columns)));
-            self.product_backward::<T>(x, block(dy, rows, columns), dx.as_deref_mut(), accumulate, gradients);
-            if let Some((own, taken)) = self.own.as_ref().zip(taken) {
-                self.own_backward::<T>(own, &taken, input, dx, gradients);
-                put_own_columns(own, &taken, block_mut::<T>(dy, rows, columns));
+            let taken = self
+                .tokens
+                .as_ref()
+                .map(|tokens| take_token_columns(tokens, block_mut::<T>(dy, rows, columns)));
+            self.product_backward::<T>(x, block(dy, rows, columns), dx.rows.as_mut(), accumulate, gradients);
+            if let Some((tokens, taken)) = self.tokens.as_ref().zip(taken) {
+                self.token_backward::<T>(tokens, &taken, whole, dx.rows.as_mut(), gradients);
+                put_token_columns(tokens, &taken, block_mut::<T>(dy, rows, columns));
             }
             return;
         };
         decomposed.magnitude_backward(block::<T>(dy, rows, columns), gradients);
-        let Some(site) = decomposed.site else {
+        let Some(dropout) = decomposed.dropout else {
             magnitude::scale_columns(&decomposed.factors, None, block_mut::<T>(dy, rows, columns));
+            let dx = dx.rows.as_mut();
             return self.product_backward::<T>(x, block(dy, rows, columns), dx, accumulate, gradients);
         };
-        self.product_backward::<T>(x, block(dy, rows, columns), dx.as_deref_mut(), accumulate, gradients);
+        self.product_backward::<T>(x, block(dy, rows, columns), dx.rows.as_mut(), accumulate, gradients);
         // The layer's part of p reads x', and was taken off: (g − 1)∘dy.
         let mut rest = Tensor::uninit([rows.len(), columns.len()], T::DTYPE);
         copy(block::<T>(dy, rows, columns), all_mut::<T>(&mut rest));
         let less_one: Vec<f32> = decomposed.factors.iter().map(|factor| factor - 1.0).collect();
         magnitude::scale_columns(&less_one, None, all_mut::<T>(&mut rest));
-        if let Some(x) = x {
-            let dropped = dropped(x, site, layout, rows);
-            weight_gradient(all::<T>(&rest), all::<T>(&dropped), gradients.accumulator(&self.master));
+        if let Some(input) = input {
+            let dropped = dropped::<T>(input, dropout, layout, rows);
+            let gradient = gradients.accumulator(&self.master);
+            self.weight.gradient(all::<T>(&rest), all::<T>(&dropped), gradient);
         }
-        if let Some(dx) = dx {
+        if let Some(dx) = dx.of(matches!(dropout, Dropped::Given)) {
             let inputs = dx.shape().width();
             let mut product = Tensor::uninit([rows.len(), inputs], T::DTYPE);
             self.weight.backward(all::<T>(&rest), all_mut::<T>(&mut product), false);
             let mut sum = Tensor::uninit(product.shape(), product.dtype());
             let before = block::<T>(dx, rows, &(0..inputs));
-            let site = site.on(layout, rows.clone());
-            add_rows(all::<T>(&product), Some(&site), before, all_mut::<T>(&mut sum));
+            let site = match &dropout {
+                Dropped::At(site) => Some(site.on(layout, rows.clone())),
+                Dropped::Given => None,
+            };
+            add_rows(all::<T>(&product), site.as_ref(), before, all_mut::<T>(&mut sum));
             copy(all::<T>(&sum), block_mut::<T>(dx, rows, &(0..inputs)));
         }
         magnitude::scale_columns(&decomposed.factors, None, block_mut::<T>(dy, rows, columns));
     }
 
     /// Adds the gradients of rows of an adapter's own, of which `taken` is that of the outputs.
-    fn own_backward<T: Element + Stored>(
+    fn token_backward<T: Element + Stored>(
         &self,
         own: &TokenRows,
         taken: &Tensor,
@@ -190,7 +210,7 @@ impl Base {
         gradients: &mut Gradients,
     ) {
         if let Some(x) = x {
-            weight_gradient(dy, x, gradients.accumulator(&self.master));
+            self.weight.gradient(dy, x, gradients.accumulator(&self.master));
         }
         if let Some(dx) = dx {
             let inputs = dx.shape().width();
@@ -216,12 +236,15 @@ impl Base {
 }
 
 impl Decomposed {
-    fn of(lora: &Lora, weight: &Leaf, site: Option<DropoutSite>) -> Option<Self> {
+    fn of(lora: &Lora, weight: &Leaf, dropout: Option<Dropped>) -> Option<Self> {
         let (magnitude, norms) = lora.magnitude_and_norms(weight, Lora::norms)?;
         let factors = magnitude.factors(&norms);
-        let site = site.filter(|_| lora.dropout > 0.0);
-        let site = site.map(|site| DropoutSite { probability: lora.dropout, ..site });
-        Some(Self { magnitude: magnitude.clone(), norms, factors, site, dropped: None, kept: None })
+        let dropout = dropout.filter(|_| lora.dropout > 0.0);
+        let dropout = dropout.map(|dropout| match dropout {
+            Dropped::At(site) => Dropped::At(DropoutSite { probability: lora.dropout, ..site }),
+            Dropped::Given => Dropped::Given,
+        });
+        Some(Self { magnitude: magnitude.clone(), norms, factors, dropout, dropped: None, kept: None })
     }
 
     /// Adds the gradient of `m`, of which `dy` is the outputs'.
@@ -251,7 +274,7 @@ pub(in crate::tape::ops) fn add_magnitude_gradient<T: Element>(
 }
 
 /// Puts the outputs of rows of an adapter's own in the place of the weight's.
-fn write_own_columns<T: Element>(
+fn write_token_columns<T: Element>(
     own: &TokenRows,
     x: Rows<'_, T>,
     bias: Option<&[f32]>,
@@ -269,7 +292,7 @@ fn write_own_columns<T: Element>(
 }
 
 /// Takes the gradient of the outputs of these rows, and leaves zeros: `[rows, ids]`.
-fn take_own_columns<T: Element>(own: &TokenRows, mut dy: RowsMut<'_, T>) -> Tensor {
+fn take_token_columns<T: Element>(own: &TokenRows, mut dy: RowsMut<'_, T>) -> Tensor {
     let mut taken = Vec::with_capacity(dy.rows() * own.ids.len());
     for row in 0..dy.rows() {
         let dy = dy.row(row);
@@ -279,8 +302,8 @@ fn take_own_columns<T: Element>(own: &TokenRows, mut dy: RowsMut<'_, T>) -> Tens
     Tensor::from_slice([dy.rows(), own.ids.len()], &taken)
 }
 
-/// Puts back what [`take_own_columns`] took.
-fn put_own_columns<T: Element>(own: &TokenRows, taken: &Tensor, mut dy: RowsMut<'_, T>) {
+/// Puts back what [`take_token_columns`] took.
+fn put_token_columns<T: Element>(own: &TokenRows, taken: &Tensor, mut dy: RowsMut<'_, T>) {
     for (row, taken) in taken.as_slice::<f32>().chunks_exact(own.ids.len().max(1)).enumerate() {
         let dy = dy.row(row);
         own.ids.iter().zip(taken).for_each(|(id, taken)| dy[*id as usize] = T::round(*taken));
@@ -293,8 +316,10 @@ pub(super) fn resolve(
     layout: &Layout,
     columns: &Range<usize>,
     site: Option<DropoutSite>,
+    is_given: bool,
     compute: Compute,
 ) -> Result<Vec<Base>> {
+    let dropout = if is_given { Some(Dropped::Given) } else { site.map(Dropped::At) };
     let mut bases: Vec<Base> = Vec::new();
     for (rows, adapter) in layout.segments() {
         let master = branch.weight.active_or_tied(adapter, branch.tied)?;
@@ -302,19 +327,19 @@ pub(super) fn resolve(
         let own = || branch.lora.iter().filter(|lora| Some(lora.adapter) == adapter);
         let added: Vec<(f32, Leaf)> =
             own().filter_map(|lora| Some((lora.scaling, lora.bias.clone()?))).collect();
-        let decomposed = own().find_map(|lora| Decomposed::of(lora, master, site));
-        let own = branch.weight.active_rows(adapter, branch.tied).cloned();
+        let decomposed = own().find_map(|lora| Decomposed::of(lora, master, dropout));
+        let tokens = branch.weight.active_rows(adapter, branch.tied).cloned();
         if let Some(last) = bases.last_mut()
             && last.master.id() == master.id()
             && last.bias.as_ref().map(Leaf::id) == bias.map(Leaf::id)
             && last.added.iter().map(|(_, bias)| bias.id()).eq(added.iter().map(|(_, bias)| bias.id()))
             && [&last.decomposed, &decomposed].into_iter().all(Option::is_none)
-            && [&last.own, &own].into_iter().all(Option::is_none)
+            && [&last.tokens, &tokens].into_iter().all(Option::is_none)
         {
             last.rows.end = rows.end;
             continue;
         }
-        let weight = master.operand(compute);
+        let weight = Grouped::new(master, branch.groups, compute);
         bases.push(Base {
             rows,
             columns: columns.clone(),
@@ -323,37 +348,26 @@ pub(super) fn resolve(
             bias: bias.cloned(),
             added,
             decomposed,
-            own,
+            tokens,
         });
     }
     Ok(bases)
 }
 
+/// `x'`.
 fn dropped<T: Element + Stored>(
-    x: Rows<'_, T>,
-    site: DropoutSite,
+    x: &Input<'_>,
+    dropout: Dropped,
     layout: &Layout,
     rows: &Range<usize>,
 ) -> Tensor {
-    let mut dropped = Tensor::uninit([x.rows(), x.cols()], T::DTYPE);
-    dropout::apply(x, &site.on(layout, rows.clone()), all_mut::<T>(&mut dropped));
+    let own = rows_of::<T>(x.rows, rows);
+    let mut dropped = Tensor::uninit([own.rows(), own.cols()], T::DTYPE);
+    match dropout {
+        Dropped::At(site) => {
+            dropout::apply(own, &site.on(layout, rows.clone()), all_mut::<T>(&mut dropped));
+        }
+        Dropped::Given => copy(rows_of::<T>(x.of(true), rows), all_mut::<T>(&mut dropped)),
+    }
     dropped
-}
-
-fn all<T: Stored>(tensor: &Tensor) -> Rows<'_, T> {
-    let (rows, width) = tensor.rows_and_width();
-    Rows::dense(tensor.as_slice::<T>(), rows, width)
-}
-
-fn all_mut<T: Stored>(tensor: &mut Tensor) -> RowsMut<'_, T> {
-    let (rows, width) = tensor.rows_and_width();
-    RowsMut::dense(tensor.make_mut::<T>(), rows, width)
-}
-
-fn copy<T: Element>(from: Rows<'_, T>, mut to: RowsMut<'_, T>) {
-    (0..from.rows()).for_each(|row| to.row(row).copy_from_slice(from.row(row)));
-}
-
-fn add<T: Element>(from: Rows<'_, T>, mut to: RowsMut<'_, T>) {
-    (0..from.rows()).for_each(|row| lowrank_kernels::elementwise::add_assign(to.row(row), from.row(row)));
 }
