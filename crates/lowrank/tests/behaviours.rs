@@ -283,7 +283,10 @@ impl Row {
         let plan = self.attach(&self.config.clone(), ADAPTER);
         let (answers, base) = (self.answers(Some(ADAPTER)), self.base.clone());
         match self.start {
-            Start::Base => assert_eq!(answers, base, "{}", self.name),
+            Start::Base => {
+                assert_eq!(answers, base, "{}", self.name);
+                assert!(adapter::changes_nothing(self.adapted.model(), ADAPTER), "{}", self.name);
+            }
             Start::Near => self.assert_near(&answers, &base, "the start"),
             Start::Changed => assert!(difference(&answers, &base).0 > 1e-4, "{}", self.name),
         }
@@ -306,6 +309,7 @@ impl Row {
             assert_ne!(after, before[&path], "{}: {path}", self.name);
         }
         self.perturb(ADAPTER, 4);
+        assert!(!adapter::changes_nothing(self.adapted.model(), ADAPTER), "{}", self.name);
         assert!(difference(&self.answers(Some(ADAPTER)), &self.base).0 > 1e-3, "{}", self.name);
     }
 

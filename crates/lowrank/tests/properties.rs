@@ -158,6 +158,29 @@ fn a_fresh_adapter_answers_as_the_base() {
     }
 }
 
+#[test]
+fn an_adapter_that_changes_nothing_is_told_of_when_it_is_loaded() {
+    let case = Case::named("bert_dora");
+    let options = || case.options(Compute::F32);
+    for use_dora in [false, true] {
+        let mut adapted = AdaptedModel::load(&case.model(), None, options()).unwrap();
+        let config = LoraConfig { use_dora, ..LoraConfig::default() };
+        let info = adapted.model().info().clone();
+        let plan = adapter::attach(adapted.model_mut(), &info, &config, AdapterId(0), 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        adapter::save(adapted.model_mut(), &info, AdapterId(0), &plan, &config, "base", folder.path())
+            .unwrap();
+        let notes = AdaptedModel::load(&case.model(), Some(path), options()).unwrap().notes();
+        assert!(
+            notes.iter().any(|note| note.contains(path) && note.contains("changes nothing")),
+            "{notes:?}"
+        );
+    }
+    let trained = AdaptedModel::load(&case.model(), case.adapter().as_deref(), options()).unwrap();
+    assert!(trained.notes().is_empty(), "{:?}", trained.notes());
+}
+
 /// `B·A` of an orthogonal start is zero, and neither factor; a random start changes the answers at once.
 #[test]
 fn starts_of_which_neither_factor_is_zero() {

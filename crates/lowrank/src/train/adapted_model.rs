@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lowrank_kernels::{Compute, Tier};
 
-use crate::adapter::{AdapterFile, Plan, is_attached};
+use crate::adapter::{AdapterFile, Plan, changes_nothing, is_attached};
 use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
 use crate::generate::end_tokens;
 use crate::hub::{self, Checkpoint, RepositoryKind};
@@ -236,10 +236,14 @@ impl AdaptedModel {
         self.placement_note.as_deref()
     }
 
-    /// What there is to say of how it was loaded, a sentence each: the placement if it is not the usual one, and weights
-    /// that are not tied.
+    /// What there is to say of how it was loaded, a sentence each: the placement if it is not the usual one, weights that
+    /// are not tied, and adapters that change nothing.
     pub fn notes(&self) -> Vec<String> {
-        self.placement_note.clone().into_iter().chain(self.report.untied_note()).collect()
+        let idle = self.adapters.iter().filter(|attached| changes_nothing(&*self.model, attached.id));
+        let idle = idle.map(|attached| {
+            format!("{}: the adapter changes nothing: the model answers under it as without", attached.name)
+        });
+        self.placement_note.clone().into_iter().chain(self.report.untied_note()).chain(idle).collect()
     }
 
     /// The model's tokeniser.

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use super::adapted_model::AdaptedModel;
 use super::events::{Observer, Summary};
+use super::frozen::Frozen;
 use super::session::{Base, Session};
 use super::subject::ADAPTER;
-use crate::adapter::{Held, hold};
+use crate::adapter::{Held, changes_nothing, hold};
 use crate::data::{Batch, BatchPlan, Batches, Dataset, Position, Steps};
 use crate::{Error, Result};
 
@@ -26,6 +27,8 @@ pub(super) struct Lanes<'a> {
     lanes: Vec<Lane<'a>>,
     /// The one whose adapter is on the model.
     current: usize,
+    /// The base model's bytes before the first step.
+    frozen: Frozen,
 }
 
 /// What hands out the steps of a data set.
@@ -60,7 +63,8 @@ fn with_feeds(
 impl<'a> Lanes<'a> {
     /// The first run, whose adapter is on the model.
     pub fn new(base: Base, name: &'a str, session: Session<'a>) -> Self {
-        Self { base, lanes: vec![Lane { name, session, held: None }], current: 0 }
+        let frozen = Frozen::of(base.adapted.model());
+        Self { base, lanes: vec![Lane { name, session, held: None }], current: 0, frozen }
     }
 
     /// Takes the adapter that is on the model off it, opens another run, and adds that.
@@ -76,7 +80,7 @@ impl<'a> Lanes<'a> {
         let lost = || Error::Usage("the model is gone".into());
         self.lanes.push(Lane { name, session, held: None });
         let (lanes, current) = (self.lanes, current + 1);
-        Ok(Self { base: base.ok_or_else(lost)?, lanes, current })
+        Ok(Self { base: base.ok_or_else(lost)?, lanes, current, frozen: self.frozen })
     }
 
     /// Puts the adapter of a run on the model, and tells whose turn it is.
@@ -85,7 +89,7 @@ impl<'a> Lanes<'a> {
         index: usize,
         observer: &mut dyn Observer,
     ) -> Result<(&mut Session<'a>, &mut AdaptedModel)> {
-        let Self { base, lanes, current } = self;
+        let Self { base, lanes, current, .. } = self;
         if lanes.len() > 1 {
             observer.turn(lanes[index].name);
         }
@@ -148,13 +152,16 @@ impl<'a> Lanes<'a> {
         Ok(())
     }
 
-    /// Writes the results.
+    /// Writes the results, if the base model is what it was.
     pub fn finish(mut self, begun: Instant, observer: &mut dyn Observer) -> Result<Vec<Summary>> {
+        self.frozen.check(self.base.adapted.model())?;
         let mut summaries = Vec::new();
         for index in 0..self.lanes.len() {
-            self.turn(index, observer)?;
-            let Self { base, lanes, .. } = &mut self;
-            summaries.push(lanes[index].session.finish(&mut base.adapted, begun)?);
+            let (session, adapted) = self.turn(index, observer)?;
+            summaries.push(session.finish(adapted, begun)?);
+            if session.adapter().is_some_and(|adapter| changes_nothing(adapted.model(), adapter)) {
+                observer.note("the adapter changes nothing: the model answers under it as without");
+            }
         }
         Ok(summaries)
     }

@@ -10,6 +10,7 @@ mod evaluate;
 mod events;
 mod extract;
 mod forward;
+mod frozen;
 mod lanes;
 mod merge;
 mod optimizer;

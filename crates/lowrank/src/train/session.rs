@@ -24,6 +24,7 @@ use super::trainer::{Step, Trainer};
 use crate::data::{Batch, BatchPlan, Dataset, Position, TaskInfo};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE, write_atomically};
 use crate::models::{self, Head, HeadSpec, ModelConfig};
+use crate::tape::AdapterId;
 use crate::{Error, Result};
 
 /// Losses that the summary's mean is taken of.
@@ -176,6 +177,11 @@ impl<'a> Session<'a> {
         let text = run.text();
         write_atomically(run.output.join(RUN_FILE), |file| file.write_all(text.as_bytes()))?;
         Ok(session)
+    }
+
+    /// The adapter that is trained, if it is one.
+    pub fn adapter(&self) -> Option<AdapterId> {
+        self.subject.adapter()
     }
 
     /// Tells that the steps begin.

@@ -1,0 +1,76 @@
+//! Whether an adapter does anything.
+
+use crate::nn::{Module, for_each_embedding, for_each_linear, for_each_parameter, join};
+use crate::tape::{AdapterId, Leaf, Lora, Magnitude, Parameter};
+use crate::tensor::DType;
+
+/// How far a magnitude may be from the length that the weight has, as a part of that, and still be it.
+const ROUNDING: f32 = 1e-5;
+
+/// Whether the model answers under an adapter as it does without: every product is zero, and whatever the adapter has in the
+/// place of the base model's values is the same. So it is before training, and if a file bound to nothing.
+pub fn changes_nothing(model: &dyn Module, adapter: AdapterId) -> bool {
+    let mut changes = false;
+    for_each_linear(model, |path, linear| {
+        let mut own = linear.lora.iter().filter(|lora| lora.adapter == adapter);
+        changes = changes
+            || own.any(|lora| {
+                let lengths = || Some(lora.norms(base_of(model, path, &linear.weight)?));
+                is_felt(lora, lengths)
+            });
+    });
+    for_each_embedding(model, |path, embedding| {
+        let mut own = embedding.lora.iter().filter(|lora| lora.adapter == adapter);
+        changes = changes
+            || own.any(|lora| {
+                let lengths = || Some(lora.table_norms(base_of(model, path, &embedding.weight)?));
+                is_felt(lora, lengths)
+            });
+    });
+    for_each_parameter(model, |_, parameter| {
+        if changes {
+            return;
+        }
+        let base = parameter.base().map(|leaf| leaf.float().to_dtype(DType::F32));
+        if let Some(leaf) = parameter.replacement(adapter) {
+            changes |= base.as_ref().is_none_or(|base| base.to_f32_vec() != leaf.float().to_f32_vec());
+        }
+        if let Some((rows, base)) = parameter.rows(adapter).zip(base) {
+            let width = base.shape().width();
+            let row = |id: &u32| &base.as_slice::<f32>()[*id as usize * width..(*id as usize + 1) * width];
+            let values = rows.values.value().as_slice::<f32>().chunks_exact(width.max(1));
+            changes |= rows.ids.iter().zip(values).any(|(id, values)| row(id) != values);
+        }
+    });
+    !changes
+}
+
+/// The base model's value of a layer's weight, or of what that is tied to.
+fn base_of<'a>(model: &'a dyn Module, path: &str, weight: &'a Parameter) -> Option<&'a Leaf> {
+    let tied = weight.tie().filter(|_| weight.base().is_none());
+    let wanted = tied.map_or_else(|| join(path, "weight"), str::to_owned);
+    let mut found = None;
+    for_each_parameter(model, |path, parameter| {
+        if path == wanted {
+            found = parameter.base();
+        }
+    });
+    found
+}
+
+fn is_felt(lora: &Lora, lengths: impl FnOnce() -> Option<Vec<f32>>) -> bool {
+    let is_zero = |leaf: &Leaf| leaf.value().as_slice::<f32>().iter().all(|value| *value == 0.0);
+    let is_same = |one: &Leaf, other: &Leaf| one.value().to_f32_vec() == other.value().to_f32_vec();
+    let product = match &lora.initial {
+        Some(initial) => !(is_same(&lora.a, &initial.a) && is_same(&lora.b, &initial.b)),
+        None => !is_zero(&lora.a) && !is_zero(&lora.b),
+    };
+    let moved = |magnitude: &Magnitude| {
+        let vector = magnitude.vector.value().to_f32_vec();
+        lengths().is_none_or(|lengths| {
+            vector.iter().zip(lengths).any(|(m, length)| (m - length).abs() > ROUNDING * length.abs())
+        })
+    };
+    let bias = lora.bias.as_ref().is_some_and(|bias| !is_zero(bias));
+    product || bias || lora.magnitude.as_ref().is_some_and(moved)
+}

@@ -1,0 +1,208 @@
+//! Adapter folders, written.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::attach::{Plan, for_each_leaf_mut};
+use super::config::{Init, LoraConfig, Targets};
+use super::file::peft_key;
+use super::layers::Adapted;
+use super::matcher::{is_saved, is_suffix, is_within};
+use super::peft_config;
+use super::targets::{Targeted, target_modules};
+use crate::hub::{ADAPTER_FILE, Tensors, write_tensors};
+use crate::models::{Head, ModelInfo};
+use crate::nn::{Module, for_each_linear};
+use crate::tape::{AdapterId, Initial};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// Every tensor of an adapter under its key in the file. A pair that began as a part of the weight is one of twice the
+/// rank, which adds to the weight as it is in the base model what the pair has become: `[B, −B₀]·[A; A₀]`.
+///
+/// # Source
+/// PEFT's `subtract_mutated_init`, for the last.
+pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tensors {
+    let mut tensors = Tensors::new();
+    for_each_leaf_mut(model, adapter, |name, leaf| {
+        tensors.insert(peft_key(name, plan), leaf.value().to_dtype(DType::F32));
+    });
+    for_each_linear(&*model, |path, linear| {
+        let own = linear.adapter(adapter);
+        if let Some((lora, Initial { a, b })) = own.and_then(|lora| Some((lora, lora.initial.as_ref()?))) {
+            let below = join_rows(lora.a.value(), a.value());
+            let beside = join_rows(&lora.b.value().transposed(), &negative(b.value()).transposed());
+            for (name, value) in [("lora_A.weight", below), ("lora_B.weight", beside.transposed())] {
+                tensors.insert(peft_key(&format!("{path}.{name}"), plan), value);
+            }
+        }
+    });
+    put_in_file_shapes(model, adapter, &mut tensors, |name| peft_key(name, plan));
+    tensors
+}
+
+/// Gives the tensors of pairs on convolutions the shapes that they have in a file; `key` is that of a name.
+pub(crate) fn put_in_file_shapes(
+    model: &dyn Module,
+    adapter: AdapterId,
+    tensors: &mut Tensors,
+    key: impl Fn(&str) -> String,
+) {
+    for_each_linear(model, |path, linear| {
+        if let Some(lora) = linear.adapter(adapter).filter(|_| linear.is_convolution()) {
+            for (part, _) in lora.leaves() {
+                if let Some(value) = tensors.get_mut(&key(&format!("{path}.{part}"))) {
+                    *value = value.reshape(linear.shape_in_file(part, value.shape()));
+                }
+            }
+        }
+    });
+}
+
+/// One matrix below another.
+fn join_rows(above: &Tensor, below: &Tensor) -> Tensor {
+    let (rows, width) = above.rows_and_width();
+    let values = [above.as_slice::<f32>(), below.as_slice::<f32>()].concat();
+    Tensor::from_slice([rows + below.shape().rows(), width], &values)
+}
+
+fn negative(tensor: &Tensor) -> Tensor {
+    let values: Vec<f32> = tensor.as_slice::<f32>().iter().map(|value| -value).collect();
+    Tensor::from_slice(tensor.shape(), &values)
+}
+
+/// The plan and the configuration of what [`tensors`] gives of pairs that began as a part of the weight: plain pairs of
+/// twice the rank and of the same scaling.
+fn as_plain(plan: &Plan, config: &LoraConfig) -> (Plan, LoraConfig) {
+    let factor = if config.use_rslora { std::f64::consts::SQRT_2 } else { 2.0 };
+    let doubled = |layer: &Adapted| {
+        let lora_alpha = Some(layer.lora_alpha.unwrap_or(layer.r as f64) * factor);
+        Adapted { r: 2 * layer.r, lora_alpha, ..layer.clone() }
+    };
+    let targets = Targeted {
+        linears: plan.targets.linears.iter().map(doubled).collect(),
+        embeddings: plan.targets.embeddings.clone(),
+    };
+    // Embeddings begin as ever.
+    let embeddings = || plan.targets.embeddings.iter();
+    let ranks = embeddings().map(|layer| (layer.path.clone(), layer.r));
+    let alphas = embeddings().map(|layer| (layer.path.clone(), layer.lora_alpha.unwrap_or(layer.r as f64)));
+    let config = LoraConfig {
+        r: 2 * config.r,
+        lora_alpha: Some(config.lora_alpha.unwrap_or(config.r as f64) * factor),
+        rank_pattern: ranks
+            .chain(config.rank_pattern.iter().map(|(name, r)| (name.clone(), 2 * r)))
+            .collect(),
+        alpha_pattern: alphas
+            .chain(config.alpha_pattern.iter().map(|(name, alpha)| (name.clone(), alpha * factor)))
+            .collect(),
+        init_lora_weights: Init::Default,
+        ..config.clone()
+    };
+    (Plan { targets, ..plan.clone() }, config)
+}
+
+/// Writes an adapter folder; the same adapter gives the same bytes. What began as a part of the weights is written as an
+/// adapter of twice the rank for the base model as it is.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn save(
+    model: &mut dyn Module,
+    info: &ModelInfo,
+    adapter: AdapterId,
+    plan: &Plan,
+    config: &LoraConfig,
+    base_model: &str,
+    folder: &Path,
+) -> Result<()> {
+    let plain = config.init_lora_weights.takes_from_the_weight().then(|| as_plain(plan, config));
+    let (plan, config) = plain.as_ref().map_or((plan, config), |(plan, config)| (plan, config));
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    write_tensors(&folder.join(ADAPTER_FILE), &tensors(model, adapter, plan))?;
+    let saved = names_for_peft(&plan.modules_to_save, plan);
+    // PEFT writes what its last layer needed; when it loads, it goes by the layer.
+    let mut transposed = false;
+    for_each_linear(&*model, |path, linear| {
+        if plan.linear(path).is_some() {
+            transposed = linear.weight.is_transposed();
+        }
+    });
+    let targets: Vec<&str> = plan.targets.paths().collect();
+    let meaning = peft_config::Meaning {
+        targets: &targets,
+        modules_to_save: &saved,
+        base_model,
+        // Of a model with a head, the word says that the adapter has one, too.
+        task_type: info.kind.peft_task_type().filter(|_| {
+            let saved = |head: &&str| plan.modules_to_save.iter().any(|name| is_saved(head, name));
+            info.head.is_empty() || info.head.iter().any(saved)
+        }),
+        auto_mapping: (info.kind == Head::ImageClassification).then(|| {
+            let family = info.base_prefix;
+            (&*info.architecture, format!("transformers.models.{family}.modeling_{family}"))
+        }),
+        fan_in_fan_out: transposed,
+    };
+    let config = in_names_of_now(&*model, info, plan, config);
+    peft_config::write(folder, &peft_config::to_json(&config, &meaning))
+}
+
+/// The configuration in the names that the modules have in the newest Transformers, which alone PEFT finds there: as it
+/// is if these say the same, else with the layers that it came to mean.
+fn in_names_of_now<'c>(
+    model: &dyn Module,
+    info: &ModelInfo,
+    plan: &Plan,
+    config: &'c LoraConfig,
+) -> Cow<'c, LoraConfig> {
+    let now = ModelInfo { older_name: None, ..info.clone() };
+    let means_the_plan =
+        |config: &LoraConfig| target_modules(model, &now, config).is_ok_and(|found| found == plan.targets);
+    if info.older_name.is_none() || means_the_plan(config) {
+        return Cow::Borrowed(config);
+    }
+    let layers = || plan.targets.linears.iter().chain(&plan.targets.embeddings);
+    let own_ranks = layers().filter(|layer| layer.r != config.r).map(|layer| (layer.path.clone(), layer.r));
+    let own_alphas = layers().filter(|layer| layer.lora_alpha != config.lora_alpha);
+    let own_alphas = own_alphas.filter_map(|layer| Some((layer.path.clone(), layer.lora_alpha?)));
+    let named = |names: Vec<String>| LoraConfig {
+        target_modules: Some(Targets::Names(names)),
+        exclude_modules: None,
+        layers_to_transform: None,
+        layers_pattern: Vec::new(),
+        rank_pattern: own_ranks.clone().collect(),
+        alpha_pattern: own_alphas.clone().collect(),
+        ..config.clone()
+    };
+    let all: Vec<String> = plan.targets.paths().map(str::to_owned).collect();
+    let mut last: Vec<String> =
+        all.iter().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned()).collect();
+    last.sort_unstable();
+    last.dedup();
+    let short = named(last);
+    Cow::Owned(if means_the_plan(&short) { short } else { named(all) })
+}
+
+/// PEFT wraps every module whose name ends with an entry, even one inside another that it wrapped, and then cannot
+/// load its own file. An entry that would lead to that is written as the layers inside it.
+fn names_for_peft(modules_to_save: &[String], plan: &Plan) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in modules_to_save {
+        let inside: BTreeSet<&str> = plan
+            .replaced
+            .iter()
+            .filter_map(|path| path.rsplit_once('.').map(|(module, _)| module))
+            .filter(|module| is_within(module, name) && !is_suffix(module, name))
+            .collect();
+        let nested = inside.iter().any(|module| modules_to_save.iter().any(|entry| module.ends_with(entry)));
+        let written: Vec<&str> = if nested { inside.into_iter().collect() } else { vec![name] };
+        for name in written {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names
+}
