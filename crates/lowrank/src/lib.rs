@@ -14,7 +14,7 @@ pub mod nearest;
 pub mod nn;
 pub mod tape;
 pub mod tensor;
-mod text;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use lowrank::Error;
+use lowrank::text::decimals;
 use lowrank::train::{self, RunFile, RunFileBuilder, RunOptions, Summary};
 
 use crate::arguments::Global;
@@ -161,7 +162,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
 /// The summary in a few lines.
 fn report(run: &RunFile, summary: &Summary) -> String {
     let mut scores: Vec<String> =
-        summary.eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        summary.eval.iter().map(|(name, value)| format!("{name} {}", decimals(*value, 4))).collect();
     if scores.is_empty() {
         scores.push(format!("training loss {:.4}", summary.train_loss));
     }

@@ -77,6 +77,7 @@ fn an_adapter_is_compared_with_another_and_placed_in_its_base() {
     }
     let text = workshop.succeed(&rank[..6]).stdout;
     assert!(text.contains("overlap (all)") && text.contains("amplified"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
 #[test]
