@@ -6,6 +6,7 @@ use super::matrix::Matrix;
 use super::product::Product;
 use crate::adapter::{self, LoraConfig, PREFIX};
 use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, adapter_weights};
+use crate::models::eight_bits::is_companion;
 use crate::{Error, Result};
 
 /// The endings of the keys of a pair: `A`, `B`, and whether it belongs to an embedding.
@@ -29,6 +30,8 @@ pub struct Skipped {
     pub vectors: usize,
     /// Matrices of whole numbers, and of types that nothing here computes with.
     pub not_floating: usize,
+    /// What belongs to weights in 8 bits: scales, and columns that are kept in bf16.
+    pub companions: usize,
 }
 
 /// What is analysed under a name.
@@ -143,6 +146,8 @@ fn entries(checkpoint: &Checkpoint) -> Result<(Vec<Entry>, Skipped)> {
                 return Err(Error::tensor(view.file, key, reason));
             }
             entries.extend(keys.map(|keys| Entry { name, keys }));
+        } else if is_companion(checkpoint, key) {
+            skipped.companions += 1;
         } else if view.shape.len() < 2 {
             skipped.vectors += 1;
         } else if is_matrix(&view) {

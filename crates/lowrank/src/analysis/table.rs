@@ -149,12 +149,17 @@ impl fmt::Display for RankReport {
         let count = self.tensors.len();
         write!(f, "{count} {}", if count == 1 { "matrix" } else { "matrices" })?;
         let skipped = self.skipped;
-        for (count, what) in
-            [(skipped.vectors, "vectors and scalars"), (skipped.not_floating, "tensors of other types")]
-        {
-            if count > 0 {
-                write!(f, "; {what} left out: {count}")?;
-            }
+        let kinds = [
+            (skipped.vectors, "vectors and scalars"),
+            (skipped.not_floating, "tensors of other types"),
+            (skipped.companions, "tensors beside weights in 8 bits"),
+        ];
+        let told: Vec<_> = kinds.iter().filter(|(count, _)| *count > 0).collect();
+        if !told.is_empty() {
+            write!(f, "\nleft out:")?;
+        }
+        for (index, (count, what)) in told.into_iter().enumerate() {
+            write!(f, "{} {count} {what}", if index > 0 { "," } else { "" })?;
         }
         Ok(())
     }
