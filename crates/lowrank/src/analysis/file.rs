@@ -89,6 +89,15 @@ impl MatrixFile {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
 
+    /// Whether a matrix or pair has this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.place(name).is_some()
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()
+    }
+
     /// What there is beside the matrices.
     pub fn skipped(&self) -> Skipped {
         self.skipped
@@ -114,9 +123,8 @@ impl MatrixFile {
     /// # Errors
     /// If there is no such tensor, it is no matrix of floating numbers, or the shapes of a pair do not go together.
     pub fn get(&self, name: &str) -> Result<Subject<'_>> {
-        let place = self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name));
-        let Some(Keys::Pair { a, b, of_embedding }) = place.ok().map(|place| &self.entries[place].keys)
-        else {
+        let place = self.place(name);
+        let Some(Keys::Pair { a, b, of_embedding }) = place.map(|place| &self.entries[place].keys) else {
             return self.matrix(name).map(Subject::Matrix);
         };
         let (a, b) = (self.matrix(a)?, self.matrix(b)?);
