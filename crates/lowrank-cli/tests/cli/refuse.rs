@@ -28,6 +28,9 @@ fn what_is_asked_for_wrongly_is_bad_usage() {
         ("task=sst", "did you mean sst2"),
         ("task=squad_v3", "did you mean squad_v2"),
         ("train.keep_best=bleu", "metric"),
+        ("lora.rank_pattern.query=many", "lora.rank_pattern.\"query\": it is the string \"many\""),
+        ("lora.rank_pattern=16", "a table such as {\"layer.0.*query\" = 16}"),
+        ("train.learning_rate_pattern=16", "a table such as {\"layer.0.*query\" = 1e-4}"),
     ] {
         refused(&workshop, &["train", "run.toml", "--set", setting], 2, expected);
     }
