@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), crate::error::in_words(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -168,6 +168,24 @@ impl Error {
         let name = name.into();
         let nearest = crate::nearest::nearest(&name, candidates);
         Self::UnknownName { what, name, nearest }
+    }
+}
+
+/// The adapter's name before a reason that does not have it.
+fn unless_named(adapter: &str, reason: &Error) -> String {
+    if reason.to_string().contains(adapter) { String::new() } else { format!("{adapter}: ") }
+}
+
+/// What the system says of a wrong path, and what would be right.
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "No such file or folder".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder, where a file is needed".to_owned(),
+        io::ErrorKind::NotADirectory => {
+            "it, or a part of its path, is a file, where a folder is needed".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "the permissions of the file system do not allow it".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -83,6 +83,19 @@ fn files_that_cannot_be_used_are_failures_that_name_the_file() {
 }
 
 #[test]
+fn a_path_of_the_wrong_kind_is_told_with_what_is_expected() {
+    let workshop = Workshop::new();
+    let forward = ["forward", "--model", "model", "--inputs", "model", "--outputs", "o.safetensors"];
+    refused(&workshop, &forward, 1, "model: it is a folder, where a file of tensors is needed");
+    refused(&workshop, &["train", "model"], 1, "model: it is a folder, where a file is needed");
+    refused(&workshop, &["train", "run.toml/x"], 1, "is a file, where a folder is needed");
+    let below_a_file = ["quantize", "--model", "model", "--out", "run.toml/x"];
+    refused(&workshop, &below_a_file, 1, "is a file, where a folder is needed");
+    let arguments = ["params", "--model", "run.toml"];
+    refused(&workshop, &arguments, 1, "run.toml: it is a file; the folder that holds it is needed");
+}
+
+#[test]
 fn a_loss_that_is_not_a_number_stops_the_run_at_its_step() {
     let workshop = Workshop::new();
     let arguments =
