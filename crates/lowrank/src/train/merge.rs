@@ -10,12 +10,13 @@ use serde::Serialize;
 
 use self::write::Merging;
 use super::adapted_model::{AdaptedModel, LoadOptions};
+use super::output;
 use super::probe;
 use super::quantize::copy_files;
 use super::reading::Noted;
 use super::subject::{NewHead, write_config};
 use crate::adapter::{self, AdapterFile};
-use crate::hub::{self, Checkpoint, NewFolder, RepositoryKind, StoredDtype};
+use crate::hub::{self, Checkpoint, NewFolder, RepositoryKind, SUMMARY_FILE, StoredDtype};
 use crate::models::{HeadStyle, LoadIn};
 use crate::tape::AdapterId;
 use crate::{Error, Result};
@@ -90,6 +91,10 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
         }
     })?;
     copy_files(adapted.folder(), unfinished.path())?;
+    if let Some(note) = adapters.iter().find_map(|adapter| noted(adapter)?.of_merged()) {
+        // The base model's, if it has one, is of another task, or of weights that are no longer these.
+        output::write_json(&unfinished.path().join(SUMMARY_FILE), &note)?;
+    }
 
     // What neither the base model nor an adapter has is drawn alike on both sides.
     probe::complete(&mut adapted)?;
@@ -139,10 +144,14 @@ fn refuse_eight_bits(checkpoint: &Checkpoint, dequantize: bool) -> Result<()> {
     }
 }
 
+/// What the adapter's run noted.
+fn noted(adapter: &str) -> Option<Noted> {
+    Noted::of(&hub::resolve(adapter, RepositoryKind::Adapter).ok()?.path)
+}
+
 /// The labels that the adapter's run noted, if they are those of its head.
 fn noted_labels(adapter: &str, adapted: &AdaptedModel) -> Vec<String> {
-    let folder = hub::resolve(adapter, RepositoryKind::Adapter).map(|found| found.path);
-    let noted = folder.ok().and_then(|folder| Noted::of(&folder)?.labels);
+    let noted = noted(adapter).and_then(|noted| noted.labels);
     let width = adapted.model().info().num_labels;
     let fits = |labels: &Vec<String>| labels.len() == width;
     let own = Some(adapted.config().labels.clone());
