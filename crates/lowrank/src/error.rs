@@ -72,6 +72,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<Self>,
     },
+    /// An adapter that does not go with the model that it was to be put on, or with other adapters.
+    #[error("{}{source}", crate::error::unless_named(adapter, source))]
+    Unsuitable {
+        /// The adapter: a folder, or a Hub id.
+        adapter: String,
+        /// Why it does not.
+        source: Box<Self>,
+    },
     /// Shapes, types or places that do not go together: a mistake in the calling program.
     #[error("{0}")]
     Usage(String),
@@ -154,9 +162,21 @@ impl Error {
         }
     }
 
+    /// An [`Error::Unsuitable`], where the reason is not that a file cannot be read.
+    #[must_use]
+    pub fn unsuitable(self, adapter: impl Into<String>) -> Self {
+        match self {
+            Self::Io { .. } | Self::Unsuitable { .. } => self,
+            source => Self::Unsuitable { adapter: adapter.into(), source: Box::new(source) },
+        }
+    }
+
     /// Whether the user asked for something wrong, rather than the work failed.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Setting { .. } | Self::UnknownName { .. } | Self::RunFile { .. })
+        matches!(
+            self,
+            Self::Setting { .. } | Self::UnknownName { .. } | Self::RunFile { .. } | Self::Unsuitable { .. }
+        )
     }
 
     /// An [`Error::UnknownName`] that offers the candidates nearest to `name`.
@@ -171,9 +191,9 @@ impl Error {
     }
 }
 
-/// The adapter's name before a reason that does not have it.
+/// The adapter's name before a reason that does not begin with it.
 fn unless_named(adapter: &str, reason: &Error) -> String {
-    if reason.to_string().contains(adapter) { String::new() } else { format!("{adapter}: ") }
+    if reason.to_string().starts_with(adapter) { String::new() } else { format!("{adapter}: ") }
 }
 
 /// What the system says of a wrong path, and what would be right.

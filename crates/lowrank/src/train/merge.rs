@@ -73,13 +73,15 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
     let id = adapted.first_adapter().unwrap_or(AdapterId(0));
     for name in further {
         let other = adapted.attach(name)?;
-        adapter::join(adapted.model_mut(), other, id)
-            .map_err(|error| Error::Usage(format!("{name} cannot be merged with the others: {error}")))?;
+        adapter::join(adapted.model_mut(), other, id).map_err(|error| {
+            Error::Usage(format!("it cannot be merged with the others: {error}")).unsuitable(name)
+        })?;
     }
     let unfinished = NewFolder::beside(out)?;
     let checkpoint = Checkpoint::open(adapted.folder())?;
     refuse_eight_bits(&checkpoint, options.dequantize)?;
-    let merging = Merging::new(&adapted, id, &checkpoint)?;
+    let merging =
+        Merging::new(&adapted, id, &checkpoint).map_err(|error| error.unsuitable(adapters.join(", ")))?;
     let written = merging.write(unfinished.path())?;
     let head =
         NewHead { labels: noted_labels(first, &adapted), regression: adapted.model().info().num_labels == 1 };
@@ -137,9 +139,12 @@ fn refuse_eight_bits(checkpoint: &Checkpoint, dequantize: bool) -> Result<()> {
     match eight.filter(|_| !dequantize) {
         None => Ok(()),
         Some(key) => {
-            let reason = "it is in 8 bits, which do not hold the sum with an adapter's product; --dequantize saves all \
-                          weights in bf16, or merge into the model as it was before it was quantized";
-            Err(Error::tensor(checkpoint.path(), key, reason))
+            let reason = format!(
+                "{} has {key} in 8 bits, which do not hold the sum with an adapter's product; --dequantize saves all \
+                 weights in bf16, or merge into the model as it was before it was quantized",
+                checkpoint.path().display()
+            );
+            Err(Error::setting("dequantize", reason))
         }
     }
 }
