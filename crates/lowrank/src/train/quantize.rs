@@ -212,7 +212,7 @@ fn logits(folder: &Path) -> Result<Vec<f32>> {
 impl fmt::Display for QuantizeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = |weight: &QuantizedWeight| {
-            let error = decimals(f64::from(weight.relative_error?), 5);
+            let error = decimals(weight.relative_error?, 5);
             let name = weight.name.escape_debug().to_string();
             Some(vec![name, error, weight.outlier_columns.to_string()])
         };
