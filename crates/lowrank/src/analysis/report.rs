@@ -207,7 +207,7 @@ fn look_at(
                 file.path().display(),
                 product.r()
             );
-            return Err(Error::tensor(other.path(), name, reason));
+            return Err(Error::tensor(other.path(), name, reason).unsuitable(other.path().to_string_lossy()));
         }
         (Some(other), Some(product)) => match other.get(name)? {
             Subject::Product(with) => Some(match options.side {

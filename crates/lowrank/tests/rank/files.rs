@@ -163,9 +163,12 @@ fn adapters_of_other_layers_or_another_model_are_not_compared() {
 fn the_adapter_that_lacks_a_layer_is_named() {
     let whole = adapter(|_, _| ());
     let fewer = adapter(|tensors, _| tensors.retain(|name, _| !name.starts_with(QUERY)));
-    let error = refused(&RankOptions { with: Some(fewer.path()), ..options(whole.path()) }).to_string();
+    let error = refused(&RankOptions { with: Some(fewer.path()), ..options(whole.path()) });
+    assert!(error.is_usage());
+    let error = error.to_string();
     let layer = QUERY.trim_start_matches("base_model.model.");
-    let begins = format!("{}: tensor {layer}: it has no pair", fewer.path().display());
+    let begins =
+        format!("{}/adapter_model.safetensors: tensor {layer}: it has no pair", fewer.path().display());
     assert!(error.starts_with(&begins) && error.contains(&*whole.path().to_string_lossy()), "{error}");
     // What the other one has beyond this one's layers is not asked for.
     let report = look_at(&RankOptions { with: Some(whole.path()), ..options(fewer.path()) });
