@@ -7,6 +7,7 @@ pub mod data;
 pub mod demo;
 pub mod error;
 mod fnv;
+mod foreign;
 pub mod generate;
 pub mod hub;
 pub mod models;

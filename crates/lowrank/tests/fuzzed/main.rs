@@ -7,6 +7,7 @@
 mod mutator;
 #[path = "../../../../fuzz/src/lib.rs"]
 mod readers;
+mod regressions;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
