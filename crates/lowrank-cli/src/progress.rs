@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lowrank::data::Scores;
+use lowrank::text::decimals;
 use lowrank::train::{Observer, Start, Step, StepReport};
 
 use crate::output::Output;
@@ -149,7 +150,8 @@ impl Observer for Progress {
     }
 
     fn evaluated(&mut self, step: usize, scores: &Scores) {
-        let text: Vec<String> = scores.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        let text: Vec<String> =
+            scores.iter().map(|(name, value)| format!("{name} {}", decimals(*value, 4))).collect();
         let line = format!("{}step {step}  {}", self.turn, text.join("  "));
         let say = || {
             // The run goes on when nobody reads its evaluations; they are in metrics.jsonl too.

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), crate::error::in_words(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -70,6 +70,14 @@ pub enum Error {
         /// The run file.
         path: PathBuf,
         /// What is wrong with it.
+        source: Box<Self>,
+    },
+    /// An adapter that does not go with the model that it was to be put on, or with other adapters.
+    #[error("{}{source}", crate::error::unless_named(adapter, source))]
+    Unsuitable {
+        /// The adapter: a folder, or a Hub id.
+        adapter: String,
+        /// Why it does not.
         source: Box<Self>,
     },
     /// Shapes, types or places that do not go together: a mistake in the calling program.
@@ -154,9 +162,21 @@ impl Error {
         }
     }
 
+    /// An [`Error::Unsuitable`], where the reason is not that a file cannot be read.
+    #[must_use]
+    pub fn unsuitable(self, adapter: impl Into<String>) -> Self {
+        match self {
+            Self::Io { .. } | Self::Unsuitable { .. } => self,
+            source => Self::Unsuitable { adapter: adapter.into(), source: Box::new(source) },
+        }
+    }
+
     /// Whether the user asked for something wrong, rather than the work failed.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Setting { .. } | Self::UnknownName { .. } | Self::RunFile { .. })
+        matches!(
+            self,
+            Self::Setting { .. } | Self::UnknownName { .. } | Self::RunFile { .. } | Self::Unsuitable { .. }
+        )
     }
 
     /// An [`Error::UnknownName`] that offers the candidates nearest to `name`.
@@ -168,6 +188,24 @@ impl Error {
         let name = name.into();
         let nearest = crate::nearest::nearest(&name, candidates);
         Self::UnknownName { what, name, nearest }
+    }
+}
+
+/// The adapter's name before a reason that does not begin with it.
+fn unless_named(adapter: &str, reason: &Error) -> String {
+    if reason.to_string().starts_with(adapter) { String::new() } else { format!("{adapter}: ") }
+}
+
+/// What the system says of a wrong path, and what would be right.
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "No such file or folder".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder, where a file is needed".to_owned(),
+        io::ErrorKind::NotADirectory => {
+            "it, or a part of its path, is a file, where a folder is needed".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "the permissions of the file system do not allow it".to_owned(),
+        _ => error.to_string(),
     }
 }
 

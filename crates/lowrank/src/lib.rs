@@ -7,6 +7,7 @@ pub mod data;
 pub mod demo;
 pub mod error;
 mod fnv;
+mod foreign;
 pub mod generate;
 pub mod hub;
 pub mod models;
@@ -14,7 +15,7 @@ pub mod nearest;
 pub mod nn;
 pub mod tape;
 pub mod tensor;
-mod text;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};

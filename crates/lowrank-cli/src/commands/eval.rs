@@ -1,6 +1,7 @@
 //! `lowrank eval`.
 
 use clap::Args;
+use lowrank::text::decimals;
 use lowrank::train::Ask;
 
 use crate::arguments::{Global, ModelArguments, TaskArguments, ask_options};
@@ -30,7 +31,8 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let options = ask_options(&arguments.model, &arguments.task, global)?;
     let _downloads = Downloads::show(None);
     let (scores, examples) = Ask::load(&options)?.evaluate(&options, &mut Progress::new(output))?;
-    let lines: Vec<String> = scores.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+    let lines: Vec<String> =
+        scores.iter().map(|(name, value)| format!("{name} {}", decimals(*value, 4))).collect();
     output.say(format_args!("{examples} examples"))?;
     output.result(lines.join("\n"), &scores)
 }

@@ -3,18 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use lowrank::models::LoadIn;
 use lowrank::train::{self, QuantizeOptions};
 
-use crate::arguments::Global;
+use crate::arguments::{Global, LoadInWord};
 use crate::downloads::Downloads;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 
 const EXAMPLES: &str = "\
 Example:
-  lowrank quantize --model google/flan-t5-xl --load-in int8 --out flan-t5-xl-8 \\
-      --check";
+  lowrank quantize --model google/flan-t5-xl --out flan-t5-xl-8 --check";
 
 /// Write a model folder with its linear layers in 8 bits
 ///
@@ -36,8 +34,8 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments, global: Global) -> Result {
-    if global.load_in() != LoadIn::Int8 {
-        return Err(Failure::usage("--load-in int8 is needed: it is the one type that there is"));
+    if global.load_in == Some(LoadInWord::Auto) {
+        return Err(Failure::usage("--load-in auto: weights are written in 8 bits, int8; leave it out"));
     }
     let _downloads = Downloads::show(None);
     let Arguments { model, out, check } = &arguments;

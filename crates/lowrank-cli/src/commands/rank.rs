@@ -1,6 +1,6 @@
 //! `lowrank rank`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use lowrank::analysis::plot::{self, Kind, Measure};
@@ -113,11 +113,12 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
         ("--values", &arguments.values),
         ("--plot", &arguments.plot),
     ];
-    for (option, path) in written {
-        if let Some(path) = path {
-            place::check(option, path, &arguments.file)?;
-        }
+    let written: Vec<(&str, &Path)> =
+        written.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?))).collect();
+    for (option, path) in &written {
+        place::check(option, path, &arguments.file)?;
     }
+    place::check_apart(&written)?;
     if let Some(path) = &arguments.plot {
         plot::Format::of(path)?;
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use lowrank::Error;
+use lowrank::text::decimals;
 use lowrank::train::{self, RunFile, RunFileBuilder, RunOptions, Summary};
 use serde::Serialize;
 
@@ -180,7 +181,7 @@ struct Together<'a> {
 /// The summary in a few lines.
 fn report(run: &RunFile, summary: &Summary) -> String {
     let mut scores: Vec<String> =
-        summary.eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        summary.eval.iter().map(|(name, value)| format!("{name} {}", decimals(*value, 4))).collect();
     if scores.is_empty() {
         scores.push(format!("training loss {:.4}", summary.train_loss));
     }

@@ -56,9 +56,12 @@ fn a_run_in_8_bits_trains_and_is_resumed_in_8_bits_alone() {
 fn a_quantized_folder_serves_wherever_a_model_does() {
     let workshop = Workshop::new();
     let quantize = ["quantize", "--model", "model", "--out", "eight", "--check"];
-    let ran = workshop.run(&quantize);
-    assert_eq!(ran.code, 2, "the type is named");
-    let ran = workshop.succeed(&[&quantize[..], &["--load-in", "int8"]].concat());
+    let ran = workshop.run(&[&quantize[..], &["--load-in", "auto"]].concat());
+    assert_eq!(ran.code, 2, "there is no other type");
+    let ran = workshop.succeed(&quantize);
+    let also = ["quantize", "--model", "model", "--out", "also", "--load-in", "int8"];
+    workshop.succeed(&also);
+    assert_eq!(workshop.read("eight/model.safetensors"), workshop.read("also/model.safetensors"));
     assert!(
         ran.stdout.contains("query.weight") && ran.stdout.contains("logits of random inputs"),
         "{}",

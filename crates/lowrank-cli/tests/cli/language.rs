@@ -136,6 +136,12 @@ fn what_a_task_does_not_read_is_refused() {
         let ran = workshop.run(&eval);
         assert!(ran.code == 2 && ran.stderr.contains(reason), "{}", ran.stderr);
     }
+    // What is the usual value all the same is still of no effect.
+    for (given, reason) in [("--packing=true", "packs no documents"), ("--stride=0", "cuts no windows")] {
+        let eval = ["eval", "--model", "writer", "--task", "prompt-completion", "--data", "few.jsonl", given];
+        let ran = workshop.run(&eval);
+        assert!(ran.code == 2 && ran.stderr.contains(reason), "{}", ran.stderr);
+    }
 }
 
 /// Runs what must fail, and gives its sentence.

@@ -77,6 +77,7 @@ fn an_adapter_is_compared_with_another_and_placed_in_its_base() {
     }
     let text = workshop.succeed(&rank[..6]).stdout;
     assert!(text.contains("overlap (all)") && text.contains("amplified"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
 #[test]
@@ -89,6 +90,12 @@ fn what_is_wrong_is_told_with_the_code_for_it() {
         (&["rank", "four.safetensors", "--plot", "p.pdf"], 2, ".svg or .png"),
         (&["rank", "four.safetensors", "--csv", "four.safetensors"], 2, "it is the file that is read"),
         (&["rank", "four.safetensors", "--out", "f.safetensors"], 2, "--approximate"),
+        (
+            &["rank", "four.safetensors", "--csv", "t.csv", "--values", "./t.csv"],
+            2,
+            "--csv and --values: both",
+        ),
+        (&["rank", "four.safetensors", "--csv", "model"], 1, "it is a folder"),
         (&["rank", "run.toml"], 1, "not a"),
     ] {
         let ran = workshop.run(arguments);

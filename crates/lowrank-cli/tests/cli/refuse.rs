@@ -28,6 +28,9 @@ fn what_is_asked_for_wrongly_is_bad_usage() {
         ("task=sst", "did you mean sst2"),
         ("task=squad_v3", "did you mean squad_v2"),
         ("train.keep_best=bleu", "metric"),
+        ("lora.rank_pattern.query=many", "lora.rank_pattern.\"query\": it is the string \"many\""),
+        ("lora.rank_pattern=16", "a table such as {\"layer.0.*query\" = 16}"),
+        ("train.learning_rate_pattern=16", "a table such as {\"layer.0.*query\" = 1e-4}"),
     ] {
         refused(&workshop, &["train", "run.toml", "--set", setting], 2, expected);
     }
@@ -77,6 +80,19 @@ fn files_that_cannot_be_used_are_failures_that_name_the_file() {
     refused(&workshop, &["train", "run.toml", "--overwrite"], 1, "model.safetensors");
     fs::remove_file(workshop.path("model/model.safetensors")).unwrap();
     refused(&workshop, &["train", "run.toml", "--overwrite"], 1, "no model.safetensors");
+}
+
+#[test]
+fn a_path_of_the_wrong_kind_is_told_with_what_is_expected() {
+    let workshop = Workshop::new();
+    let forward = ["forward", "--model", "model", "--inputs", "model", "--outputs", "o.safetensors"];
+    refused(&workshop, &forward, 1, "model: it is a folder, where a file of tensors is needed");
+    refused(&workshop, &["train", "model"], 1, "model: it is a folder, where a file is needed");
+    refused(&workshop, &["train", "run.toml/x"], 1, "is a file, where a folder is needed");
+    let below_a_file = ["quantize", "--model", "model", "--out", "run.toml/x"];
+    refused(&workshop, &below_a_file, 1, "is a file, where a folder is needed");
+    let arguments = ["params", "--model", "run.toml"];
+    refused(&workshop, &arguments, 1, "run.toml: it is a file; the folder that holds it is needed");
 }
 
 #[test]

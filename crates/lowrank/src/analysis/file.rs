@@ -6,6 +6,7 @@ use super::matrix::Matrix;
 use super::product::Product;
 use crate::adapter::{self, LoraConfig, PREFIX};
 use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, adapter_weights};
+use crate::models::eight_bits::is_companion;
 use crate::{Error, Result};
 
 /// The endings of the keys of a pair: `A`, `B`, and whether it belongs to an embedding.
@@ -32,6 +33,8 @@ pub struct Skipped {
     pub vectors: usize,
     /// Matrices of whole numbers, and of types that nothing here computes with.
     pub not_floating: usize,
+    /// What belongs to weights in 8 bits: scales, and columns that are kept in bf16.
+    pub companions: usize,
 }
 
 /// What is analysed under a name.
@@ -89,6 +92,15 @@ impl MatrixFile {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
 
+    /// Whether a matrix or pair has this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.place(name).is_some()
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()
+    }
+
     /// What there is beside the matrices.
     pub fn skipped(&self) -> Skipped {
         self.skipped
@@ -114,9 +126,8 @@ impl MatrixFile {
     /// # Errors
     /// If there is no such tensor, it is no matrix of floating numbers, or the shapes of a pair do not go together.
     pub fn get(&self, name: &str) -> Result<Subject<'_>> {
-        let place = self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name));
-        let Some(Keys::Pair { a, b, of_embedding }) = place.ok().map(|place| &self.entries[place].keys)
-        else {
+        let place = self.place(name);
+        let Some(Keys::Pair { a, b, of_embedding }) = place.map(|place| &self.entries[place].keys) else {
             return self.matrix(name).map(Subject::Matrix);
         };
         let (a, b) = (self.matrix(a)?, self.matrix(b)?);
@@ -146,6 +157,8 @@ fn entries(checkpoint: &Checkpoint) -> Result<(Vec<Entry>, Skipped)> {
                 return Err(Error::tensor(view.file, key, reason));
             }
             entries.extend(keys.map(|keys| Entry { name, keys }));
+        } else if is_companion(checkpoint, key) {
+            skipped.companions += 1;
         } else if view.shape.len() < 2 || key.ends_with(MAGNITUDE) {
             skipped.vectors += 1;
         } else if is_matrix(&view) {

@@ -201,6 +201,14 @@ fn look_at(
         Subject::Product(product) => (product.spectrum()?, Some(product)),
     };
     let overlap = match (other, product) {
+        (Some(other), Some(product)) if !other.has(name) => {
+            let reason = format!(
+                "it has no pair for this layer, for which {} (rank {}) has one; --tensor looks at single layers",
+                file.path().display(),
+                product.r()
+            );
+            return Err(Error::tensor(other.path(), name, reason).unsuitable(other.path().to_string_lossy()));
+        }
         (Some(other), Some(product)) => match other.get(name)? {
             Subject::Product(with) => Some(match options.side {
                 Side::Right => subspace_overlap(product.a(), with.a(), Side::Right)?,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::report::{RankReport, TensorRank};
 use crate::hub::write_atomically;
-use crate::text::{number, write_columns};
+use crate::text::{LINE, cell, number, write_columns};
 use crate::{Error, Result};
 
 /// The singular values of a single matrix that are printed.
@@ -35,17 +35,17 @@ impl RankReport {
             column("r", "r", |t| t.r.map(Count)),
             column("rank", "rank", |t| Some(Count(t.rank))),
             column("stable", "stable_rank", |t| Some(Real(t.stable_rank))),
-            column("effective", "effective_rank", |t| Some(Real(t.effective_rank))),
-            column(&format!("for {}%", shortest(100.0 * energy)), "rank_for_energy", |t| {
+            column("eff.", "effective_rank", |t| Some(Real(t.effective_rank))),
+            column(&format!("{}%", shortest(100.0 * energy)), "rank_for_energy", |t| {
                 Some(Count(t.rank_for_energy))
             }),
-            column("largest", "spectral_norm", |t| Some(Real(t.spectral_norm))),
-            column("Frobenius", "frobenius_norm", |t| Some(Real(t.frobenius_norm))),
+            column("σ₁", "spectral_norm", |t| Some(Real(t.spectral_norm))),
+            column("Frob.", "frobenius_norm", |t| Some(Real(t.frobenius_norm))),
             column(&format!("kept by {k}"), "approximation_energy", |t| Some(Real(t.approximation?.energy))),
-            column("off (Frobenius)", "approximation_frobenius_error", |t| {
+            column("off (Frob.)", "approximation_frobenius_error", |t| {
                 Some(Real(t.approximation?.error.frobenius))
             }),
-            column("off (largest)", "approximation_spectral_error", |t| {
+            column("off (σ₁)", "approximation_spectral_error", |t| {
                 Some(Real(t.approximation?.error.spectral))
             }),
             column("overlap (1, 1)", "overlap_first", |t| t.overlap.as_ref()?.first().map(Real)),
@@ -123,7 +123,7 @@ impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => write!(f, "{count}"),
-            Self::Real(value) => f.write_str(&number(*value)),
+            Self::Real(value) => f.write_str(&cell(*value)),
         }
     }
 }
@@ -137,9 +137,9 @@ impl fmt::Display for RankReport {
             let [rows, width] = tensor.shape;
             // A name comes from a file, and may hold what a terminal obeys.
             let name = tensor.name.escape_debug().to_string();
-            let mut line = vec![name, format!("{rows} x {width}")];
-            let cell = |column: &Column| (column.value)(tensor).map_or("-".to_owned(), |v| v.to_string());
-            line.extend(columns.iter().map(cell));
+            let mut line = vec![name, format!("{rows}x{width}")];
+            let value = |column: &Column| (column.value)(tensor).map_or("-".to_owned(), |v| v.to_string());
+            line.extend(columns.iter().map(value));
             lines.push(line);
         }
         write_columns(f, &lines)?;
@@ -149,22 +149,34 @@ impl fmt::Display for RankReport {
         let count = self.tensors.len();
         write!(f, "{count} {}", if count == 1 { "matrix" } else { "matrices" })?;
         let skipped = self.skipped;
-        for (count, what) in
-            [(skipped.vectors, "vectors and scalars"), (skipped.not_floating, "tensors of other types")]
-        {
-            if count > 0 {
-                write!(f, "; {what} left out: {count}")?;
-            }
+        let kinds = [
+            (skipped.vectors, "vectors and scalars"),
+            (skipped.not_floating, "tensors of other types"),
+            (skipped.companions, "tensors beside weights in 8 bits"),
+        ];
+        let told: Vec<_> = kinds.iter().filter(|(count, _)| *count > 0).collect();
+        if !told.is_empty() {
+            write!(f, "\nleft out:")?;
+        }
+        for (index, (count, what)) in told.into_iter().enumerate() {
+            write!(f, "{} {count} {what}", if index > 0 { "," } else { "" })?;
         }
         Ok(())
     }
 }
 
 fn write_singular_values(f: &mut fmt::Formatter<'_>, tensor: &TensorRank) -> fmt::Result {
-    let shown = tensor.singular_values.iter().take(VALUES_SHOWN);
-    let shown: Vec<String> = shown.map(|value| Number::Real(*value).to_string()).collect();
+    let shown = tensor.singular_values.iter().take(VALUES_SHOWN).map(|value| number(*value));
     let more = tensor.singular_values.len().saturating_sub(VALUES_SHOWN);
-    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    writeln!(f, "singular values: {}{rest}", shown.join(" "))?;
-    writeln!(f, "those above {} count", Number::Real(tensor.tolerance))
+    let rest = (more > 0).then(|| format!("and {more} more"));
+    let mut line = "singular values:".to_owned();
+    for word in shown.chain(rest) {
+        if line.chars().count() + 1 + word.chars().count() > LINE {
+            writeln!(f, "{line}")?;
+            line = " ".to_owned();
+        }
+        line = format!("{line} {word}");
+    }
+    writeln!(f, "{line}")?;
+    writeln!(f, "those above {} count", number(tensor.tolerance))
 }

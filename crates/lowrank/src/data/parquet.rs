@@ -1,7 +1,6 @@
 //! Rows of Parquet files, as the Hub keeps data sets.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value, json};
 
-use crate::{Error, Result};
+use crate::{Error, Result, foreign};
 
 /// What Hugging Face's `datasets` notes about the columns.
 const HUGGING_FACE: &str = "huggingface";
@@ -91,9 +90,9 @@ impl<'p> ParquetFile<'p> {
 
 /// What the reader gives; where it panics over a torn file, an error.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(result) => result.map_err(|error| torn(path, &error)),
-        Err(_) => Err(Error::file(path, "not a whole Parquet file: its pages contradict each other")),
+    match foreign::guarded(read) {
+        Some(result) => result.map_err(|error| torn(path, &error)),
+        None => Err(Error::file(path, "not a whole Parquet file: its pages contradict each other")),
     }
 }
 

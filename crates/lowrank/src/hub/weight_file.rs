@@ -33,6 +33,9 @@ impl WeightFile {
     /// Opens a file. Its first bytes tell its form, because names such as `weights.pt` or none at all do not; what is
     /// called `.bin` is PyTorch's, be it as damaged as it may.
     pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::file(path, "it is a folder, where a file of tensors is needed"));
+        }
         let mapping = Arc::new(MappedFile::open(path).map_err(Error::io(path))?);
         if pickle::is_pickled(&mapping) || path.extension().is_some_and(|end| end == "bin") {
             pickle::read(path, &mapping)

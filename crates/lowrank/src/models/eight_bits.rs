@@ -14,6 +14,13 @@ pub const OUTLIER_COLUMNS: &str = "outlier_columns";
 /// `NAME.outliers`: their values, bf16 `[N, C]`; absent where there are none.
 pub const OUTLIERS: &str = "outliers";
 
+/// Whether a tensor belongs to a weight in 8 bits.
+pub(crate) fn is_companion(checkpoint: &Checkpoint, key: &str) -> bool {
+    let weight = key.rsplit_once('.').filter(|(_, name)| [SCALE, OUTLIER_COLUMNS, OUTLIERS].contains(name));
+    let weight = weight.and_then(|(weight, _)| checkpoint.get(weight));
+    weight.is_some_and(|view| view.dtype == StoredDtype::I8)
+}
+
 /// The weight under `key`, whose values stay in the mapped file, and the keys of its companions.
 pub(super) fn read(
     parameter: &Parameter,

@@ -8,7 +8,7 @@ use lowrank_kernels::{Compute, Tier};
 use crate::adapter::{AdapterFile, Plan, changes_nothing, is_attached};
 use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
 use crate::generate::end_tokens;
-use crate::hub::{self, Checkpoint, RepositoryKind};
+use crate::hub::{self, ADAPTER_CONFIG, Checkpoint, RepositoryKind};
 use crate::models::{
     self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadIn, LoadReport, Model, ModelConfig, Needs,
     Placement, Source, Tokens,
@@ -99,10 +99,7 @@ impl AdaptedModel {
         let head = HeadSpec { style, ..HeadSpec::new(kind, num_labels) };
         if let Some(labels) = from_adapter.filter(|labels| *labels != num_labels) {
             let reason = format!("its head has {labels} outputs where {num_labels} are wanted");
-            return Err(Error::file(
-                adapter.as_ref().map_or(Path::new(""), |(_, file)| file.folder()),
-                reason,
-            ));
+            return Err(Error::Usage(reason).unsuitable(adapter.as_ref().map_or("", |(name, _)| name)));
         }
         let mut adapted =
             Self::load_base(&folder, config, head, options.compute, options.load_in, Use::Asking)?;
@@ -160,7 +157,7 @@ impl AdaptedModel {
     fn attach_file(&mut self, name: &str, file: &AdapterFile) -> Result<AdapterId> {
         let id = self.next_id()?;
         let info = self.model.info().clone();
-        let plan = file.attach(&mut *self.model, &info, id)?;
+        let plan = file.attach(&mut *self.model, &info, id).map_err(|error| error.unsuitable(name))?;
         self.adapters.push(Attached { id, name: name.to_owned(), plan });
         Ok(id)
     }
@@ -371,6 +368,16 @@ pub fn loss(tape: &mut Tape, logits: &Var, labels: &Labels, denominator: f32) ->
     }
 }
 
-fn open_adapter(name: &str) -> Result<AdapterFile> {
-    AdapterFile::open(&hub::resolve(name, RepositoryKind::Adapter)?.path)
+/// Opens an adapter's folder, perhaps of the Hub.
+///
+/// # Errors
+/// As [`AdapterFile::open`]; what is wrong in the folder is no setting of the caller's.
+pub(super) fn open_adapter(name: &str) -> Result<AdapterFile> {
+    let folder = hub::resolve(name, RepositoryKind::Adapter)?.path;
+    AdapterFile::open(&folder).map_err(|error| match error {
+        Error::Setting { .. } | Error::UnknownName { .. } => {
+            Error::file(folder.join(ADAPTER_CONFIG), error.to_string())
+        }
+        other => other,
+    })
 }

@@ -52,6 +52,21 @@ pub struct AskOptions<'a> {
 }
 
 impl AskOptions<'_> {
+    /// Checks that what is given has a meaning for the task, even where it is the usual value.
+    fn check_given(&self) -> Result<()> {
+        let windows = tasks::usual_length(self.task).1 > 0;
+        let foreign = [
+            ("packing", self.packing.is_some() && self.task != tasks::TEXT, "packs no documents"),
+            ("stride", self.stride.is_some() && !windows, "cuts no windows"),
+        ];
+        match foreign.into_iter().find(|(_, given, _)| *given) {
+            Some((key, _, reason)) => {
+                Err(Error::setting(key, format!("{} {reason}; leave it out", self.task)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What is given here in the place of what was noted.
     fn over(&self, noted: Reading) -> Reading {
         let mut columns = noted.columns;
@@ -86,8 +101,9 @@ impl Ask {
     /// Loads the model and its adapter.
     ///
     /// # Errors
-    /// As [`AdaptedModel::load`]; if the model has no head and no adapter brings one.
+    /// As [`AdaptedModel::load`]; if something is given that has no meaning for the task; if the model has no head and no adapter brings one.
     pub fn load(options: &AskOptions<'_>) -> Result<Self> {
+        options.check_given()?;
         let load = LoadOptions {
             compute: options.compute,
             num_labels: None,

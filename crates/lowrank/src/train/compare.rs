@@ -12,6 +12,7 @@ use crate::adapter::Grouped;
 use crate::data::Scores;
 use crate::error::Error;
 use crate::hub::{ADAPTER_CONFIG, ADAPTER_FILE, MODEL_CONFIG, MODEL_FILE};
+use crate::text::decimals;
 
 /// What a finished run cost, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -78,7 +79,7 @@ impl fmt::Display for Comparison {
             ("step", self.each(|run| format!("{:.4} s", run.step_seconds))),
         ];
         for name in metrics {
-            let score = |run: &Compared| run.eval.get(name).map_or_else(String::new, |x| format!("{x:.4}"));
+            let score = |run: &Compared| run.eval.get(name).map_or_else(String::new, |x| decimals(*x, 4));
             rows.push((name, self.each(score)));
         }
         rows.push(("on disk", self.each(|run| megabytes(run.bytes_on_disk))));

@@ -10,12 +10,13 @@ use serde::Serialize;
 
 use self::write::Merging;
 use super::adapted_model::{AdaptedModel, LoadOptions};
+use super::output;
 use super::probe;
 use super::quantize::copy_files;
 use super::reading::Noted;
 use super::subject::{NewHead, write_config};
 use crate::adapter::{self, AdapterFile};
-use crate::hub::{self, Checkpoint, NewFolder, RepositoryKind, StoredDtype};
+use crate::hub::{self, Checkpoint, NewFolder, RepositoryKind, SUMMARY_FILE, StoredDtype};
 use crate::models::{HeadStyle, LoadIn};
 use crate::tape::AdapterId;
 use crate::{Error, Result};
@@ -72,13 +73,15 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
     let id = adapted.first_adapter().unwrap_or(AdapterId(0));
     for name in further {
         let other = adapted.attach(name)?;
-        adapter::join(adapted.model_mut(), other, id)
-            .map_err(|error| Error::Usage(format!("{name} cannot be merged with the others: {error}")))?;
+        adapter::join(adapted.model_mut(), other, id).map_err(|error| {
+            Error::Usage(format!("it cannot be merged with the others: {error}")).unsuitable(name)
+        })?;
     }
     let unfinished = NewFolder::beside(out)?;
     let checkpoint = Checkpoint::open(adapted.folder())?;
     refuse_eight_bits(&checkpoint, options.dequantize)?;
-    let merging = Merging::new(&adapted, id, &checkpoint)?;
+    let merging =
+        Merging::new(&adapted, id, &checkpoint).map_err(|error| error.unsuitable(adapters.join(", ")))?;
     let written = merging.write(unfinished.path())?;
     let head =
         NewHead { labels: noted_labels(first, &adapted), regression: adapted.model().info().num_labels == 1 };
@@ -90,6 +93,10 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
         }
     })?;
     copy_files(adapted.folder(), unfinished.path())?;
+    if let Some(note) = adapters.iter().find_map(|adapter| noted(adapter)?.of_merged()) {
+        // The base model's, if it has one, is of another task, or of weights that are no longer these.
+        output::write_json(&unfinished.path().join(SUMMARY_FILE), &note)?;
+    }
 
     // What neither the base model nor an adapter has is drawn alike on both sides.
     probe::complete(&mut adapted)?;
@@ -132,17 +139,24 @@ fn refuse_eight_bits(checkpoint: &Checkpoint, dequantize: bool) -> Result<()> {
     match eight.filter(|_| !dequantize) {
         None => Ok(()),
         Some(key) => {
-            let reason = "it is in 8 bits, which do not hold the sum with an adapter's product; --dequantize saves all \
-                          weights in bf16, or merge into the model as it was before it was quantized";
-            Err(Error::tensor(checkpoint.path(), key, reason))
+            let reason = format!(
+                "{} has {key} in 8 bits, which do not hold the sum with an adapter's product; --dequantize saves all \
+                 weights in bf16, or merge into the model as it was before it was quantized",
+                checkpoint.path().display()
+            );
+            Err(Error::setting("dequantize", reason))
         }
     }
 }
 
+/// What the adapter's run noted.
+fn noted(adapter: &str) -> Option<Noted> {
+    Noted::of(&hub::resolve(adapter, RepositoryKind::Adapter).ok()?.path)
+}
+
 /// The labels that the adapter's run noted, if they are those of its head.
 fn noted_labels(adapter: &str, adapted: &AdaptedModel) -> Vec<String> {
-    let folder = hub::resolve(adapter, RepositoryKind::Adapter).map(|found| found.path);
-    let noted = folder.ok().and_then(|folder| Noted::of(&folder)?.labels);
+    let noted = noted(adapter).and_then(|noted| noted.labels);
     let width = adapted.model().info().num_labels;
     let fits = |labels: &Vec<String>| labels.len() == width;
     let own = Some(adapted.config().labels.clone());

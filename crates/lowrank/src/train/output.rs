@@ -57,7 +57,14 @@ pub fn check_folder(folder: &Path) -> Result<()> {
 
 /// Whether a folder holds anything of a run.
 fn begun(folder: &Path) -> bool {
-    [SUMMARY_FILE, METRICS_FILE, RUN_FILE, CHECKPOINTS].iter().any(|name| folder.join(name).exists())
+    [METRICS_FILE, RUN_FILE, CHECKPOINTS].iter().any(|name| folder.join(name).exists()) || has_summary(folder)
+}
+
+/// Whether a folder holds the summary of a run; that of a merged model says no more than how it is asked.
+fn has_summary(folder: &Path) -> bool {
+    let summary = folder.join(SUMMARY_FILE);
+    let parsed = fs::read(&summary).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    summary.is_file() && parsed.is_none_or(|summary| summary.get("steps").is_some())
 }
 
 /// Looks at a folder.
@@ -66,7 +73,7 @@ fn begun(folder: &Path) -> bool {
 /// If its `summary.json` cannot be read.
 pub fn look(folder: &Path) -> Result<Found> {
     let summary = folder.join(SUMMARY_FILE);
-    if summary.is_file() {
+    if has_summary(folder) {
         let text = fs::read_to_string(&summary).map_err(Error::io(&summary))?;
         let parsed = serde_json::from_str(&text);
         return Ok(Found::Finished(

@@ -17,6 +17,7 @@ use crate::hub::{
 use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
 use crate::models::{self, HeadSpec, LoadIn, not_finite, quantizable_keys};
 use crate::tensor::{DType, Quantized, Tensor};
+use crate::text::{decimals, write_columns};
 use crate::{Error, Result};
 
 /// What `config.json` says of weights that this program quantized.
@@ -210,11 +211,15 @@ fn logits(folder: &Path) -> Result<Vec<f32>> {
 
 impl fmt::Display for QuantizeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.weights.iter().map(|weight| weight.name.len()).max().unwrap_or(0);
-        for QuantizedWeight { name, outlier_columns, relative_error } in &self.weights {
-            if let Some(error) = relative_error {
-                writeln!(f, "{name:width$}  off by {error:.5}, {outlier_columns} columns kept in bf16")?;
-            }
+        let line = |weight: &QuantizedWeight| {
+            let error = decimals(weight.relative_error?, 5);
+            let name = weight.name.escape_debug().to_string();
+            Some(vec![name, error, weight.outlier_columns.to_string()])
+        };
+        let mut lines = vec![["weight", "off by", "columns in bf16"].map(str::to_owned).to_vec()];
+        lines.extend(self.weights.iter().filter_map(line));
+        if lines.len() > 1 {
+            write_columns(f, &lines)?;
         }
         if let (Some(off), Some(largest)) = (self.largest_logit_difference, self.largest_logit) {
             writeln!(f, "logits of random inputs: off by {off:.4} at most, the largest is {largest:.4}")?;

@@ -87,9 +87,10 @@ impl Reading {
 }
 
 /// What the summary in a run's folder says of how its result is to be asked. Adapters from elsewhere have none.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Noted {
     /// The names of the labels in the order of their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
     task: Option<String>,
     data: Option<Reading>,
@@ -100,6 +101,12 @@ impl Noted {
     pub fn of(folder: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(folder.join(SUMMARY_FILE)).ok()?;
         serde_json::from_str(&text).ok()
+    }
+
+    /// What is still so of a model that the run's adapter was merged into: the task, and how its examples were read. Its
+    /// labels are in the model's configuration.
+    pub fn of_merged(self) -> Option<Self> {
+        self.data.is_some().then_some(Self { labels: None, ..self })
     }
 
     /// How the run's examples were read, if it was of this task.

@@ -5,14 +5,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::adapted_model::AdaptedModel;
+use super::adapted_model::{AdaptedModel, open_adapter};
 use super::run_file::{Method, RunFile};
-use crate::adapter::{self, AdapterFile, LoraConfig, ParameterCount, Plan};
+use crate::adapter::{self, LoraConfig, ParameterCount, Plan};
 use crate::data::TaskInfo;
 use crate::data::image::{ImageProcessor, PREPROCESSOR_CONFIG};
-use crate::hub::{
-    self, MODEL_CONFIG, MODEL_FILE, READER_FILES, RepositoryKind, Tensors, write_atomically, write_tensors,
-};
+use crate::hub::{MODEL_CONFIG, MODEL_FILE, READER_FILES, Tensors, write_atomically, write_tensors};
 use crate::models::{self, HeadSpec, Model};
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
 use crate::tape::AdapterId;
@@ -40,7 +38,7 @@ impl Subject {
     /// what is trained.
     ///
     /// # Errors
-    /// As [`adapter::attach`] and [`AdapterFile::attach`]; if `[lora]` disagrees with the adapter to start from.
+    /// As [`adapter::attach`] and [`AdapterFile::attach`](adapter::AdapterFile::attach); if `[lora]` disagrees with the adapter to start from.
     pub fn prepare(run: &RunFile, adapted: &mut AdaptedModel) -> Result<Self> {
         let (seed, info) = (run.train.seed, adapted.model().info().clone());
         models::initialise_head(adapted.model_mut(), seed)?;
@@ -56,9 +54,10 @@ impl Subject {
             let plan = adapter::attach(model, &info, &run.lora, ADAPTER, seed)?;
             return Ok(Self::Adapter { config: Box::new(run.lora.clone()), plan });
         };
-        let file = AdapterFile::open(&hub::resolve(&name, RepositoryKind::Adapter)?.path)?;
+        let file = open_adapter(&name)?;
         run.agree_with(file.config())?;
-        let plan = file.attach(adapted.model_mut(), &info, ADAPTER)?;
+        let plan =
+            file.attach(adapted.model_mut(), &info, ADAPTER).map_err(|error| error.unsuitable(&name))?;
         let wanted = adapter::plan(adapted.model(), &info, &run.given_over(file.config()));
         if wanted? != plan {
             let reason =

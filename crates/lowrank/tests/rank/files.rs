@@ -8,6 +8,7 @@ use lowrank::hub::{
     Checkpoint, StoredDtype, TensorToWrite, Tensors, to_tensor, write_safetensors, write_tensors,
 };
 use lowrank::tensor::Tensor;
+use lowrank::train::QuantizeOptions;
 
 use crate::golden::{fixture, look_at, options};
 
@@ -156,6 +157,48 @@ fn adapters_of_other_layers_or_another_model_are_not_compared() {
     let options = RankOptions { tensors: &name, with: Some(&one), side: Side::Left, ..options(&one) };
     let error = refused(&options).to_string();
     assert!(error.contains("it is no pair of an adapter"), "{error}");
+}
+
+#[test]
+fn the_adapter_that_lacks_a_layer_is_named() {
+    let whole = adapter(|_, _| ());
+    let fewer = adapter(|tensors, _| tensors.retain(|name, _| !name.starts_with(QUERY)));
+    let error = refused(&RankOptions { with: Some(fewer.path()), ..options(whole.path()) });
+    assert!(error.is_usage());
+    let error = error.to_string();
+    let layer = QUERY.trim_start_matches("base_model.model.");
+    let begins =
+        format!("{}/adapter_model.safetensors: tensor {layer}: it has no pair", fewer.path().display());
+    assert!(error.starts_with(&begins) && error.contains(&*whole.path().to_string_lossy()), "{error}");
+    // What the other one has beyond this one's layers is not asked for.
+    let report = look_at(&RankOptions { with: Some(whole.path()), ..options(fewer.path()) });
+    assert!(report.tensors.iter().all(|tensor| tensor.overlap.is_some()));
+}
+
+#[test]
+fn what_belongs_to_weights_in_8_bits_is_counted_and_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (fixture("models/bert"), folder.path().join("eight"));
+    let quantize = QuantizeOptions { model: &model.to_string_lossy(), out: &out, check: false };
+    let quantized = lowrank::train::quantize(&quantize).unwrap().weights;
+    let report = look_at(&options(&out));
+    let is_matrix = |name: &str| quantized.iter().all(|weight| !name.starts_with(&weight.name));
+    assert!(!report.tensors.is_empty() && report.tensors.iter().all(|tensor| is_matrix(&tensor.name)));
+    assert_eq!(report.skipped.not_floating, quantized.len());
+    let with_outliers = quantized.iter().filter(|weight| weight.outlier_columns > 0).count();
+    assert_eq!(report.skipped.companions, quantized.len() + 2 * with_outliers);
+    assert!(report.to_string().contains("tensors beside weights in 8 bits"), "{report}");
+}
+
+#[test]
+fn the_table_of_a_model_fits_a_line_and_tells_all_names_apart() {
+    let report = look_at(&options(&fixture("models/bert-mlm")));
+    let text = report.to_string();
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let table = text.lines().take(report.tensors.len() + 1);
+    let names: std::collections::BTreeSet<&str> =
+        table.map(|line| line.split("  ").next().unwrap()).collect();
+    assert_eq!(names.len(), report.tensors.len() + 1, "{text}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::factors::Factors;
 use super::folder::AdapterFolder;
 use crate::Result;
 use crate::hub::{TensorView, to_tensor};
-use crate::text::{number, write_columns};
+use crate::text::{cell, fitting, write_columns};
 
 /// How one adapter differs from another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -185,24 +185,26 @@ impl fmt::Display for AdapterDiff {
             vec![["layer", "r", "norm", "norm", "distance", "cosine"].map(str::to_owned).to_vec()];
         for layer in &self.layers {
             let [r, other] = layer.r;
-            let or_dash = |value: Option<f64>| value.map_or("-".to_owned(), number);
+            let or_dash = |value: Option<f64>| value.map_or("-".to_owned(), cell);
             lines.push(vec![
                 // A name comes from a file, and may hold what a terminal obeys.
                 layer.name.escape_debug().to_string(),
                 if r == other { r.to_string() } else { format!("{r} | {other}") },
-                number(layer.norm[0]),
-                number(layer.norm[1]),
+                cell(layer.norm[0]),
+                cell(layer.norm[1]),
                 or_dash(layer.distance),
                 or_dash(layer.cosine),
             ]);
         }
         write_columns(f, &lines)?;
         for (names, which) in [(&self.only_in_first, "first"), (&self.only_in_second, "second")] {
-            names.iter().try_for_each(|name| writeln!(f, "{}: in the {which} alone", name.escape_debug()))?;
+            let rest = format!(": in the {which} alone");
+            names.iter().try_for_each(|name| writeln!(f, "{}{rest}", fitting(name, &rest)))?;
         }
         for ChangedTensor { key, largest_difference, what } in &self.tensors {
             let by = largest_difference.map_or(String::new(), |by| format!(" by {by:.3e} at most"));
-            writeln!(f, "{}: it {what}{by}", key.escape_debug())?;
+            let rest = format!(": it {what}{by}");
+            writeln!(f, "{}{rest}", fitting(key, &rest))?;
         }
         let same = if self.is_same_function() { "they do the same" } else { "they do not do the same" };
         write!(f, "{} layers in common; {same}", self.layers.len())

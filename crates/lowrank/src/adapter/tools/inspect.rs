@@ -10,7 +10,7 @@ use super::folder::AdapterFolder;
 use crate::Result;
 use crate::analysis::Tolerance;
 use crate::hub::{TensorView, to_tensor};
-use crate::text::{number, write_columns};
+use crate::text::{cell, fitting, number, write_columns};
 
 /// An adapter folder, looked at.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -139,27 +139,28 @@ impl fmt::Display for Inspection {
                 writeln!(f, "{key}: {value}")?;
             }
         }
-        let header = ["layer", "shape", "r", "scaling", "norm A", "norm B", "norm", "rank", "effective"];
+        let header = ["layer", "shape", "r", "scaling", "norm A", "norm B", "norm", "rank", "eff."];
         let mut lines = vec![header.map(str::to_owned).to_vec()];
         for layer in &self.layers {
             let [rows, columns] = layer.shape;
             lines.push(vec![
                 // A name comes from a file, and may hold what a terminal obeys.
                 layer.name.escape_debug().to_string(),
-                format!("{rows} x {columns}"),
+                format!("{rows}x{columns}"),
                 layer.r.to_string(),
-                number(f64::from(layer.scaling)),
-                number(layer.norm_a),
-                number(layer.norm_b),
-                number(layer.norm),
+                cell(f64::from(layer.scaling)),
+                cell(layer.norm_a),
+                cell(layer.norm_b),
+                cell(layer.norm),
                 layer.rank.to_string(),
-                number(layer.effective_rank),
+                cell(layer.effective_rank),
             ]);
         }
         write_columns(f, &lines)?;
         for InspectedTensor { key, shape, dtype, norm, .. } in &self.others {
             let norm = norm.map_or(String::new(), |norm| format!(", norm {}", number(norm)));
-            writeln!(f, "{}: {dtype} {shape:?}{norm}", key.escape_debug())?;
+            let rest = format!(": {dtype} {shape:?}{norm}");
+            writeln!(f, "{}{rest}", fitting(key, &rest))?;
         }
         let (layers, others, elements) = (self.layers.len(), self.others.len(), self.elements);
         write!(f, "{layers} layers and {others} other tensors: {elements} values, {} bytes", self.bytes)

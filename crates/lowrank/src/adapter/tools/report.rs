@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::text::{number, write_columns};
+use crate::text::{cell, number, write_columns};
 
 /// A layer of a made adapter, beside the product that it stands for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,9 +67,9 @@ impl fmt::Display for MadeReport {
             let [rows, columns] = layer.shape;
             // A name comes from a file, and may hold what a terminal obeys.
             let name = layer.name.escape_debug().to_string();
-            let numbers = [layer.norm, layer.error, layer.relative_error].map(number);
+            let numbers = [layer.norm, layer.error, layer.relative_error].map(cell);
             lines.push(
-                [vec![name, format!("{rows} x {columns}"), layer.r.to_string()], numbers.to_vec()].concat(),
+                [vec![name, format!("{rows}x{columns}"), layer.r.to_string()], numbers.to_vec()].concat(),
             );
         }
         write_columns(f, &lines)?;

@@ -14,7 +14,7 @@ use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, ModelWrapper, Tokenizer, decoders};
 
 use crate::text::read_text;
-use crate::{Error, Result};
+use crate::{Error, Result, foreign};
 
 /// What `tokenizer_config.json` says, as far as it decides here; every key may be absent.
 #[derive(Debug, Default)]
@@ -64,7 +64,9 @@ pub(super) fn read(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     if has("tokenizer.json") {
         let path = path("tokenizer.json");
         let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        Tokenizer::from_bytes(bytes).map_err(|error| Error::file(&path, format!("not a tokeniser: {error}")))
+        let read = foreign::guarded(|| Tokenizer::from_bytes(bytes))
+            .unwrap_or_else(|| Err("it holds what its parts cannot be made of".into()));
+        read.map_err(|error| Error::file(&path, format!("not a tokeniser: {error}")))
     } else if has("vocab.json") && has("merges.txt") {
         byte_level_bpe(&path("vocab.json"), &path("merges.txt"))
     } else if has("vocab.txt") {

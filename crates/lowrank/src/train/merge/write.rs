@@ -12,7 +12,7 @@ use crate::hub::{
     Checkpoint, INDEX_FILE, MODEL_FILE, StoredDtype, StreamError, TensorHeader, TensorView,
     stream_safetensors, to_tensor, write_atomically,
 };
-use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
+use crate::models::eight_bits::is_companion;
 use crate::models::{is_inside, keys_of};
 use crate::nn::for_each_parameter;
 use crate::tape::{AdapterId, Leaf, Parameter, TokenRows, is_finite};
@@ -165,7 +165,7 @@ impl<'a> Merging<'a> {
         for (file, keys) in self.checkpoint.files() {
             let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             let mut outputs = Vec::new();
-            for key in keys.into_iter().filter(|key| !self.is_companion(key)) {
+            for key in keys.into_iter().filter(|key| !is_companion(self.checkpoint, key)) {
                 if let Some(view) = self.checkpoint.get(key) {
                     outputs.push(self.output(key, view, by_key.get(key).copied())?);
                 }
@@ -256,15 +256,6 @@ impl<'a> Merging<'a> {
             Some(StoredDtype::I8) => StoredDtype::BF16,
             found => found.unwrap_or(StoredDtype::F32),
         }
-    }
-
-    /// Whether a tensor belongs to a weight in 8 bits.
-    fn is_companion(&self, key: &str) -> bool {
-        let weight =
-            key.rsplit_once('.').filter(|(_, name)| [SCALE, OUTLIER_COLUMNS, OUTLIERS].contains(name));
-        weight
-            .and_then(|(weight, _)| self.checkpoint.get(weight))
-            .is_some_and(|view| view.dtype == StoredDtype::I8)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::values::{Values, defaults};
+use super::values::{Values, defaults, full_key};
 use super::{RunFile, Source, sections};
 use crate::adapter::Targets;
 use crate::text::read_text;
@@ -81,7 +81,8 @@ impl RunFileBuilder {
     }
 
     /// Overrides one key, written as in `train.max_steps=100`. The value is TOML, or a bare string; where a list
-    /// belongs, a bare string is one of names with commas between.
+    /// belongs, a bare string is one of names with commas between. A single entry of a table of patterns is
+    /// `lora.rank_pattern.query=16`, or `lora.rank_pattern."layer.0.*query"=16`: it goes before those that are there.
     ///
     /// # Errors
     /// If there is no such key, or no `=`.
@@ -105,7 +106,7 @@ impl RunFileBuilder {
 
     fn override_with(&mut self, key: &str, value: Value) -> Result<&mut Self> {
         self.values.insert(key, value)?;
-        self.overridden.insert(key.to_owned());
+        self.overridden.insert(full_key(key));
         Ok(self)
     }
 

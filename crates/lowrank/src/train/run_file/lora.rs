@@ -21,10 +21,10 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
         exclude_modules: targets(values, "lora.exclude_modules")?,
         bias: bias(values)?,
         modules_to_save: values.list("lora.modules_to_save")?,
-        rank_pattern: values.by_pattern("lora.rank_pattern", "a whole number from 1", |value| {
+        rank_pattern: values.by_pattern("lora.rank_pattern", ("a whole number from 1", "16"), |value| {
             value.as_integer().and_then(|r| usize::try_from(r).ok())
         })?,
-        alpha_pattern: values.by_pattern("lora.alpha_pattern", "a number", number)?,
+        alpha_pattern: values.by_pattern("lora.alpha_pattern", ("a number", "32"), number)?,
         trainable_token_indices: token_indices(values)?,
         layers_to_transform: numbers(values, "lora.layers_to_transform")?,
         layers_pattern: values.list("lora.layers_pattern")?,

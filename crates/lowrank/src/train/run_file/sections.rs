@@ -113,7 +113,11 @@ fn train(values: &Values) -> Result<TrainSection> {
         compute: compute(values, "train.compute")?,
         loraplus_lr_ratio: values.number("train.loraplus_lr_ratio")?,
         loraplus_lr_embedding: values.number("train.loraplus_lr_embedding")?,
-        learning_rate_pattern: values.by_pattern("train.learning_rate_pattern", "a number", number)?,
+        learning_rate_pattern: values.by_pattern(
+            "train.learning_rate_pattern",
+            ("a number", "1e-4"),
+            number,
+        )?,
         shuffle: values.flag("train.shuffle")?,
         seed: values.count("train.seed")? as u64,
         dtype: compute(values, "train.dtype")?,

@@ -338,3 +338,27 @@ fn the_readme_shows_every_default() {
     let keys = &defaults[defaults.find("init_adapter").unwrap()..];
     assert!(include_str!("../../../../../README.md").contains(keys.trim_end()));
 }
+
+#[test]
+fn an_entry_of_a_pattern_can_be_set_and_goes_before_those_of_the_file() {
+    let file = format!("{LEAST}[lora]\nrank_pattern = {{\"query\" = 4, \"value\" = 2}}\n");
+    let run = |assignments: &[&str]| {
+        let mut builder = RunFileBuilder::from_toml(&file, "").unwrap();
+        for assignment in assignments {
+            builder.set(assignment).unwrap();
+        }
+        builder.build().unwrap()
+    };
+    let ranks = |assignment: &str| -> Vec<(String, usize)> { run(&[assignment]).lora.rank_pattern };
+    let pairs = |pairs: &[(&str, usize)]| -> Vec<(String, usize)> {
+        pairs.iter().map(|(pattern, r)| ((*pattern).to_owned(), *r)).collect()
+    };
+    assert_eq!(ranks("lora.rank_pattern={\"query\"=16}"), pairs(&[("query", 16)]));
+    assert_eq!(ranks("lora.rank_pattern.value=16"), pairs(&[("value", 16), ("query", 4)]));
+    let first = pairs(&[("layer.0.*query", 16), ("query", 4), ("value", 2)]);
+    assert_eq!(ranks("lora.rank_pattern.\"layer.0.*query\" = 16"), first);
+    assert_eq!(ranks("lora.rank_pattern.layer.0.*query=16"), first);
+    let run = run(&["lora.alpha_pattern.query=32", "train.learning_rate_pattern.classifier=1e-3"]);
+    assert_eq!(run.lora.alpha_pattern, [("query".to_owned(), 32.0)]);
+    assert_eq!(run.train.learning_rate_pattern, [("classifier".to_owned(), 1e-3)]);
+}

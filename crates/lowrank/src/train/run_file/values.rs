@@ -17,6 +17,9 @@ pub(super) const REQUIRED: [&str; 4] = ["model", "task", "output", "data.train"]
 /// Keys that stand beside another one and have no default of their own.
 const WITHOUT_DEFAULT: [&str; 3] = ["head_dropout", "data.stride", "train.warmup_steps"];
 
+/// Tables of patterns, of which an override may set a single entry.
+const PATTERNS: [&str; 3] = ["lora.rank_pattern", "lora.alpha_pattern", "train.learning_rate_pattern"];
+
 /// The sections of a run file.
 pub(super) const SECTIONS: [&str; 3] = ["data", "lora", "train"];
 
@@ -70,6 +73,10 @@ impl Values {
                 return Ok(());
             }
         }
+        if let Some((table, pattern)) = pattern_of(key) {
+            self.insert_pattern(table, pattern, value);
+            return Ok(());
+        }
         if SECTIONS.contains(&key) {
             let reason = format!("it is {}; it is a section, written [{key}]", describe(&value));
             return Err(Error::setting(key, reason));
@@ -82,6 +89,18 @@ impl Values {
             None => self.0.insert(key.to_owned(), value),
         };
         Ok(())
+    }
+
+    /// Sets one entry of a table of patterns. The first that matches decides, so it goes before those that are there.
+    fn insert_pattern(&mut self, key: &str, pattern: String, value: Value) {
+        let (section, name) = parts(key);
+        let place = self.section(section).entry(name).or_insert_with(|| Value::Table(Table::new()));
+        let mut patterns = Table::from_iter([(pattern.clone(), value)]);
+        if let Value::Table(old) = place {
+            old.remove(&pattern);
+            patterns.extend(std::mem::take(old));
+        }
+        *place = Value::Table(patterns);
     }
 
     fn section(&mut self, name: &str) -> &mut Table {
@@ -175,17 +194,23 @@ impl Values {
         }
     }
 
-    /// A table of patterns, in the run's order.
+    /// A table of patterns, in the run's order: of what, and one of its values as an example.
     pub fn by_pattern<T>(
         &self,
         key: &str,
-        what: &str,
+        (what, example): (&str, &str),
         read: impl Fn(&Value) -> Option<T>,
     ) -> Result<Vec<(String, T)>> {
         let patterns = match self.get(key) {
             None => return Ok(Vec::new()),
             Some(Value::Table(patterns)) => patterns,
-            Some(other) => return Err(wrong(key, other, "a table such as {\"layer.0.*query\" = 16}")),
+            Some(other) => {
+                return Err(wrong(
+                    key,
+                    other,
+                    &format!("a table such as {{\"layer.0.*query\" = {example}}}"),
+                ));
+            }
         };
         patterns
             .iter()
@@ -221,6 +246,21 @@ pub(super) fn number(value: &Value) -> Option<f64> {
 /// The table of patterns that [`Values::by_pattern`] reads.
 pub(super) fn by_pattern<T>(patterns: &[(String, T)], write: impl Fn(&T) -> Value) -> Value {
     Value::Table(patterns.iter().map(|(pattern, value)| (pattern.clone(), write(value))).collect())
+}
+
+/// The pattern of `TABLE.pattern` or `TABLE."pattern"`. What looks like a dotted key of TOML is one pattern: these are
+/// made of the dotted names of modules, and no table is inside another here.
+fn pattern_of(key: &str) -> Option<(&'static str, String)> {
+    let of_table = |table: &&'static str| Some((*table, key.strip_prefix(table)?.strip_prefix('.')?.trim()));
+    let (table, pattern) = PATTERNS.iter().find_map(of_table)?;
+    let quoted = || format!("{pattern} = 0").parse::<Table>().ok()?.into_iter().next();
+    let quoted = quoted().filter(|_| pattern.starts_with(['"', '\'']));
+    Some((table, quoted.map_or_else(|| pattern.to_owned(), |(pattern, _)| pattern)))
+}
+
+/// The key as errors name it.
+pub(super) fn full_key(key: &str) -> String {
+    pattern_of(key).map_or_else(|| key.to_owned(), |(table, pattern)| format!("{table}.{pattern:?}"))
 }
 
 fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {

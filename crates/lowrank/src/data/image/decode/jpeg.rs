@@ -9,7 +9,10 @@ use super::{colours, room};
 use crate::data::image::Picture;
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
-    let torn = |error: zune_jpeg::errors::DecodeErrors| format!("not a whole JPEG: {error}");
+    // Some of its sentences end with a line break.
+    let torn = |error: zune_jpeg::errors::DecodeErrors| {
+        format!("not a whole JPEG: {}", error.to_string().trim_end())
+    };
     let options = DecoderOptions::default().set_strict_mode(false).jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(torn)?;
