@@ -13,7 +13,7 @@ use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use serde_json::{Map, Value, json};
 
-use crate::{Error, Result};
+use crate::{Error, Result, foreign};
 
 /// One message of a conversation: its `role`, its `content`, and whatever else the template reads.
 pub type Message = Map<String, Value>;
@@ -87,8 +87,9 @@ impl ChatTemplate {
         for files::Template { name, path, own_file, text } in files.templates {
             let (text, marked) = generation::rewrite(&text);
             let source = Source { name, path, own_file, marked };
-            environment
-                .add_template_owned(source.name.clone(), text)
+            // The library counts columns in 16 bits, and trips over a mistake beyond them.
+            foreign::guarded(|| environment.add_template_owned(source.name.clone(), text))
+                .ok_or_else(|| Error::file(&source.path, "the chat template fails: it cannot be parsed"))?
                 .map_err(|error| source.failed(&error))?;
             templates.push(source);
         }

@@ -25,3 +25,16 @@ fn a_torn_jpeg_is_told_in_one_line() {
     let told: Vec<String> = torn.filter_map(|torn| run(reader("picture"), &torn).err()).collect();
     assert!(told.iter().any(|text| text.contains("I/O errors")), "{told:?}");
 }
+
+/// The library that reads templates counts columns in 16 bits.
+#[test]
+fn a_mistake_far_to_the_right_of_a_chat_template_is_told() {
+    for length in [10, 65_000, 65_520, 65_535, 65_536, 70_000] {
+        let template = format!("{{{{ '{}' \u{7f} }}}}", "x".repeat(length));
+        let error = run(reader("chat_template"), template.as_bytes()).unwrap_err();
+        assert!(
+            error.contains("chat_template.jinja") && error.contains("the chat template fails"),
+            "{error}"
+        );
+    }
+}
