@@ -16,7 +16,8 @@ use lowrank::data::{ChatTemplate, Reader as Examples, TaskOptions, Tokenizer, sq
 use lowrank::hub::{Checkpoint, to_tensor};
 use lowrank::models::{self, HeadSpec, Model};
 use lowrank::tape::AdapterId;
-use lowrank::train::RunFile;
+use lowrank::tensor::DType;
+use lowrank::train::RunFileBuilder;
 use lowrank::{Error, Result};
 
 /// A reader of one kind of file.
@@ -155,7 +156,10 @@ fn adapter(path: &Path) -> Result<()> {
 
 fn bert() -> Result<Box<dyn Model>> {
     let config = models::read_config(&fixtures().join("models/bert"))?;
-    models::from_config(&config, HeadSpec::new(config.usual_head(), config.labels.len()))
+    let mut model = models::from_config(&config, HeadSpec::new(config.usual_head(), config.labels.len()))?;
+    // With values, as norms and parts of weights are made of them.
+    models::initialise(&mut *model, 1, DType::F32)?;
+    Ok(model)
 }
 
 fn kohya(path: &Path) -> Result<()> {
@@ -195,9 +199,10 @@ fn model_config(path: &Path) -> Result<()> {
 }
 
 fn run_file(path: &Path) -> Result<()> {
-    let run = RunFile::read(path)?;
-    let (text, whole) = (run.text(), run.to_toml());
-    assert!(!text.is_empty() && !whole.is_empty());
+    for (_, run) in RunFileBuilder::read(path)?.build_all()? {
+        let (text, whole) = (run.text(), run.to_toml());
+        assert!(!text.is_empty() && !whole.is_empty());
+    }
     Ok(())
 }
 

@@ -137,7 +137,59 @@ fn an_override_is_of_all_adapters() {
     let room = Room::new();
     let mut builder = builder(&room, "all");
     builder.set("lora.r=1").unwrap();
+    builder.set("lora.rank_pattern.value=4").unwrap();
     for (_, run) in builder.build_all().unwrap() {
         assert_eq!(run.lora.r, 1);
+        assert_eq!(run.lora.rank_pattern[0], ("value".to_owned(), 4));
     }
+    builder.set("lora.r=0").unwrap();
+    let error = builder.build_all().unwrap_err().to_string();
+    assert!(error.starts_with("lora.r: ") && !error.contains("adapters"), "{error}");
+}
+
+#[test]
+fn an_older_result_goes_only_when_all_runs_can_begin() {
+    let room = Room::new();
+    train(&room, "all", FRESH).unwrap();
+    let before = room.adapter("all/small");
+    let mut runs = together(&room, "all");
+    runs[2].1.data.train = room.path("nowhere.tsv");
+    let overwrite = RunOptions { resume: false, overwrite: true };
+    let run =
+        |runs: &[(String, RunFile)]| run_together(runs, overwrite, &mut Silent, &AtomicBool::new(false));
+    let error = run(&runs).unwrap_err().to_string();
+    assert!(error.contains("nowhere.tsv"), "{error}");
+    assert_eq!(room.adapter("all/small"), before);
+    let mut runs = together(&room, "all");
+    runs[2].1.init_adapter = Some(room.path("all/small").to_string_lossy().into_owned());
+    let error = run(&runs).unwrap_err().to_string();
+    assert!(error.contains("init_adapter"), "{error}");
+    assert_eq!(room.adapter("all/small"), before);
+}
+
+/// What happens to the others afterwards does not matter to it.
+#[test]
+fn a_run_that_is_over_is_written_at_once() {
+    let room = Room::new();
+    let (runs, stop) = (together(&room, "all"), AtomicBool::new(false));
+    let mut observer = At { step: 4, then: |_| stop.store(true, Ordering::Relaxed) };
+    run_together(&runs, FRESH, &mut observer, &stop).unwrap_err();
+    room.run("alone-short", ADAPTERS[2].1, FRESH).unwrap();
+    assert_eq!(room.adapter("all/short"), room.adapter("alone-short"));
+    assert!(!room.path("all/small/adapter_model.safetensors").exists());
+}
+
+/// The warm-up begins at 0: after one step nothing has moved.
+#[test]
+fn a_run_that_changed_nothing_says_so() {
+    let room = Room::new();
+    let settings = ["train.max_steps=1", "train.warmup_steps=5"];
+    let mut notes = runs::Notes::default();
+    let run = [(String::new(), room.run_file("idle", &settings))];
+    run_together(&run, FRESH, &mut notes, &AtomicBool::new(false)).unwrap();
+    assert!(notes.notes.iter().any(|note| note.contains("changes nothing")), "{:?}", notes.notes);
+    let mut notes = runs::Notes::default();
+    let run = [(String::new(), room.run_file("moved", &["train.max_steps=2"]))];
+    run_together(&run, FRESH, &mut notes, &AtomicBool::new(false)).unwrap();
+    assert!(!notes.notes.iter().any(|note| note.contains("changes nothing")), "{:?}", notes.notes);
 }

@@ -154,7 +154,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let options = RunOptions { resume: arguments.resume, overwrite: arguments.overwrite };
     let summaries = train::run_together(&runs, options, &mut Progress::new(output), &stop);
     match (summaries, &runs[..]) {
-        (Ok(summaries), [(_, run)]) => {
+        (Ok(summaries), [(name, run)]) if name.is_empty() => {
             summaries.iter().try_for_each(|summary| output.result(report(run, summary), summary))
         }
         (Ok(summaries), _) => {

@@ -7,8 +7,9 @@ use crate::tensor::DType;
 /// How far a magnitude may be from the length that the weight has, as a part of that, and still be it.
 const ROUNDING: f32 = 1e-5;
 
-/// Whether the model answers under an adapter as it does without: every product is zero, and whatever the adapter has in the
-/// place of the base model's values is the same. So it is before training, and if a file bound to nothing.
+/// Whether the model answers under an adapter as it does without: of every pair a factor is zero, and whatever the adapter
+/// has in the place of the base model's values is the same. So it is before training, but for an orthogonal beginning,
+/// where the product alone is zero.
 pub fn changes_nothing(model: &dyn Module, adapter: AdapterId) -> bool {
     let mut changes = false;
     for_each_linear(model, |path, linear| {
@@ -31,7 +32,8 @@ pub fn changes_nothing(model: &dyn Module, adapter: AdapterId) -> bool {
         if changes {
             return;
         }
-        let base = parameter.base().map(|leaf| leaf.float().to_dtype(DType::F32));
+        let is_own = parameter.replacement(adapter).is_some() || parameter.rows(adapter).is_some();
+        let base = parameter.base().filter(|_| is_own).map(|leaf| leaf.float().to_dtype(DType::F32));
         if let Some(leaf) = parameter.replacement(adapter) {
             changes |= base.as_ref().is_none_or(|base| base.to_f32_vec() != leaf.float().to_f32_vec());
         }

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, base_value, detach, plan_any_rank, tied_leaves};
-use super::config::LoraConfig;
+use super::config::{Init, LoraConfig};
 use super::initialise::part_of_weight;
 use super::layers::Adapted;
 use super::matcher::is_saved;
 use super::peft_config;
 use super::tokens::TrainedTokens;
-use crate::hub::{Checkpoint, TensorView, to_tensor};
+use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, to_tensor};
 use crate::models::{Head, HeadStyle, ModelInfo};
-use crate::nn::{Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter_mut, rows_name};
+use crate::nn::{
+    Linear, Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter_mut, rows_name,
+};
 use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, TokenRows, is_finite};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
@@ -146,6 +148,7 @@ impl AdapterFile {
                     let magnitude = self.leaf_if(magnitude, &mut unused)?.map(Magnitude::new);
                     let mut pair = Lora { dropout, bias, magnitude, ..pair };
                     if init.takes_from_the_weight() {
+                        self.check_taken(linear, layer, init)?;
                         let weight = base_value(&format!("{path}.weight"), &linear.weight, &tied)?;
                         let [a, b] = part_of_weight(layer, &weight, init, 0)?.map(Leaf::frozen);
                         pair.initial = Some(Initial { a, b });
@@ -211,6 +214,24 @@ impl AdapterFile {
             None => Ok(()),
             Some(key) => Err(self.error(key, "it binds to nothing in the model")),
         }
+    }
+
+    /// Checks that what the pair began as can be found again.
+    fn check_taken(&self, linear: &Linear, layer: &Adapted, init: &Init) -> Result<()> {
+        let word = init.word().unwrap_or_default();
+        let reason = if layer.r > linear.inputs().min(linear.outputs()) {
+            format!("the rank {} is beyond {}, of which {word:?} would take a part", layer.r, layer.path)
+        } else if linear.groups() > 1 {
+            format!("{} is in groups, of which {word:?} takes no part", layer.path)
+        } else if matches!(init, Init::Olora) && linear.weight.is_transposed() {
+            let path = &layer.path;
+            format!(
+                "{path} is stored as [inputs, outputs], and PEFT's \"olora\" takes that for [outputs, inputs]"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::file(self.folder.join(ADAPTER_CONFIG), reason))
     }
 
     /// The key in this file of the tensor that [`for_each_leaf_mut`](super::for_each_leaf_mut) names.

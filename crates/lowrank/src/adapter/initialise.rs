@@ -110,7 +110,7 @@ pub(super) fn part_of_weight(layer: &Adapted, weight: &Leaf, init: &Init, seed: 
             let generator = &mut Philox::new(seed, stream_of(path));
             nearly_principal(path, weight, *r, *iterations, generator)?.tensors(*scaling)
         }
-        Init::Olora => leading(weight, *r).tensors(1.0),
+        Init::Olora => leading(path, weight, *r)?.tensors(1.0),
         _ => principal(path, weight, *r)?.tensors(*scaling),
     })
 }

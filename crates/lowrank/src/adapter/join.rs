@@ -1,7 +1,7 @@
 //! Several adapters as one.
 
 use crate::nn::{
-    Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
+    self, Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
     for_each_parameter, for_each_parameter_mut,
 };
 use crate::tape::{AdapterId, Lora};
@@ -30,6 +30,8 @@ pub fn join(model: &mut dyn Module, from: AdapterId, into: AdapterId) -> Result<
         }
     });
     result?;
+    check_rows(model, from, into)?;
+    check_rows(model, into, from)?;
     let rename = |lora: &mut Vec<Lora>| {
         lora.iter_mut().filter(|lora| lora.adapter == from).for_each(|lora| lora.adapter = into);
     };
@@ -69,6 +71,42 @@ pub fn scale(model: &mut dyn Module, adapter: AdapterId, weight: f32) -> Result<
     Ok(())
 }
 
+/// Rows that one adapter has of a table do not go with what another does to that table, or to what is tied to it.
+fn check_rows(model: &dyn Module, rows_of: AdapterId, other: AdapterId) -> Result<()> {
+    let (mut tables, mut tied) = (Vec::new(), Vec::new());
+    for_each_parameter(model, |path, parameter| {
+        if parameter.rows(rows_of).is_some() {
+            tables.push(path.to_owned());
+        }
+    });
+    for_each_parameter(model, |path, parameter| {
+        let is_tied = parameter.tie().is_some_and(|name| tables.iter().any(|table| table == name));
+        if is_tied || tables.iter().any(|table| table == path) {
+            tied.push(path.to_owned());
+        }
+    });
+    let mut found = None;
+    let is_one = |path: &str| tied.contains(&nn::join(path, "weight"));
+    let of_other = |lora: &[Lora]| lora.iter().any(|lora| lora.adapter == other);
+    for_each_linear(model, |path, linear| {
+        found = found.take().or((is_one(path) && of_other(&linear.lora)).then(|| path.to_owned()));
+    });
+    for_each_embedding(model, |path, embedding| {
+        found = found.take().or((is_one(path) && of_other(&embedding.lora)).then(|| path.to_owned()));
+    });
+    for_each_parameter(model, |path, parameter| {
+        let replaced = tied.iter().any(|name| name == path) && parameter.replacement(other).is_some();
+        found = found.take().or(replaced.then(|| path.to_owned()));
+    });
+    match found {
+        None => Ok(()),
+        Some(path) => Err(Error::Usage(format!(
+            "one adapter trains single rows of a table, and the other adapts or replaces {path}: what both would be together \
+             is nowhere said"
+        ))),
+    }
+}
+
 /// A magnitude is that of the base weight with one product, whole: what it would be beside another product, or of a part
 /// of its own, is nowhere said.
 fn check_no_magnitudes(model: &dyn Module, adapters: &[AdapterId]) -> Result<()> {
@@ -95,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::nn::Linear;
-    use crate::tape::{Layout, Leaf, Magnitude, Tape, Var};
+    use crate::tape::{Layout, Leaf, Magnitude, Tape, TokenRows, Var};
     use crate::tensor::{DType, Tensor};
 
     const A: AdapterId = AdapterId(3);
@@ -162,6 +200,24 @@ mod tests {
         }
         scale(&mut layer, A, 1.0).unwrap();
         assert_eq!([A, B].map(|adapter| outputs(&layer, Some(adapter))), before);
+    }
+
+    #[test]
+    fn single_rows_do_not_go_with_what_another_adapter_does_to_their_table() {
+        let rows = || TokenRows { ids: [1, 3].into(), values: random([2, 7], &mut Philox::new(9, 0)) };
+        let mut layer = layer();
+        layer.lora.retain(|lora| lora.adapter == B);
+        crate::nn::assign_names(&mut layer);
+        layer.weight.set_rows(A, rows()).unwrap();
+        for error in [join(&mut layer, A, B), join(&mut layer, B, A)] {
+            assert!(error.unwrap_err().to_string().contains("single rows"));
+        }
+        layer.lora.clear();
+        layer.weight.set_replacement(B, random([5, 7], &mut Philox::new(9, 1))).unwrap();
+        assert!(join(&mut layer, A, B).unwrap_err().to_string().contains("single rows"));
+        layer.weight.remove_replacement(B);
+        join(&mut layer, A, B).unwrap();
+        assert!(layer.weight.rows(B).is_some() && layer.weight.rows(A).is_none());
     }
 
     #[test]

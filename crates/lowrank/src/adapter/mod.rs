@@ -20,6 +20,7 @@ mod tokens;
 pub mod tools;
 mod tree;
 
+pub(crate) use attach::plan_any_rank;
 pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set_trainable};
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets, TokenIndices};
 pub use count::{Grouped, ParameterCount};
@@ -31,8 +32,8 @@ pub use join::{join, scale};
 pub use layers::Adapted;
 pub(crate) use merge::{Changes, Pair, Product, not_finite, sum, write_rows};
 pub use merge::{Merged, merge};
-pub(crate) use peft_config::fan_in_fan_out;
 pub use peft_config::read_config;
+pub(crate) use peft_config::{fan_in_fan_out, read_config_of_products};
 pub(crate) use save::put_in_file_shapes;
 pub use save::{save, tensors};
 pub use targets::{Targeted, target_modules};

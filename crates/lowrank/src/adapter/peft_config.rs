@@ -197,6 +197,14 @@ pub(super) fn read_whole(folder: &Path) -> Result<(LoraConfig, Map<String, Value
     Ok((config, map))
 }
 
+/// As [`read_config`], of an adapter of which the products alone are looked at.
+///
+/// # Errors
+/// As [`read_config`]; or if the products are not what the adapter changes.
+pub(crate) fn read_config_of_products(folder: &Path) -> Result<LoraConfig> {
+    read_whole(folder).map(|(config, _)| config)
+}
+
 /// What a configuration means but for the biases of `B`.
 pub(super) fn meaning_of(map: &Map<String, Value>) -> Result<LoraConfig, String> {
     let mut map = map.clone();

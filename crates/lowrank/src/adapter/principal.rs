@@ -4,7 +4,7 @@ use lowrank_kernels::gemm::{Matrix as Operand, MatrixMut, matmul};
 use lowrank_kernels::random::Philox;
 use lowrank_kernels::svd::{Svd, svd};
 
-use crate::tape::Leaf;
+use crate::tape::{Leaf, is_finite};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -109,8 +109,16 @@ pub(super) fn nearly_principal(
 ///
 /// # Source
 /// Büyükakyüz, OLoRA (arXiv 2406.01775), section 3; PEFT's `olora_init`, which does so with the transpose of GPT-2's weights.
-pub(super) fn leading(weight: &Leaf, r: usize) -> Factors {
+///
+/// # Errors
+/// If the weight holds a value that is not finite.
+pub(super) fn leading(path: &str, weight: &Leaf, r: usize) -> Result<Factors> {
     let value = weight.float().to_dtype(DType::F32);
+    if !is_finite(&value) {
+        return Err(Error::Usage(format!(
+            "{path} holds a value that is not finite: it has no QR decomposition"
+        )));
+    }
     let (outputs, inputs) = value.rows_and_width();
     let values = value.as_slice::<f32>();
     let columns: Vec<f32> = values.chunks_exact(inputs).flat_map(|row| &row[..r]).copied().collect();
@@ -119,7 +127,7 @@ pub(super) fn leading(weight: &Leaf, r: usize) -> Factors {
     let (left, right) = (Operand::dense(&q, outputs, r), Operand::dense(values, outputs, inputs));
     matmul(1.0, left.transposed(), right, 0.0, MatrixMut::dense(&mut rows, r, inputs), true);
     let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect();
-    Factors { b: wide(&q), a: wide(&rows), r }
+    Ok(Factors { b: wide(&q), a: wide(&rows), r })
 }
 
 /// Orthonormal columns with the spans of the first of a matrix `[rows, r]`, row-major, as is the result. A column that
@@ -223,7 +231,7 @@ mod tests {
         for [outputs, inputs] in [[17, 11], [9, 23]] {
             let leaf = weight(outputs, inputs);
             let whole = leaf.value().to_f32_vec();
-            let product = product(&leading(&leaf, 4), 1.0);
+            let product = product(&leading("w", &leaf, 4).unwrap(), 1.0);
             for row in 0..outputs {
                 for column in 0..4 {
                     let at = row * inputs + column;

@@ -88,14 +88,16 @@ fn as_plain(plan: &Plan, config: &LoraConfig) -> (Plan, LoraConfig) {
     let embeddings = || plan.targets.embeddings.iter();
     let ranks = embeddings().map(|layer| (layer.path.clone(), layer.r));
     let alphas = embeddings().map(|layer| (layer.path.clone(), layer.lora_alpha.unwrap_or(layer.r as f64)));
+    // A file has one value for a pattern.
+    let is_other = |pattern: &str| Adapted::find(&plan.targets.embeddings, pattern).is_none();
+    let own_ranks = config.rank_pattern.iter().filter(|(pattern, _)| is_other(pattern));
+    let own_alphas = config.alpha_pattern.iter().filter(|(pattern, _)| is_other(pattern));
     let config = LoraConfig {
         r: 2 * config.r,
         lora_alpha: Some(config.lora_alpha.unwrap_or(config.r as f64) * factor),
-        rank_pattern: ranks
-            .chain(config.rank_pattern.iter().map(|(name, r)| (name.clone(), 2 * r)))
-            .collect(),
+        rank_pattern: ranks.chain(own_ranks.map(|(pattern, r)| (pattern.clone(), 2 * r))).collect(),
         alpha_pattern: alphas
-            .chain(config.alpha_pattern.iter().map(|(name, alpha)| (name.clone(), alpha * factor)))
+            .chain(own_alphas.map(|(pattern, alpha)| (pattern.clone(), alpha * factor)))
             .collect(),
         init_lora_weights: Init::Default,
         ..config.clone()

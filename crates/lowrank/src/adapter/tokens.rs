@@ -44,7 +44,12 @@ pub(super) fn trained_tokens(
         }
     };
     let mut tables: Vec<(String, usize, usize)> = Vec::new();
-    for_each_embedding(model, |path, table| tables.push((path.to_owned(), table.entries(), table.width())));
+    for_each_embedding(model, |path, table| {
+        // What something else than a lookup reads knows of no rows.
+        if table.is_adaptable() {
+            tables.push((path.to_owned(), table.entries(), table.width()));
+        }
+    });
     let mut found: Vec<TrainedTokens> = Vec::new();
     for (name, indices) in wanted {
         let is_meant = |(path, ..): &&(String, usize, usize)| match name {

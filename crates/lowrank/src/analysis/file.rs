@@ -80,7 +80,7 @@ impl MatrixFile {
         let (entries, skipped) = entries(&checkpoint)?;
         let has_pairs = entries.iter().any(|entry| matches!(entry.keys, Keys::Pair { .. }));
         let (config, fan_in_fan_out) = if has_pairs && folder.join(ADAPTER_CONFIG).is_file() {
-            (Some(adapter::read_config(&folder)?), adapter::fan_in_fan_out(&folder)?)
+            (Some(adapter::read_config_of_products(&folder)?), adapter::fan_in_fan_out(&folder)?)
         } else {
             (None, false)
         };

@@ -11,13 +11,13 @@ use crate::{Error, Result};
 pub(super) struct Frozen(BTreeMap<String, u64>);
 
 impl Frozen {
-    /// Those of a model. Weights that run from their file are left out: they are mapped for reading, and the system lets
-    /// nobody write there.
+    /// Those of a model. Weights that run from their file as they are there are left out: they are mapped for reading, and
+    /// the system lets nobody write there. Of a weight that was packed, the value is looked at and not the packed copy.
     pub fn of(model: &dyn Model) -> Self {
         let mut hashes = BTreeMap::new();
         for_each_parameter(model, |path, parameter| {
             if let Some(leaf) = parameter.base().filter(|leaf| is_looked_at(leaf)) {
-                hashes.insert(path.to_owned(), hash(leaf.value().bytes()));
+                hashes.insert(path.to_owned(), hash_of(leaf));
             }
         });
         Self(hashes)
@@ -32,7 +32,7 @@ impl Frozen {
         for_each_parameter(model, |path, parameter| {
             let before = self.0.get(path).filter(|_| changed.is_none());
             if let Some((before, leaf)) = before.zip(parameter.base())
-                && *before != hash(leaf.value().bytes())
+                && *before != hash_of(leaf)
             {
                 changed = Some(path.to_owned());
             }
@@ -48,7 +48,17 @@ impl Frozen {
 }
 
 fn is_looked_at(leaf: &Leaf) -> bool {
-    !leaf.is_trainable() && leaf.queue().is_none()
+    !leaf.is_trainable() && (leaf.queue().is_none() || leaf.as_quantized().is_some())
+}
+
+/// A number for a value, the scales and outliers of one in 8 bits included. Pages of a file are given back.
+fn hash_of(leaf: &Leaf) -> u64 {
+    let value = hash(leaf.value().bytes());
+    leaf.value().release_pages();
+    leaf.as_quantized().map_or(value, |quantized| {
+        let scales = hash(bytemuck::cast_slice(quantized.scales()));
+        value ^ scales.rotate_left(17) ^ hash(bytemuck::cast_slice(quantized.outliers())).rotate_left(34)
+    })
 }
 
 /// Four sums by turns, so that one multiplication need not wait for the other.

@@ -19,6 +19,8 @@ pub(super) struct Lane<'a> {
     session: Session<'a>,
     /// Its adapter, while another's is on the model.
     held: Option<Held>,
+    /// How it ended.
+    summary: Option<Summary>,
 }
 
 /// All runs, and the model under them.
@@ -29,6 +31,7 @@ pub(super) struct Lanes<'a> {
     current: usize,
     /// The base model's bytes before the first step.
     frozen: Frozen,
+    begun: Instant,
 }
 
 /// What hands out the steps of a data set.
@@ -62,9 +65,10 @@ fn with_feeds(
 
 impl<'a> Lanes<'a> {
     /// The first run, whose adapter is on the model.
-    pub fn new(base: Base, name: &'a str, session: Session<'a>) -> Self {
+    pub fn new(base: Base, name: &'a str, session: Session<'a>, begun: Instant) -> Self {
         let frozen = Frozen::of(base.adapted.model());
-        Self { base, lanes: vec![Lane { name, session, held: None }], current: 0, frozen }
+        let lanes = vec![Lane { name, session, held: None, summary: None }];
+        Self { base, lanes, current: 0, frozen, begun }
     }
 
     /// Takes the adapter that is on the model off it, opens another run, and adds that.
@@ -78,9 +82,8 @@ impl<'a> Lanes<'a> {
         let mut base = Some(self.base);
         let session = open(&mut base)?;
         let lost = || Error::Usage("the model is gone".into());
-        self.lanes.push(Lane { name, session, held: None });
-        let (lanes, current) = (self.lanes, current + 1);
-        Ok(Self { base: base.ok_or_else(lost)?, lanes, current, frozen: self.frozen })
+        self.lanes.push(Lane { name, session, held: None, summary: None });
+        Ok(Self { base: base.ok_or_else(lost)?, current: current + 1, ..self })
     }
 
     /// Puts the adapter of a run on the model, and tells whose turn it is.
@@ -134,6 +137,9 @@ impl<'a> Lanes<'a> {
                     let step = feed.next()?;
                     let (session, adapted) = self.turn(index, observer)?;
                     session.take(adapted, step, observer, stop)?;
+                    if session.is_over() {
+                        self.write(index, observer)?;
+                    }
                 }
             }
         }
@@ -152,17 +158,27 @@ impl<'a> Lanes<'a> {
         Ok(())
     }
 
-    /// Writes the results, if the base model is what it was.
-    pub fn finish(mut self, begun: Instant, observer: &mut dyn Observer) -> Result<Vec<Summary>> {
+    /// Writes the result of a run, if the base model is what it was. What happens to the others afterwards does not matter
+    /// to it.
+    fn write(&mut self, index: usize, observer: &mut dyn Observer) -> Result<()> {
         self.frozen.check(self.base.adapted.model())?;
-        let mut summaries = Vec::new();
+        let begun = self.begun;
+        let (session, adapted) = self.turn(index, observer)?;
+        let summary = session.finish(adapted, begun)?;
+        if session.adapter().is_some_and(|adapter| changes_nothing(adapted.model(), adapter)) {
+            observer.note("the adapter changes nothing: the model answers under it as without");
+        }
+        self.lanes[index].summary = Some(summary);
+        Ok(())
+    }
+
+    /// Writes the results that are not written yet, and gives all summaries.
+    pub fn finish(mut self, observer: &mut dyn Observer) -> Result<Vec<Summary>> {
         for index in 0..self.lanes.len() {
-            let (session, adapted) = self.turn(index, observer)?;
-            summaries.push(session.finish(adapted, begun)?);
-            if session.adapter().is_some_and(|adapter| changes_nothing(adapted.model(), adapter)) {
-                observer.note("the adapter changes nothing: the model answers under it as without");
+            if self.lanes[index].summary.is_none() {
+                self.write(index, observer)?;
             }
         }
-        Ok(summaries)
+        Ok(self.lanes.into_iter().filter_map(|lane| lane.summary).collect())
     }
 }

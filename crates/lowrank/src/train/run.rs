@@ -5,12 +5,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::checkpoint::State;
+use super::dataset::RunData;
 use super::events::{Observer, Summary};
 use super::lanes::Lanes;
 use super::output::{self, Found};
 use super::run_file::{Method, RunFile};
 use super::session::Session;
 use super::settings::first_difference;
+use crate::hub::{self, RepositoryKind};
+use crate::models;
 use crate::{Error, Result};
 
 /// What to do with an output folder that holds a run already.
@@ -54,40 +57,52 @@ pub fn run_together(
     if runs.len() > 1 && runs.iter().any(|(_, run)| run.method == Method::Full) {
         return Err(Error::setting("method", "\"full\" trains the model that several adapters would share"));
     }
-    let mut summaries = vec![None; runs.len()];
-    let mut lanes: Option<Lanes<'_>> = None;
-    let mut opened = Vec::new();
-    for (place, (name, run)) in runs.iter().enumerate() {
+    // All are looked at before one of them is opened, which may remove an older result.
+    let mut summaries = Vec::new();
+    for (name, run) in runs {
         if runs.len() > 1 {
             observer.turn(name);
         }
-        if let Some(summary) = prepare(run, options, observer)? {
-            summaries[place] = Some(summary);
-            continue;
+        let summary = prepare(run, runs, options, observer)?;
+        if summary.is_none() {
+            let folder = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
+            RunData::open(run, &models::read_config(&folder)?)?;
         }
-        opened.push(place);
+        summaries.push(summary);
+    }
+    let mut lanes: Option<Lanes<'_>> = None;
+    let opened: Vec<usize> = (0..runs.len()).filter(|place| summaries[*place].is_none()).collect();
+    for (name, run) in opened.iter().map(|place| &runs[*place]) {
+        if runs.len() > 1 {
+            observer.turn(name);
+        }
         lanes = Some(match lanes {
             Some(lanes) => lanes.open(name, |base| Session::open(run, base, options, observer, stop))?,
             None => {
                 let mut base = None;
                 let session = Session::open(run, &mut base, options, observer, stop)?;
                 let base = base.ok_or_else(|| Error::Usage("no model was loaded".into()))?;
-                Lanes::new(base, name, session)
+                Lanes::new(base, name, session, begun)
             }
         });
     }
     if let Some(mut lanes) = lanes {
         lanes.train(observer, stop)?;
-        for (place, summary) in opened.into_iter().zip(lanes.finish(begun, observer)?) {
+        for (place, summary) in opened.into_iter().zip(lanes.finish(observer)?) {
             summaries[place] = Some(summary);
         }
     }
     Ok(summaries.into_iter().flatten().collect())
 }
 
-/// Looks at the output folder; a finished run that is to be resumed gives its summary.
-fn prepare(run: &RunFile, options: RunOptions, observer: &mut dyn Observer) -> Result<Option<Summary>> {
-    refuse_sources(run)?;
+/// Looks at the output folder of one of several runs; a finished one that is to be resumed gives its summary.
+fn prepare(
+    run: &RunFile,
+    runs: &[(String, RunFile)],
+    options: RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<Option<Summary>> {
+    runs.iter().try_for_each(|(_, other)| refuse_sources(run, &other.output))?;
     output::check_folder(&run.output)?;
     output::check_unused(&run.output)?;
     if options.overwrite {
@@ -128,9 +143,9 @@ fn changed_since(run: &RunFile) -> Result<Option<String>> {
     Ok(first_difference(&old, &new))
 }
 
-/// What a run starts from must not be what it replaces.
-fn refuse_sources(run: &RunFile) -> Result<()> {
-    let Ok(output) = run.output.canonicalize() else { return Ok(()) };
+/// What a run starts from must not be what a run replaces.
+fn refuse_sources(run: &RunFile, output: &Path) -> Result<()> {
+    let Ok(output) = output.canonicalize() else { return Ok(()) };
     let sources = [("model", Some(run.model_source())), ("init_adapter", run.init_adapter_source())];
     for (key, source) in sources {
         if source.is_some_and(|source| Path::new(&source).canonicalize().is_ok_and(|path| path == output)) {

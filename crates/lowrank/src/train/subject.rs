@@ -58,7 +58,7 @@ impl Subject {
         run.agree_with(file.config())?;
         let plan =
             file.attach(adapted.model_mut(), &info, ADAPTER).map_err(|error| error.unsuitable(&name))?;
-        let wanted = adapter::plan(adapted.model(), &info, &run.given_over(file.config()));
+        let wanted = adapter::plan_any_rank(adapted.model(), &info, &run.given_over(file.config()));
         if wanted? != plan {
             let reason =
                 "its targets or modules are not those of init_adapter; leave [lora] out to take them over";

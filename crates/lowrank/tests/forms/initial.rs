@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use lowrank::adapter::convert::{AdapterForm, ConvertOptions, convert};
 use lowrank::adapter::tools::inspect;
-use lowrank::adapter::{self, AdapterFile, read_config};
+use lowrank::adapter::{self, AdapterFile, Init, LoraConfig, Targets, read_config};
+use lowrank::analysis::MatrixFile;
 use lowrank::data::Batch;
-use lowrank::hub::Checkpoint;
+use lowrank::hub::{Checkpoint, Tensors, to_tensor, write_tensors};
 use lowrank::nn::for_each_linear;
 use lowrank::tape::AdapterId;
+use lowrank::tensor::Tensor;
 use lowrank::train::{AdaptedModel, LoadOptions, MergeOptions, merge, read_batch};
 use lowrank_kernels::Compute;
 
-use crate::common::{difference, fixtures, read_tensors};
+use crate::common::{Case, attach_perturbed, difference, fixtures, read_tensors};
 
 const ADAPTER: AdapterId = AdapterId(0);
 const KINDS: [&str; 4] = ["pissa", "pissa_rslora", "pissa_pattern", "olora"];
@@ -130,4 +133,102 @@ fn such_an_adapter_is_merged_and_is_not_taken_apart_without_its_base() {
     std::fs::write(&path, text).unwrap();
     let error = AdapterFile::open(broken.path()).map(drop).unwrap_err().to_string();
     assert!(error.contains("pissa_niter_4") && error.contains("does not tell how"), "{error}");
+}
+
+/// An adapter of PEFT's, as it is, with another setting.
+fn changed(
+    kind: &str,
+    key: &str,
+    value: serde_json::Value,
+    tensors: impl FnOnce(&mut Tensors),
+) -> tempfile::TempDir {
+    let made = tempfile::tempdir().unwrap();
+    let source = folder(kind, "as_it_is");
+    let text = std::fs::read_to_string(source.join("adapter_config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config[key] = value;
+    std::fs::write(made.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let file = Checkpoint::open_adapter(source).unwrap();
+    let read = |name: &str| to_tensor(name, &file.get(name).unwrap()).unwrap();
+    let mut values: Tensors = file.names().map(|name| (name.to_owned(), read(name))).collect();
+    tensors(&mut values);
+    write_tensors(&made.path().join("adapter_model.safetensors"), &values).unwrap();
+    made
+}
+
+#[test]
+fn a_rank_beyond_the_weight_that_a_pair_is_a_part_of_is_refused() {
+    for kind in ["pissa", "olora"] {
+        let made = changed(kind, "r", 60.into(), |values| {
+            for (name, value) in values.iter_mut() {
+                let (rows, width) = value.rows_and_width();
+                let shape = if name.contains("lora_A") { [60, width] } else { [rows, 60] };
+                *value = Tensor::from_slice(shape, &vec![0.5f32; shape[0] * shape[1]]);
+            }
+        });
+        let options = LoadOptions { compute: Some(Compute::F32), ..LoadOptions::default() };
+        let loaded = AdaptedModel::load(&model(), made.path().to_str(), options);
+        let error = loaded.map(drop).unwrap_err().to_string();
+        assert!(error.contains("rank 60 is beyond"), "{error}");
+    }
+}
+
+/// PEFT decomposes GPT-2's weights as they are stored.
+#[test]
+fn olora_of_weights_that_are_stored_the_other_way_round_is_refused() {
+    let case = Case::named("gpt2_attention");
+    let text =
+        std::fs::read_to_string(Path::new(&case.adapter().unwrap()).join("adapter_config.json")).unwrap();
+    let made = tempfile::tempdir().unwrap();
+    let olora = text.replace("\"init_lora_weights\": true", "\"init_lora_weights\": \"olora\"");
+    assert_ne!(olora, text);
+    std::fs::write(made.path().join("adapter_config.json"), olora).unwrap();
+    let weights = Path::new(&case.adapter().unwrap()).join("adapter_model.safetensors");
+    std::fs::copy(weights, made.path().join("adapter_model.safetensors")).unwrap();
+    let loaded = AdaptedModel::load(&case.model(), made.path().to_str(), case.options(Compute::F32));
+    let error = loaded.map(drop).unwrap_err().to_string();
+    assert!(error.contains("olora") && error.contains("c_attn"), "{error}");
+}
+
+/// What they add is not their product alone.
+#[test]
+fn neither_a_conversion_nor_ranks_take_such_an_adapter_for_a_plain_one() {
+    for kind in ["pissa", "olora"] {
+        let source = folder(kind, "as_it_is");
+        let out = tempfile::tempdir().unwrap();
+        let options = ConvertOptions {
+            input: source.to_str().unwrap(),
+            out: out.path(),
+            to: AdapterForm::Gguf,
+            model: None,
+            lora_alpha: None,
+            enable_lora: &[],
+        };
+        let error = convert(&options).unwrap_err().to_string();
+        assert!(error.contains("init_lora_weights"), "{error}");
+        let error = MatrixFile::open(&source).map(drop).unwrap_err().to_string();
+        assert!(error.contains("init_lora_weights"), "{error}");
+    }
+}
+
+/// A pattern that is the name of an embedding keeps what it says; others are of pairs of twice the rank.
+#[test]
+fn patterns_of_embeddings_mean_the_same_after_a_save() {
+    let (mut adapted, batch) = loaded("pissa", &model(), None);
+    let table = "bert.embeddings.word_embeddings".to_owned();
+    let config = LoraConfig {
+        r: 3,
+        target_modules: Some(Targets::Names(vec!["query".into(), "word_embeddings".into()])),
+        rank_pattern: vec![("1.attention.self.query".into(), 2), (table.clone(), 4)],
+        alpha_pattern: vec![(table, 16.0), ("query".into(), 5.0)],
+        init_lora_weights: Init::Pissa { iterations: None },
+        ..LoraConfig::default()
+    };
+    let plan = attach_perturbed(&mut adapted, &config);
+    let answers = adapted.logits(&batch, Some(ADAPTER)).unwrap();
+    let made = tempfile::tempdir().unwrap();
+    let info = adapted.model().info().clone();
+    adapter::save(adapted.model_mut(), &info, ADAPTER, &plan, &config, "base", made.path()).unwrap();
+    let (again, _) = loaded("pissa", &model(), Some(made.path()));
+    assert_near(&again.logits(&batch, Some(ADAPTER)).unwrap(), &answers, 2e-5, "patterns");
 }

@@ -71,7 +71,7 @@ fn replace_last(key: &str, from: &str, to: &str) -> String {
 
 /// Takes an adapter apart that is nothing but pairs.
 pub(super) fn read(folder: &Path, base: Option<&Base>) -> Result<Parts> {
-    let config = peft_config::read_config(folder)?;
+    let (config, _) = peft_config::read_whole(folder)?;
     let file = Checkpoint::open_adapter(folder)?;
     let mut halves = Halves::new(file.path(), base);
     for key in file.names() {

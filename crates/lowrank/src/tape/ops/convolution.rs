@@ -26,8 +26,8 @@ use crate::tensor::Tensor;
 ///
 /// # Source
 /// PEFT's `lora.Conv1d` and `lora.Conv2d`. Dropout is on elements of the images, as there, and not of each window; pairs of
-/// one adapter on one layer share the largest of their probabilities. PEFT's `A` has no dilation, whatever the layer's is,
-/// so that it reads other inputs than the layer.
+/// one adapter on one layer share the largest of their probabilities. `A` has the dilation of the layer, and reads what
+/// that reads; PEFT's has none, whatever the layer's is.
 pub fn convolution(
     tape: &mut Tape,
     x: &Var,

@@ -27,6 +27,8 @@ use crate::{Error, Result};
 pub struct RunFileBuilder {
     values: Values,
     overridden: BTreeSet<String>,
+    /// What overrides the run file, as it was given.
+    overrides: Vec<(String, Value)>,
     path: Option<PathBuf>,
     source: Source,
     /// `[[adapters]]`: what each has of its own.
@@ -105,8 +107,9 @@ impl RunFileBuilder {
     }
 
     fn override_with(&mut self, key: &str, value: Value) -> Result<&mut Self> {
-        self.values.insert(key, value)?;
+        self.values.insert(key, value.clone())?;
         self.overridden.insert(full_key(key));
+        self.overrides.push((key.to_owned(), value));
         Ok(self)
     }
 
@@ -141,7 +144,10 @@ impl RunFileBuilder {
                 _ => return Err(self.placed(Error::setting("adapters", "each has a name: name = \"…\""))),
             };
             let section = format!("adapters.{name}");
-            let run = self.run_of(&name, table).map_err(|error| self.placed(error.in_section(&section)))?;
+            let run = self.run_of(&name, table).map_err(|error| match &error {
+                Error::Setting { key, .. } if self.overridden.contains(key) => error,
+                _ => self.placed(error.in_section(&section)),
+            })?;
             if runs.iter().any(|(other, _)| *other == name) {
                 return Err(self.placed(Error::setting("adapters", format!("two have the name {name:?}"))));
             }
@@ -162,9 +168,10 @@ impl RunFileBuilder {
             if SHARED.contains(&key.as_str()) {
                 return Err(Error::setting(key, "it is the same for all adapters; set it once, above them"));
             }
-            if !self.overridden.contains(&key) {
-                values.insert(&key, value)?;
-            }
+            values.insert(&key, value)?;
+        }
+        for (key, value) in &self.overrides {
+            values.insert(key, value.clone())?;
         }
         let output = Path::new(values.required("output")?).join(name);
         values.insert("output", Value::String(output.to_string_lossy().into_owned()))?;
