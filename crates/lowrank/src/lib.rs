@@ -15,6 +15,7 @@ pub mod nearest;
 pub mod nn;
 pub mod tape;
 pub mod tensor;
+#[doc(hidden)]
 pub mod text;
 pub mod train;
 

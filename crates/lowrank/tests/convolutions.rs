@@ -299,14 +299,8 @@ fn dropout_is_on_elements_of_the_input_and_not_of_each_window() {
     };
     conv.linear.weight.set_base(of([1, 2], 0.0)).unwrap();
     conv.linear.lora.push(lowrank::tape::Lora {
-        adapter: A,
-        a: of([1, 2], 1.0),
-        b: of([1, 1], 1.0),
-        bias: None,
-        magnitude: None,
-        initial: None,
-        scaling: 1.0,
         dropout: 0.5,
+        ..lowrank::tape::Lora::new(A, of([1, 2], 1.0), of([1, 1], 1.0), 1.0)
     });
     let layout = Layout::from_lengths(&[40], Some(A));
     let x: Vec<f32> = (1..=40).map(|value| value as f32).collect();

@@ -13,9 +13,9 @@ use super::tokens::TrainedTokens;
 use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, to_tensor};
 use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
-    Linear, Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter_mut, rows_name,
+    Embedding, Linear, Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter_mut, rows_name,
 };
-use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, TokenRows, is_finite};
+use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, Parameter, TokenRows, is_finite};
 use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 
@@ -37,6 +37,17 @@ struct Part {
     key: String,
     in_file: Shape,
     here: Shape,
+}
+
+/// What a file is bound to.
+struct Binding<'a> {
+    info: &'a ModelInfo,
+    plan: &'a Plan,
+    adapter: AdapterId,
+    /// The values of parameters that are other names of one, where they are needed.
+    tied: Vec<(String, Leaf)>,
+    /// The keys of the file that are bound to nothing yet.
+    unused: BTreeSet<String>,
 }
 
 /// An adapter folder, opened.
@@ -125,94 +136,112 @@ impl AdapterFile {
     }
 
     fn bind(&self, model: &mut dyn Module, info: &ModelInfo, plan: &Plan, adapter: AdapterId) -> Result<()> {
-        let mut unused: BTreeSet<String> = self.checkpoint.names().map(str::to_owned).collect();
-        let init = &self.config.init_lora_weights;
-        let tied = if init.takes_from_the_weight() { tied_leaves(&*model) } else { Vec::new() };
+        let takes = self.config.init_lora_weights.takes_from_the_weight();
+        let mut binding = Binding {
+            info,
+            plan,
+            adapter,
+            tied: if takes { tied_leaves(&*model) } else { Vec::new() },
+            unused: self.checkpoint.names().map(str::to_owned).collect(),
+        };
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
             if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
-                let (inputs, outputs) = (linear.inputs(), linear.outputs());
-                let part = |part: &str, here: Shape| Part {
-                    key: self.key_of(&format!("{path}.{part}"), info, plan),
-                    in_file: linear.shape_in_file(part, here),
-                    here,
-                };
-                let a = part("lora_A.weight", [layer.r, inputs].into());
-                let b = part("lora_B.weight", [outputs, layer.r / linear.groups()].into());
-                let vector = |name| part(name, [outputs].into());
-                let bias = layer.lora_bias.then(|| vector("lora_B.bias"));
-                let magnitude = layer.use_dora.then(|| vector("lora_magnitude_vector"));
-                let dropout = self.config.lora_dropout;
-                result = self.pair([a, b], layer, adapter, &mut unused).and_then(|pair| {
-                    let bias = self.leaf_if(bias, &mut unused)?;
-                    let magnitude = self.leaf_if(magnitude, &mut unused)?.map(Magnitude::new);
-                    let mut pair = Lora { dropout, bias, magnitude, ..pair };
-                    if init.takes_from_the_weight() {
-                        self.check_taken(linear, layer, init)?;
-                        let weight = base_value(&format!("{path}.weight"), &linear.weight, &tied)?;
-                        let [a, b] = part_of_weight(layer, &weight, init, 0)?.map(Leaf::frozen);
-                        pair.initial = Some(Initial { a, b });
-                    }
-                    linear.lora.push(pair);
-                    Ok(())
-                });
+                result = self.bind_linear(linear, layer, &mut binding);
             }
         });
         result?;
         let mut result = Ok(());
         for_each_embedding_mut(model, |path, embedding| {
             if let Some(layer) = plan.embedding(path).filter(|_| result.is_ok()) {
-                let part = |part: &str, here: Shape| Part {
-                    key: self.key_of(&format!("{path}.{part}"), info, plan),
-                    in_file: here,
-                    here,
-                };
-                let a = part("lora_embedding_A", [layer.r, embedding.entries()].into());
-                let b = part("lora_embedding_B", [embedding.width(), layer.r].into());
-                let magnitude = [embedding.width()].into();
-                let magnitude = layer.use_dora.then(|| part("lora_magnitude_vector", magnitude));
-                result = self.pair([a, b], layer, adapter, &mut unused).and_then(|pair| {
-                    let magnitude = self.leaf_if(magnitude, &mut unused)?.map(Magnitude::new);
-                    embedding.lora.push(Lora { magnitude, ..pair });
-                    Ok(())
-                });
+                result = self.bind_embedding(embedding, layer, &mut binding);
             }
         });
         result?;
         let mut result = Ok(());
         for_each_parameter_mut(model, |path, parameter| {
-            if result.is_err() {
-                return;
-            }
-            if let Some(TrainedTokens { indices, width, .. }) = plan.tokens(path) {
-                let key = self.key_of(&rows_name(path), info, plan);
-                unused.remove(&key);
-                let values = self.tensor(&key, &[indices.len(), *width]).map(Leaf::frozen);
-                let rows = values.map(|values| TokenRows { ids: indices.as_slice().into(), values });
-                result = rows.and_then(|rows| parameter.set_rows(adapter, rows));
-            }
-            let replaced = result.is_ok() && plan.replaced.iter().any(|name| name == path);
-            let key = self.key_of(path, info, plan);
-            let base_layer = base_layer_key(path, info, plan);
-            let path = &self.name_of(path, info);
-            if replaced {
-                result = self
-                    .tensor(&key, parameter.file_shape().dims())
-                    .map(|value| parameter.from_file(value))
-                    .and_then(|value| parameter.set_replacement(adapter, Leaf::frozen(value)));
-                unused.remove(&key);
-            }
             if result.is_ok() {
-                result = self.account_for_copies(path, parameter.file_shape().dims(), &mut unused);
-            }
-            if let Some(key) = base_layer.filter(|key| result.is_ok() && unused.remove(key)) {
-                result = self.tensor(&key, parameter.file_shape().dims()).map(|_| ());
+                result = self.bind_parameter(path, parameter, &mut binding);
             }
         });
         result?;
-        match unused.first() {
+        match binding.unused.first() {
             None => Ok(()),
             Some(key) => Err(self.error(key, "it binds to nothing in the model")),
+        }
+    }
+
+    /// Gives a linear layer its pair.
+    fn bind_linear(&self, linear: &mut Linear, layer: &Adapted, binding: &mut Binding<'_>) -> Result<()> {
+        let (inputs, outputs) = (linear.inputs(), linear.outputs());
+        let part = |part: &str, here: Shape| Part {
+            key: self.key_of(&format!("{}.{part}", layer.path), binding.info, binding.plan),
+            in_file: linear.shape_in_file(part, here),
+            here,
+        };
+        let a = part("lora_A.weight", [layer.r, inputs].into());
+        let b = part("lora_B.weight", [outputs, layer.r / linear.groups()].into());
+        let vector = |name| part(name, [outputs].into());
+        let bias = layer.lora_bias.then(|| vector("lora_B.bias"));
+        let magnitude = layer.use_dora.then(|| vector("lora_magnitude_vector"));
+        let mut pair = self.pair([a, b], layer, binding)?;
+        pair.dropout = self.config.lora_dropout;
+        pair.bias = self.leaf_if(bias, &mut binding.unused)?;
+        pair.magnitude = self.leaf_if(magnitude, &mut binding.unused)?.map(Magnitude::new);
+        let init = &self.config.init_lora_weights;
+        if init.takes_from_the_weight() {
+            self.check_taken(linear, layer, init)?;
+            let weight = base_value(&format!("{}.weight", layer.path), &linear.weight, &binding.tied)?;
+            let [a, b] = part_of_weight(layer, &weight, init, 0)?.map(Leaf::frozen);
+            pair.initial = Some(Initial { a, b });
+        }
+        linear.lora.push(pair);
+        Ok(())
+    }
+
+    /// Gives an embedding its pair.
+    fn bind_embedding(
+        &self,
+        embedding: &mut Embedding,
+        layer: &Adapted,
+        binding: &mut Binding<'_>,
+    ) -> Result<()> {
+        let part = |part: &str, here: Shape| Part {
+            key: self.key_of(&format!("{}.{part}", layer.path), binding.info, binding.plan),
+            in_file: here,
+            here,
+        };
+        let a = part("lora_embedding_A", [layer.r, embedding.entries()].into());
+        let b = part("lora_embedding_B", [embedding.width(), layer.r].into());
+        let magnitude = [embedding.width()].into();
+        let magnitude = layer.use_dora.then(|| part("lora_magnitude_vector", magnitude));
+        let mut pair = self.pair([a, b], layer, binding)?;
+        pair.magnitude = self.leaf_if(magnitude, &mut binding.unused)?.map(Magnitude::new);
+        embedding.lora.push(pair);
+        Ok(())
+    }
+
+    /// Gives a parameter the value, or the rows, that the adapter has for it, and accounts for the copies in the file.
+    fn bind_parameter(&self, path: &str, parameter: &mut Parameter, binding: &mut Binding<'_>) -> Result<()> {
+        let Binding { info, plan, adapter, .. } = *binding;
+        if let Some(TrainedTokens { indices, width, .. }) = plan.tokens(path) {
+            let key = self.key_of(&rows_name(path), info, plan);
+            binding.unused.remove(&key);
+            let values = Leaf::frozen(self.tensor(&key, &[indices.len(), *width])?);
+            parameter.set_rows(adapter, TokenRows { ids: indices.as_slice().into(), values })?;
+        }
+        let key = self.key_of(path, info, plan);
+        let base_layer = base_layer_key(path, info, plan);
+        let shape = parameter.file_shape();
+        if plan.replaced.iter().any(|name| name == path) {
+            let value = parameter.from_file(self.tensor(&key, shape.dims())?);
+            parameter.set_replacement(adapter, Leaf::frozen(value))?;
+            binding.unused.remove(&key);
+        }
+        self.account_for_copies(&self.name_of(path, info), shape.dims(), &mut binding.unused)?;
+        match base_layer.filter(|key| binding.unused.remove(key)) {
+            Some(key) => self.tensor(&key, shape.dims()).map(drop),
+            None => Ok(()),
         }
     }
 
@@ -259,15 +288,9 @@ impl AdapterFile {
     }
 
     /// `A` and `B`, without dropout.
-    fn pair(
-        &self,
-        [a, b]: [Part; 2],
-        &Adapted { scaling, .. }: &Adapted,
-        adapter: AdapterId,
-        unused: &mut BTreeSet<String>,
-    ) -> Result<Lora> {
-        let (a, b) = (self.leaf(&a, unused)?, self.leaf(&b, unused)?);
-        Ok(Lora { adapter, a, b, bias: None, magnitude: None, initial: None, scaling, dropout: 0.0 })
+    fn pair(&self, [a, b]: [Part; 2], layer: &Adapted, binding: &mut Binding<'_>) -> Result<Lora> {
+        let (a, b) = (self.leaf(&a, &mut binding.unused)?, self.leaf(&b, &mut binding.unused)?);
+        Ok(Lora::new(binding.adapter, a, b, layer.scaling))
     }
 
     fn leaf(&self, part: &Part, unused: &mut BTreeSet<String>) -> Result<Leaf> {

@@ -171,8 +171,7 @@ fn orthogonal(layer: &Adapted, [inputs, outputs]: [usize; 2], adapter: AdapterId
 
 fn pair(layer: &Adapted, a: Tensor, b: Tensor, adapter: AdapterId) -> Lora {
     let (a, b) = (Leaf::trained(a), Leaf::trained(b));
-    let scaling = layer.scaling;
-    Lora { adapter, a, b, bias: None, magnitude: None, initial: None, scaling, dropout: 0.0 }
+    Lora::new(adapter, a, b, layer.scaling)
 }
 
 /// FNV-1a of a layer's name: the number of its random stream.

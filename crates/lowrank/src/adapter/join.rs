@@ -151,16 +151,7 @@ mod tests {
         layer.weight.set_base(random([5, 7], generator)).unwrap();
         for (adapter, r) in [(A, 2), (B, 3)] {
             let (a, b) = (random([r, 7], generator), random([5, r], generator));
-            layer.lora.push(Lora {
-                adapter,
-                a,
-                b,
-                bias: None,
-                magnitude: None,
-                initial: None,
-                scaling: 0.7,
-                dropout: 0.0,
-            });
+            layer.lora.push(Lora::new(adapter, a, b, 0.7));
         }
         layer
     }

@@ -317,16 +317,7 @@ mod tests {
         let mut layer = Linear::new(16, 16, false);
         layer.weight.set_base(base).unwrap();
         let ones = |shape: [usize; 2]| Leaf::frozen(Tensor::from_slice(shape, &[1.0f32; 16]));
-        layer.lora.push(Lora {
-            adapter: A,
-            a: ones([1, 16]),
-            b: ones([16, 1]),
-            bias: None,
-            magnitude: None,
-            initial: None,
-            scaling: 0.5,
-            dropout: 0.0,
-        });
+        layer.lora.push(Lora::new(A, ones([1, 16]), ones([16, 1]), 0.5));
         layer
     }
 

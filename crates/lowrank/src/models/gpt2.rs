@@ -109,14 +109,14 @@ impl Gpt2Block {
         Self {
             ln_1: norm(),
             attn: Gpt2Attention {
-                c_attn: Linear::conv1d(width, 3 * width),
-                c_proj: Linear::conv1d(width, width),
+                c_attn: Linear::transposed(width, 3 * width),
+                c_proj: Linear::transposed(width, width),
                 attention,
             },
             ln_2: norm(),
             mlp: Gpt2Mlp {
-                c_fc: Linear::conv1d(width, config.n_inner),
-                c_proj: Linear::conv1d(config.n_inner, width),
+                c_fc: Linear::transposed(width, config.n_inner),
+                c_proj: Linear::transposed(config.n_inner, width),
                 activation: config.activation_function,
             },
             dropout: config.resid_pdrop,

@@ -26,7 +26,7 @@ impl Linear {
     }
 
     /// A layer whose weight checkpoints hold as `[inputs, outputs]`: GPT-2's `Conv1D`.
-    pub fn conv1d(inputs: usize, outputs: usize) -> Self {
+    pub fn transposed(inputs: usize, outputs: usize) -> Self {
         let layer = Self::new(inputs, outputs, true);
         Self { weight: layer.weight.with_form(Form::Transposed), ..layer }
     }

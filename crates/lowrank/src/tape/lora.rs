@@ -32,6 +32,14 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// A plain pair, without dropout.
+    ///
+    /// # Shapes
+    /// `a`: `[r, inputs]`; `b`: `[outputs, r]`.
+    pub fn new(adapter: AdapterId, a: Leaf, b: Leaf, scaling: f32) -> Self {
+        Self { adapter, a, b, bias: None, magnitude: None, initial: None, scaling, dropout: 0.0 }
+    }
+
     /// The rank `r`.
     pub fn rank(&self) -> usize {
         self.a.value().shape().rows()
@@ -46,8 +54,7 @@ impl Lora {
     /// itself stays what it is, for the base model and for other adapters.
     pub fn taken_off(&self) -> Option<Self> {
         let Initial { a, b } = self.initial.clone()?;
-        let (scaling, adapter) = (-self.scaling, self.adapter);
-        Some(Self { adapter, a, b, bias: None, magnitude: None, initial: None, scaling, dropout: 0.0 })
+        Some(Self::new(self.adapter, a, b, -self.scaling))
     }
 
     /// The tensors beside `A` and `B`, by their names below the layer.

@@ -154,14 +154,5 @@ pub fn lora(
 ) -> Lora {
     let a = Leaf::trained(normal(&[r, inputs], 0.5, random));
     let b = Leaf::trained(normal(&[outputs, r], 0.5, random));
-    Lora {
-        adapter: AdapterId(adapter),
-        a,
-        b,
-        bias: None,
-        magnitude: None,
-        initial: None,
-        scaling: 1.7,
-        dropout,
-    }
+    Lora { dropout, ..Lora::new(AdapterId(adapter), a, b, 1.7) }
 }
