@@ -124,21 +124,7 @@ impl<'a> Session<'a> {
         validation.iter().for_each(|data| note_losses(&**data, "validation", length, observer));
         check_stop(stop, 0)?;
 
-        let steps_per_epoch = plan(run).steps_per_epoch(train.len());
-        let total_steps = match run.train.max_steps {
-            0 => run.train.epochs.saturating_mul(steps_per_epoch),
-            steps => steps,
-        };
-        let optimizer = AdamWConfig {
-            weight_decay: run.train.weight_decay,
-            max_grad_norm: run.train.max_grad_norm,
-            ..AdamWConfig::default()
-        };
-        let mut optimizer = AdamW::new(optimizer);
-        optimizer
-            .set_rates(adapted.model_mut(), &run.learning_rates())
-            .map_err(|error| error.in_section("train"))?;
-        let trainer = Trainer::new(optimizer, run.schedule(total_steps), run.train.seed);
+        let (trainer, total_steps) = trainer(run, train.len(), adapted)?;
         let sets = [Some(&*train), validation.as_deref()];
         let settings = settings(run, compute, &selection, sets, adapted);
         if options.overwrite {
@@ -169,14 +155,20 @@ impl<'a> Session<'a> {
         };
         if let Some(checkpoint) = resumed {
             observer.note(&format!("going on after step {}", session.state.step));
-            snapshot::restore(adapted.model_mut(), &checkpoint.values)?;
-            let (model, steps) = (adapted.model_mut(), session.state.step as u64);
-            session.trainer.optimizer_mut().restore(model, steps, checkpoint.moments)?;
-            session.best = checkpoint.best;
+            session.go_on(adapted, checkpoint)?;
         }
         let text = run.text();
         write_atomically(run.output.join(RUN_FILE), |file| file.write_all(text.as_bytes()))?;
         Ok(session)
+    }
+
+    /// Puts back what a checkpoint holds.
+    fn go_on(&mut self, adapted: &mut AdaptedModel, checkpoint: Checkpoint) -> Result<()> {
+        snapshot::restore(adapted.model_mut(), &checkpoint.values)?;
+        let (model, steps) = (adapted.model_mut(), self.state.step as u64);
+        self.trainer.optimizer_mut().restore(model, steps, checkpoint.moments)?;
+        self.best = checkpoint.best;
+        Ok(())
     }
 
     /// The adapter that is trained, if it is one.
@@ -372,6 +364,25 @@ impl<'a> Session<'a> {
         };
         Error::NotFinite { step, tensor, advice: format!("{kept}; {advice}") }
     }
+}
+
+/// The trainer of a run, and how many steps it takes.
+fn trainer(run: &RunFile, examples: usize, adapted: &mut AdaptedModel) -> Result<(Trainer, usize)> {
+    let steps_per_epoch = plan(run).steps_per_epoch(examples);
+    let total_steps = match run.train.max_steps {
+        0 => run.train.epochs.saturating_mul(steps_per_epoch),
+        steps => steps,
+    };
+    let optimizer = AdamWConfig {
+        weight_decay: run.train.weight_decay,
+        max_grad_norm: run.train.max_grad_norm,
+        ..AdamWConfig::default()
+    };
+    let mut optimizer = AdamW::new(optimizer);
+    optimizer
+        .set_rates(adapted.model_mut(), &run.learning_rates())
+        .map_err(|error| error.in_section("train"))?;
+    Ok((Trainer::new(optimizer, run.schedule(total_steps), run.train.seed), total_steps))
 }
 
 fn plan(run: &RunFile) -> BatchPlan {
