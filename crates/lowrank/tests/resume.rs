@@ -289,3 +289,28 @@ fn overwriting_a_whole_models_run_removes_all_of_the_model() {
         assert!(!room.path("out").join(name).exists(), "{name}");
     }
 }
+
+/// The directions of the inputs are found again, to the bit, and the ranks with them.
+#[test]
+fn a_run_that_began_by_its_data_goes_on_to_the_same_bytes() {
+    let room = Room::new();
+    let settings = ["lora.init_lora_weights=eva", "lora.r=2", "lora.lora_alpha=3"];
+    let mut notes = Notes::default();
+    run(&room.run_file("whole", &settings), FRESH, &mut notes, &AtomicBool::new(false)).unwrap();
+    assert!(notes.notes.iter().any(|note| note.starts_with("eva: ")), "{:?}", notes.notes);
+    room.run_until("broken", &settings, 4, FRESH).unwrap_err();
+    room.run("broken", &settings, RESUME).unwrap();
+    assert_eq!(room.adapter("broken"), room.adapter("whole"));
+    assert_eq!(room.metrics("broken"), room.metrics("whole"));
+    // What is saved is plain: ranks by name, and the scaling that was asked for in each layer.
+    let config = lowrank::adapter::read_config(&room.path("whole")).unwrap();
+    assert!(matches!(config.init_lora_weights, lowrank::adapter::Init::Default));
+    let ranks: Vec<usize> = config.rank_pattern.iter().map(|(_, r)| *r).collect();
+    assert!(ranks.len() > 2 && ranks.iter().all(|r| (1..=4).contains(r)), "{ranks:?}");
+    for (pattern, _) in &config.rank_pattern {
+        let layer = config.layer(pattern).unwrap();
+        assert!((layer.scaling - 1.5).abs() < 1e-6, "{layer:?}");
+    }
+    let error = room.run("patterned", &[settings[0], "lora.rank_pattern.query=3"], FRESH).unwrap_err();
+    assert!(error.to_string().contains("rank_pattern"), "{error}");
+}

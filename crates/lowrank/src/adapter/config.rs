@@ -245,6 +245,9 @@ pub enum Init {
     /// PEFT's `"loftq"`: the pair is the nearest to what a weight lost in 8 bits. The adapter belongs to the base model in 8
     /// bits.
     Loftq,
+    /// PEFT's `"eva"`: `A` along the directions of the layer's inputs in the user's data, with ranks where these vary most. Made
+    /// by [`Eva`](super::Eva), which a run does; [`attach`](super::attach) alone takes it for the default.
+    Eva,
     /// PEFT's `"olora"`: as PiSSA with the leading part of the weight's QR decomposition.
     Olora,
     /// A distribution for each.
@@ -265,6 +268,7 @@ impl Init {
             Self::Orthogonal => "orthogonal".to_owned(),
             Self::Olora => "olora".to_owned(),
             Self::Loftq => "loftq".to_owned(),
+            Self::Eva => "eva".to_owned(),
             Self::Pissa { iterations: None } => "pissa".to_owned(),
             Self::Pissa { iterations: Some(iterations) } => format!("pissa_niter_{iterations}"),
         })
@@ -277,6 +281,7 @@ impl Init {
             "orthogonal" => Self::Orthogonal,
             "olora" => Self::Olora,
             "loftq" => Self::Loftq,
+            "eva" => Self::Eva,
             "pissa" => Self::Pissa { iterations: None },
             _ => Self::Pissa { iterations: Some(word.strip_prefix("pissa_niter_")?.parse().ok()?) },
         })
@@ -295,7 +300,7 @@ impl Init {
         r_of_group: usize,
     ) -> Option<(Distribution, Distribution)> {
         Some(match self {
-            Self::Default => (Distribution::kaiming(inputs), Distribution::Constant(0.0)),
+            Self::Default | Self::Eva => (Distribution::kaiming(inputs), Distribution::Constant(0.0)),
             Self::Gaussian => {
                 let a = Distribution::Normal { mean: 0.0, deviation: 1.0 / r as f32 };
                 (a, Distribution::Constant(0.0))
@@ -313,6 +318,7 @@ impl Init {
     pub(super) fn of_embedding(&self) -> (Distribution, Distribution) {
         match self {
             Self::Default
+            | Self::Eva
             | Self::Gaussian
             | Self::Orthogonal
             | Self::Pissa { .. }

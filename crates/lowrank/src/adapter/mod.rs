@@ -5,6 +5,7 @@ mod config;
 pub mod convert;
 mod count;
 mod effect;
+mod eva;
 mod file;
 mod hold;
 mod initialise;
@@ -25,6 +26,7 @@ pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets, TokenIndices};
 pub use count::{Grouped, ParameterCount};
 pub use effect::changes_nothing;
+pub use eva::Eva;
 pub(crate) use file::PREFIX;
 pub use file::{AdapterFile, peft_key};
 pub use hold::{Held, hold};

@@ -83,8 +83,8 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         }
     };
     let init = match config.init_lora_weights.word() {
-        // PEFT would bring the base model into 4 or 8 bits of its own as it loads the file.
-        Some(word) if !matches!(config.init_lora_weights, Init::Loftq) => json!(word),
+        // PEFT would bring the base model into 4 or 8 bits of its own as it loads the file, or ask for data.
+        Some(word) if !matches!(config.init_lora_weights, Init::Loftq | Init::Eva) => json!(word),
         _ => json!(!matches!(config.init_lora_weights, Init::Random)),
     };
     json!({
@@ -325,7 +325,8 @@ fn init(map: &Map<String, Value>) -> Result<Init, String> {
              adapter with PEFT's path_initial_model_for_weight_conversion"
         ));
     }
-    Ok(Init::of_word(&word).unwrap_or_default())
+    // What began by data is plain once it is there.
+    Ok(Init::of_word(&word).filter(|init| !matches!(init, Init::Eva)).unwrap_or_default())
 }
 
 /// A list of entries, or one for each table; empty is absent.

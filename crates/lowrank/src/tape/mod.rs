@@ -111,7 +111,12 @@ pub struct Tape {
     checked: bool,
     /// On a checked tape, the module that was computed last.
     module: String,
+    /// What is shown the inputs of linear layers.
+    watcher: Option<Watcher>,
 }
+
+/// Is given the name of a weight and the rows that it multiplies.
+type Watcher = Box<dyn FnMut(&str, &Tensor) + Send>;
 
 impl Tape {
     fn new(compute: Compute, mode: Mode) -> Self {
@@ -123,6 +128,7 @@ impl Tape {
             sites: 0,
             checked: false,
             module: String::new(),
+            watcher: None,
         }
     }
 
@@ -146,6 +152,20 @@ impl Tape {
     pub fn checked(mut self) -> Self {
         self.checked = true;
         self
+    }
+
+    /// Shows `watcher` the name of each linear layer's weight, and the rows that it multiplies: `[tokens, inputs]`.
+    #[must_use]
+    pub fn watched(mut self, watcher: impl FnMut(&str, &Tensor) + Send + 'static) -> Self {
+        self.watcher = Some(Box::new(watcher));
+        self
+    }
+
+    /// Shows the rows that a weight multiplies, if somebody watches.
+    pub(crate) fn show(&mut self, weight: &str, rows: &Tensor) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher(weight, rows);
+        }
     }
 
     /// The type of the rows that embeddings make; other operations keep the type of their input.

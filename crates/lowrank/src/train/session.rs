@@ -21,6 +21,7 @@ use super::settings::{Selection, check_settings, name_of, settings};
 use super::snapshot::{self, Snapshot};
 use super::subject::Subject;
 use super::trainer::{Step, Trainer};
+use crate::adapter::Init;
 use crate::data::{Batch, BatchPlan, Dataset, Position, TaskInfo};
 use crate::hub::{self, RepositoryKind, SUMMARY_FILE, write_atomically};
 use crate::models::{self, Head, HeadSpec, ModelConfig};
@@ -31,7 +32,7 @@ use crate::{Error, Result};
 const RECENT_LOSSES: usize = 100;
 
 /// Ends the work if the user wants it ended.
-fn check_stop(stop: &AtomicBool, step: usize) -> Result<()> {
+pub(super) fn check_stop(stop: &AtomicBool, step: usize) -> Result<()> {
     if stop.load(Ordering::Relaxed) { Err(Error::Interrupted { step }) } else { Ok(()) }
 }
 
@@ -108,7 +109,11 @@ impl<'a> Session<'a> {
         if is_first {
             adapted.notes().iter().for_each(|note| observer.note(note));
         }
-        let subject = Subject::prepare(run, adapted)?;
+        // Directions of inputs are known only with the data.
+        let by_data = run.method == Method::Lora
+            && run.init_adapter.is_none()
+            && matches!(run.lora.init_lora_weights, Init::Eva);
+        let subject = if by_data { None } else { Some(Subject::prepare(run, adapted)?) };
         if is_first {
             note_skipped(adapted, observer);
         }
@@ -124,6 +129,10 @@ impl<'a> Session<'a> {
         validation.iter().for_each(|data| note_losses(&**data, "validation", length, observer));
         check_stop(stop, 0)?;
 
+        let subject = match subject {
+            Some(subject) => subject,
+            None => Subject::prepare_by_data(run, adapted, &*train, observer, stop)?,
+        };
         let (trainer, total_steps) = trainer(run, train.len(), adapted)?;
         let sets = [Some(&*train), validation.as_deref()];
         let settings = settings(run, compute, &selection, sets, adapted);
@@ -385,7 +394,7 @@ fn trainer(run: &RunFile, examples: usize, adapted: &mut AdaptedModel) -> Result
     Ok((Trainer::new(optimizer, run.schedule(total_steps), run.train.seed), total_steps))
 }
 
-fn plan(run: &RunFile) -> BatchPlan {
+pub(super) fn plan(run: &RunFile) -> BatchPlan {
     BatchPlan {
         batch_size: run.train.batch_size,
         gradient_accumulation: run.train.gradient_accumulation,

@@ -2,23 +2,30 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
 use super::adapted_model::{AdaptedModel, open_adapter};
+use super::events::Observer;
 use super::run_file::{Method, RunFile};
-use crate::adapter::{self, LoraConfig, ParameterCount, Plan};
-use crate::data::TaskInfo;
+use super::session;
+use crate::adapter::{self, Eva, LoraConfig, ParameterCount, Plan};
 use crate::data::image::{ImageProcessor, PREPROCESSOR_CONFIG};
+use crate::data::{Batches, Dataset, Position, TaskInfo};
 use crate::hub::{MODEL_CONFIG, MODEL_FILE, READER_FILES, Tensors, write_atomically, write_tensors};
 use crate::models::{self, HeadSpec, Model};
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
-use crate::tape::AdapterId;
+use crate::tape::{AdapterId, Tape};
 use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// The adapter that a run trains.
 pub(super) const ADAPTER: AdapterId = AdapterId(0);
+
+/// Steps of data that are looked at for directions, at most.
+const MOST_STEPS: usize = 64;
 
 /// What is trained.
 pub enum Subject {
@@ -66,6 +73,55 @@ impl Subject {
         }
         adapter::set_trainable(adapted.model_mut(), ADAPTER, true);
         Ok(Self::Adapter { config: Box::new(file.config().clone()), plan })
+    }
+
+    /// As [`Subject::prepare`], for an adapter that begins along the directions of the inputs in the training data: these go
+    /// through the base model until the directions are settled.
+    ///
+    /// # Errors
+    /// As [`Subject::prepare`] and [`Eva::new`](adapter::Eva::new); if a batch cannot be made.
+    pub(super) fn prepare_by_data(
+        run: &RunFile,
+        adapted: &mut AdaptedModel,
+        train: &dyn Dataset,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Self> {
+        let (seed, info) = (run.train.seed, adapted.model().info().clone());
+        models::initialise_head(adapted.model_mut(), seed)?;
+        let plan = adapter::plan(adapted.model(), &info, &run.lora)?;
+        let eva = Arc::new(Mutex::new(Eva::new(&plan, &run.lora)?));
+        let locked = || eva.lock().unwrap_or_else(PoisonError::into_inner);
+        let batches = session::plan(run);
+        let steps = batches.steps_per_epoch(train.len()).min(MOST_STEPS);
+        let mut shown = 0;
+        Batches::new(train, batches, Position::default())?.ahead(steps, |feed| {
+            for _ in 0..steps {
+                for batch in feed.next_step()?.batches {
+                    session::check_stop(stop, 0)?;
+                    let watcher = Arc::clone(&eva);
+                    let mut tape = Tape::inference(adapted.compute()).watched(move |weight, rows| {
+                        watcher.lock().unwrap_or_else(PoisonError::into_inner).show(weight, rows);
+                    });
+                    adapted.forward(&mut tape, &batch, None)?;
+                    locked().end_of_batch();
+                    shown += batch.sequences();
+                }
+                if locked().is_settled() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let (plan, config) = locked().attach(adapted.model_mut(), &info, &run.lora, ADAPTER, seed)?;
+        let ranks = plan.targets.linears.iter().map(|layer| layer.r);
+        observer.note(&format!(
+            "eva: {} layers with ranks {} to {}, from the inputs of {shown} examples",
+            plan.targets.linears.len(),
+            ranks.clone().min().unwrap_or(0),
+            ranks.max().unwrap_or(0),
+        ));
+        Ok(Self::Adapter { config: Box::new(config), plan })
     }
 
     /// The adapter that a batch uses in this run.

@@ -8,9 +8,9 @@ use crate::adapter::{Bias, Init, LoraConfig, Targets, TokenIndices};
 use crate::{Error, Result};
 
 /// Values of `init_lora_weights`.
-const INITS: &str = "true, false, \"gaussian\", \"orthogonal\", \"pissa\", \"pissa_niter_4\" (any number), \"olora\", \"loftq\"";
+const INITS: &str = "true, false, \"gaussian\", \"orthogonal\", \"pissa\", \"pissa_niter_4\" (any number), \"olora\", \"loftq\", \"eva\"";
 /// Those that PEFT has and this program does not have yet.
-const LATER_INITS: [&str; 3] = ["eva", "corda", "lora_ga"];
+const LATER_INITS: [&str; 2] = ["corda", "lora_ga"];
 
 pub(super) fn read(values: &Values) -> Result<LoraConfig> {
     Ok(LoraConfig {

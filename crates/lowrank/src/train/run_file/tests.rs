@@ -259,7 +259,7 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
 #[test]
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
     for assignment in [
-        "lora.init_lora_weights=eva",
+        "lora.init_lora_weights=lora_ga",
         "lora.init_lora_weights=corda",
         "train.compute=int8",
         "train.gradient_checkpointing=true",

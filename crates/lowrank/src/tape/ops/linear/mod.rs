@@ -84,6 +84,7 @@ pub(super) fn linear_beside(
     for (index, branch) in branches.iter().enumerate() {
         let shape = branch.weight.shape();
         branch.check(inputs)?;
+        tape.show(branch.weight.name(), x.value());
         let columns = width..width + shape.rows();
         width = columns.end;
         // A site is taken for every branch, adapted or not, so that masks do not depend on the targets.
