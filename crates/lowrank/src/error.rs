@@ -80,6 +80,14 @@ pub enum Error {
         /// Why it does not.
         source: Box<Self>,
     },
+    /// What went wrong with one of several adapters that are trained at once.
+    #[error("{adapter}: {source}")]
+    OfAdapter {
+        /// The adapter's name.
+        adapter: String,
+        /// What it is.
+        source: Box<Self>,
+    },
     /// Shapes, types or places that do not go together: a mistake in the calling program.
     #[error("{0}")]
     Usage(String),
@@ -171,8 +179,20 @@ impl Error {
         }
     }
 
+    /// The same error, with the name of the adapter that it is of. An interruption is of all.
+    #[must_use]
+    pub fn of_adapter(self, name: &str) -> Self {
+        match self {
+            Self::Interrupted { .. } => self,
+            source => Self::OfAdapter { adapter: name.to_owned(), source: Box::new(source) },
+        }
+    }
+
     /// Whether the user asked for something wrong, rather than the work failed.
     pub fn is_usage(&self) -> bool {
+        if let Self::OfAdapter { source, .. } = self {
+            return source.is_usage();
+        }
         matches!(
             self,
             Self::Setting { .. } | Self::UnknownName { .. } | Self::RunFile { .. } | Self::Unsuitable { .. }

@@ -146,6 +146,13 @@ fn what_is_said_of_lora_must_agree_with_the_adapter_to_start_from() {
     }
     let text = room.run_file_error("again", &["method=full", "init_adapter=start"]);
     assert!(text.contains("init_adapter"), "{text}");
+    // PEFT names both names that a head may have, whatever the model has.
+    let path = room.path("start/adapter_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(config["modules_to_save"], serde_json::json!(["classifier"]));
+    config["modules_to_save"] = serde_json::json!(["classifier", "score"]);
+    fs::write(&path, config.to_string()).unwrap();
+    begin("").unwrap();
 }
 
 fn single_sentence(error: &Error) -> String {

@@ -16,6 +16,8 @@ use runs::{At, Room};
 const FRESH: RunOptions = RunOptions { resume: false, overwrite: false };
 const RESUME: RunOptions = RunOptions { resume: true, overwrite: false };
 
+const OVERWRITE: RunOptions = RunOptions { resume: false, overwrite: true };
+
 const BASE: &str = "model = 'base'\ntask = 'sst2'\noutput = 'OUTPUT'\n\
     [data]\ntrain = 'train.tsv'\nvalidation = 'dev.tsv'\n\
     [lora]\nr = 3\nlora_dropout = 0.2\ntarget_modules = 'all-linear'\n\
@@ -110,10 +112,11 @@ fn what_adapters_cannot_have_of_their_own_is_refused() {
     for (adapters, parts) in [
         ("[[adapters]]\nlora.r = 2\n", &["adapters", "has a name"][..]),
         ("[[adapters]]\nname = 'a'\n[[adapters]]\nname = 'a'\n", &["adapters", "two have the name \"a\""]),
+        ("[[adapters]]\nname = 'a'\n[[adapters]]\nname = 'A'\n", &["adapters", "two have the name \"A\""]),
         ("[[adapters]]\nname = '../a'\n", &["name", "names a folder"]),
         ("[[adapters]]\nname = 'a'\nmodel = 'other'\n", &["adapters.a.model", "the same for all"]),
         ("[[adapters]]\nname = 'a'\ntrain.seed = 3\n", &["adapters.a.train.seed", "the same for all"]),
-        ("[[adapters]]\nname = 'a'\nlora.rr = 3\n", &["lora.rr"]),
+        ("[[adapters]]\nname = 'a'\nlora.rr = 3\n", &["a: ", "lora.rr"]),
         ("[[adapters]]\nname = 'a'\nlora.r = 0\n", &["adapters.a.lora.r", "at least 1"]),
         ("[adapters]\nname = 'a'\n", &["adapters", "[[adapters]]"]),
     ] {
@@ -129,6 +132,24 @@ fn what_adapters_cannot_have_of_their_own_is_refused() {
     let error = run_together(&runs, FRESH, &mut Silent, &AtomicBool::new(false)).unwrap_err().to_string();
     assert!(error.contains("method"), "{error}");
     assert!(fs::read_dir(room.path("all")).is_err(), "nothing was made");
+}
+
+/// Entries that an adapter has of its own stand before those of all.
+#[test]
+fn tables_of_patterns_and_columns_are_joined() {
+    let room = Room::new();
+    let text = BASE.replace("r = 3", "r = 3\nrank_pattern = {value = 5, key = 4}");
+    let text = text.replace("OUTPUT", "all") + "[[adapters]]\nname = 'a'\nlora.rank_pattern.value = 2\n";
+    let runs = RunFileBuilder::from_toml(&text, room.path("")).unwrap().build_all().unwrap();
+    assert_eq!(runs[0].1.lora.rank_pattern, [("value".to_owned(), 2), ("key".to_owned(), 4)]);
+}
+
+#[test]
+fn several_do_not_stand_in_the_folder_of_one() {
+    let room = Room::new();
+    room.run("all", &["train.max_steps=1"], FRESH).unwrap();
+    let error = train(&room, "all", FRESH).unwrap_err().to_string();
+    assert!(error.contains("the adapter of one run"), "{error}");
 }
 
 /// What overrides the run file overrides what an adapter has of its own.
@@ -152,11 +173,21 @@ fn an_older_result_goes_only_when_all_runs_can_begin() {
     let room = Room::new();
     train(&room, "all", FRESH).unwrap();
     let before = room.adapter("all/small");
+    // What is found only with the model, too.
+    let mut runs = together(&room, "all");
+    let indices = vec![1_000_000];
+    runs[2].1.lora.trainable_token_indices = Some(lowrank::adapter::TokenIndices::OfInput(indices));
+    let error = run_together(&runs, OVERWRITE, &mut Silent, &AtomicBool::new(false)).unwrap_err();
+    assert!(error.to_string().starts_with("short: trainable_token_indices"), "{error}");
+    assert_eq!(room.adapter("all/small"), before);
+    let mut elsewhere = vec![together(&room, "elsewhere")[0].clone(), runs[2].clone()];
+    elsewhere[1].1.output = room.path("elsewhere/short");
+    run_together(&elsewhere, FRESH, &mut Silent, &AtomicBool::new(false)).unwrap_err();
+    assert!(!room.path("elsewhere").exists(), "nothing is left of a run that did not begin");
     let mut runs = together(&room, "all");
     runs[2].1.data.train = room.path("nowhere.tsv");
-    let overwrite = RunOptions { resume: false, overwrite: true };
     let run =
-        |runs: &[(String, RunFile)]| run_together(runs, overwrite, &mut Silent, &AtomicBool::new(false));
+        |runs: &[(String, RunFile)]| run_together(runs, OVERWRITE, &mut Silent, &AtomicBool::new(false));
     let error = run(&runs).unwrap_err().to_string();
     assert!(error.contains("nowhere.tsv"), "{error}");
     assert_eq!(room.adapter("all/small"), before);

@@ -112,7 +112,7 @@ fn check_groups(path: &str, linear: &Linear, layer: &Adapted, r: usize) -> Resul
 ///
 /// # Errors
 /// If a target or a module to save matches nothing, or the rank is 0.
-pub(crate) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
+pub(super) fn plan_any_rank(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     planned(model, info, config, Strictness::Written)
 }
 

@@ -115,8 +115,25 @@ impl AdapterFile {
     /// # Errors
     /// If a target or a module to save matches nothing.
     pub fn plan(&self, model: &dyn Module, info: &ModelInfo) -> Result<Plan> {
+        self.plan_with(model, info, &self.config_for(model))
+    }
+
+    /// As [`AdapterFile::plan`], of another configuration.
+    pub(crate) fn plan_with(
+        &self,
+        model: &dyn Module,
+        info: &ModelInfo,
+        config: &LoraConfig,
+    ) -> Result<Plan> {
         let headless = self.head.is_none().then(|| ModelInfo { head: Vec::new(), ..info.clone() });
-        plan_any_rank(model, headless.as_ref().unwrap_or(info), &self.config_for(model))
+        plan_any_rank(model, headless.as_ref().unwrap_or(info), config)
+    }
+
+    /// The same folder, of which pairs bind that began as a part of the weight, and what they began as is not looked for: for
+    /// models without values.
+    pub(crate) fn without_beginnings(mut self) -> Self {
+        self.config.init_lora_weights = Init::Default;
+        self
     }
 
     /// Puts the adapter on a model, frozen, in the place of one that was there under the same id. Every tensor of the

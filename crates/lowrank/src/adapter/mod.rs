@@ -21,7 +21,6 @@ mod tokens;
 pub mod tools;
 mod tree;
 
-pub(crate) use attach::plan_any_rank;
 pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set_trainable};
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets, TokenIndices};
 pub use count::{Grouped, ParameterCount};

@@ -26,6 +26,9 @@ const UNSUPPORTED: [&str; 11] = [
     "velora_config",
 ];
 
+/// Why an adapter cannot be looked at by itself.
+pub(super) const NEEDS_BASE: &str = "known only beside the base model's weights";
+
 /// Whether each `B` has a bias.
 pub(super) const LORA_BIAS: &str = "lora_bias";
 
@@ -189,7 +192,7 @@ pub(super) fn read_whole(folder: &Path) -> Result<(LoraConfig, Map<String, Value
         config.init_lora_weights.word().filter(|_| config.init_lora_weights.takes_from_the_weight())
     {
         let reason = format!(
-            "init_lora_weights is {word:?}: what the adapter changes is known only beside the base model's weights; save it \
+            "init_lora_weights is {word:?}: what the adapter changes is {NEEDS_BASE}; save it \
              with PEFT's path_initial_model_for_weight_conversion, or merge it"
         );
         return Err(Error::file(&path, reason));

@@ -57,9 +57,12 @@ pub(super) fn trained_tokens(
             None => INPUT_TABLES.iter().any(|name| is_suffix(path, name)),
         };
         let Some((path, entries, width)) = tables.iter().find(is_meant) else {
-            let names = tables.iter().map(|(path, ..)| path.rsplit('.').next().unwrap_or(path));
+            let names: Vec<&str> =
+                tables.iter().map(|(path, ..)| path.rsplit('.').next().unwrap_or(path)).collect();
             return Err(match name {
-                Some(name) => Error::unknown("table of trainable_token_indices", name, names),
+                Some(name) => {
+                    refuse(&format!("the model has no table {name:?}; it has {}", names.join(", ")))
+                }
                 None => refuse(
                     "the model has no table of words that is known here; name it: {\"table\" = [1, 2]}",
                 ),

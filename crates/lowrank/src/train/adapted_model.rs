@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lowrank_kernels::{Compute, Tier};
 
+use super::output::RUN_FILE;
 use crate::adapter::{AdapterFile, Plan, changes_nothing, is_attached};
 use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
 use crate::generate::end_tokens;
@@ -240,7 +241,18 @@ impl AdaptedModel {
         let idle = idle.map(|attached| {
             format!("{}: the adapter changes nothing: the model answers under it as without", attached.name)
         });
-        self.placement_note.clone().into_iter().chain(self.report.untied_note()).chain(idle).collect()
+        let eight = self
+            .adapters
+            .iter()
+            .filter(|attached| self.placement != Placement::Int8 && trained_in_eight_bits(&attached.name));
+        let eight = eight.map(|attached| {
+            format!(
+                "{}: it was trained on weights in 8 bits, and these are not: --load-in int8",
+                attached.name
+            )
+        });
+        let found = self.placement_note.clone().into_iter().chain(self.report.untied_note());
+        found.chain(idle).chain(eight).collect()
     }
 
     /// The model's tokeniser.
@@ -339,6 +351,14 @@ impl AdaptedModel {
         let logits = self.forward(&mut Tape::inference(self.compute), batch, adapter)?;
         Ok(logits.value().to_dtype(DType::F32).as_slice::<f32>().to_vec())
     }
+}
+
+/// Whether the run that made an adapter says that its base was in 8 bits.
+fn trained_in_eight_bits(adapter: &str) -> bool {
+    let folder = hub::resolve(adapter, RepositoryKind::Adapter).map(|found| found.path);
+    let text = folder.ok().and_then(|folder| std::fs::read_to_string(folder.join(RUN_FILE)).ok());
+    let table = text.and_then(|text| text.parse::<toml::Table>().ok());
+    table.is_some_and(|table| table.get("load_in").and_then(toml::Value::as_str) == Some("int8"))
 }
 
 /// Rows of tokens as a model reads them.

@@ -86,6 +86,14 @@ impl<'a> Lanes<'a> {
         Ok(Self { base: base.ok_or_else(lost)?, current: current + 1, ..self })
     }
 
+    /// Makes the output folders ready.
+    pub fn begin(&mut self, overwrite: bool) -> Result<()> {
+        self.lanes.iter_mut().try_for_each(|lane| {
+            let begun = lane.session.begin(overwrite);
+            begun.map_err(|error| if lane.name.is_empty() { error } else { error.of_adapter(lane.name) })
+        })
+    }
+
     /// Puts the adapter of a run on the model, and tells whose turn it is.
     fn turn(
         &mut self,
@@ -115,10 +123,14 @@ impl<'a> Lanes<'a> {
         }
         let sources: Vec<Source> = self.lanes.iter().map(|lane| lane.session.feed()).collect();
         let result = with_feeds(&sources, Vec::new(), &mut |feeds| self.take_turns(feeds, observer, stop));
-        if matches!(result, Err(Error::Interrupted { .. })) {
-            self.save_others(observer)?;
+        let Err(error) = result else { return Ok(()) };
+        // What went wrong says more than that a checkpoint could not be written.
+        let name = self.lanes[self.current].name;
+        match self.save_others(observer) {
+            Err(other) if matches!(error, Error::Interrupted { .. }) => Err(other),
+            _ if name.is_empty() => Err(error),
+            _ => Err(error.of_adapter(name)),
         }
-        result
     }
 
     fn take_turns(
@@ -146,7 +158,7 @@ impl<'a> Lanes<'a> {
         Ok(())
     }
 
-    /// Writes checkpoints of the runs that were not the one that was interrupted.
+    /// Writes checkpoints of the runs that are not the one that was interrupted, or failed.
     fn save_others(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let interrupted = self.current;
         for index in (0..self.lanes.len()).filter(|index| *index != interrupted) {

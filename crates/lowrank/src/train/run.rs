@@ -5,15 +5,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::checkpoint::State;
-use super::dataset::RunData;
 use super::events::{Observer, Summary};
 use super::lanes::Lanes;
 use super::output::{self, Found};
 use super::run_file::{Method, RunFile};
-use super::session::Session;
+use super::session::{Base, Session};
 use super::settings::first_difference;
-use crate::hub::{self, RepositoryKind};
-use crate::models;
+use crate::hub::ADAPTER_CONFIG;
 use crate::{Error, Result};
 
 /// What to do with an output folder that holds a run already.
@@ -57,18 +55,16 @@ pub fn run_together(
     if runs.len() > 1 && runs.iter().any(|(_, run)| run.method == Method::Full) {
         return Err(Error::setting("method", "\"full\" trains the model that several adapters would share"));
     }
-    // All are looked at before one of them is opened, which may remove an older result.
+    let named = |name: &str, error: Error| if name.is_empty() { error } else { error.of_adapter(name) };
+    // All are looked at before one of them is opened, which takes a while.
     let mut summaries = Vec::new();
     for (name, run) in runs {
         if runs.len() > 1 {
             observer.turn(name);
         }
-        let summary = prepare(run, runs, options, observer)?;
-        if summary.is_none() {
-            let folder = hub::resolve(&run.model_source(), RepositoryKind::Model)?.path;
-            RunData::open(run, &models::read_config(&folder)?)?;
-        }
-        summaries.push(summary);
+        let beside = if name.is_empty() { Ok(()) } else { refuse_folder_of_one(run) };
+        let summary = beside.and_then(|()| prepare(run, runs, options, observer));
+        summaries.push(summary.map_err(|error| named(name, error))?);
     }
     let mut lanes: Option<Lanes<'_>> = None;
     let opened: Vec<usize> = (0..runs.len()).filter(|place| summaries[*place].is_none()).collect();
@@ -76,17 +72,21 @@ pub fn run_together(
         if runs.len() > 1 {
             observer.turn(name);
         }
+        let mut open = |base: &mut Option<Base>| {
+            Session::open(run, base, options, observer, stop).map_err(|error| named(name, error))
+        };
         lanes = Some(match lanes {
-            Some(lanes) => lanes.open(name, |base| Session::open(run, base, options, observer, stop))?,
+            Some(lanes) => lanes.open(name, open)?,
             None => {
                 let mut base = None;
-                let session = Session::open(run, &mut base, options, observer, stop)?;
+                let session = open(&mut base)?;
                 let base = base.ok_or_else(|| Error::Usage("no model was loaded".into()))?;
                 Lanes::new(base, name, session, begun)
             }
         });
     }
     if let Some(mut lanes) = lanes {
+        lanes.begin(options.overwrite)?;
         lanes.train(observer, stop)?;
         for (place, summary) in opened.into_iter().zip(lanes.finish(observer)?) {
             summaries[place] = Some(summary);
@@ -112,10 +112,13 @@ fn prepare(
     match output::look(&run.output)? {
         Found::Nothing => {}
         Found::Finished(summary) if options.resume => {
-            observer.note(&format!("{}: the run is finished already", run.output.display()));
             if let Some(change) = changed_since(run)? {
-                observer.note(&format!("it is not this run: {change}; add --overwrite to begin anew"));
+                let reason = format!(
+                    "it holds a finished run, and not this one: {change}; add --overwrite to begin anew"
+                );
+                return Err(Error::file(&run.output, reason));
             }
+            observer.note(&format!("{}: the run is finished already", run.output.display()));
             return Ok(Some(*summary));
         }
         Found::Unfinished if options.resume => {}
@@ -141,6 +144,16 @@ fn changed_since(run: &RunFile) -> Result<Option<String>> {
     }
     let old = old.into_iter().filter(|(key, _)| new.contains_key(key)).collect();
     Ok(first_difference(&old, &new))
+}
+
+/// Folders of several adapters do not stand in that of a single one.
+fn refuse_folder_of_one(run: &RunFile) -> Result<()> {
+    match run.output.parent().filter(|folder| folder.join(ADAPTER_CONFIG).is_file()) {
+        None => Ok(()),
+        Some(folder) => {
+            Err(Error::file(folder, "it holds the adapter of one run; choose another output for several"))
+        }
+    }
 }
 
 /// What a run starts from must not be what a run replaces.

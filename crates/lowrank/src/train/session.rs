@@ -78,7 +78,8 @@ pub(super) struct Session<'a> {
     train: Arc<dyn Dataset>,
     validation: Option<Box<dyn Dataset>>,
     trainer: Trainer,
-    log: MetricsLog,
+    /// There once the run has begun.
+    log: Option<MetricsLog>,
     state: State,
     total_steps: usize,
     best: Option<Snapshot>,
@@ -136,10 +137,6 @@ impl<'a> Session<'a> {
         let (trainer, total_steps) = trainer(run, train.len(), adapted)?;
         let sets = [Some(&*train), validation.as_deref()];
         let settings = settings(run, compute, &selection, sets, adapted);
-        if options.overwrite {
-            output::clear(&run.output)?;
-        }
-        std::fs::create_dir_all(&run.output).map_err(Error::io(&run.output))?;
         let resumed = if options.resume { Checkpoint::newest(&run.output)? } else { None };
         let state = match &resumed {
             Some(checkpoint) => {
@@ -148,7 +145,6 @@ impl<'a> Session<'a> {
             }
             None => State::new(settings),
         };
-        let log = MetricsLog::open(&run.output, state.metrics_bytes)?;
         let mut session = Self {
             run,
             subject,
@@ -157,7 +153,7 @@ impl<'a> Session<'a> {
             train,
             validation,
             trainer,
-            log,
+            log: None,
             state,
             total_steps,
             best: None,
@@ -166,9 +162,19 @@ impl<'a> Session<'a> {
             observer.note(&format!("going on after step {}", session.state.step));
             session.go_on(adapted, checkpoint)?;
         }
-        let text = run.text();
-        write_atomically(run.output.join(RUN_FILE), |file| file.write_all(text.as_bytes()))?;
         Ok(session)
+    }
+
+    /// Makes the output folder ready: nothing is written before all is known to fit.
+    pub fn begin(&mut self, overwrite: bool) -> Result<()> {
+        let run = self.run;
+        if overwrite {
+            output::clear(&run.output)?;
+        }
+        std::fs::create_dir_all(&run.output).map_err(Error::io(&run.output))?;
+        self.log = Some(MetricsLog::open(&run.output, self.state.metrics_bytes)?);
+        let text = run.text();
+        write_atomically(run.output.join(RUN_FILE), |file| file.write_all(text.as_bytes()))
     }
 
     /// Puts back what a checkpoint holds.
@@ -225,7 +231,7 @@ impl<'a> Session<'a> {
         self.state.position = position;
         self.count(&result);
         let report = StepReport { step: self.state.step, total_steps: self.total_steps, result };
-        self.log.step(&report)?;
+        self.log.iter_mut().try_for_each(|log| log.step(&report))?;
         observer.step(&report);
 
         let step = self.state.step;
@@ -294,7 +300,7 @@ impl<'a> Session<'a> {
             let error = Error::NotFinite { step, tensor, advice: "lower the learning rate".into() };
             return Err(self.advise(error));
         }
-        self.log.evaluation(step, &scores)?;
+        self.log.iter_mut().try_for_each(|log| log.evaluation(step, &scores))?;
         observer.evaluated(step, &scores);
         if self.selection.improves(&scores, self.state.best.as_ref().map(|(_, best)| best)) {
             self.state.best = Some((step, scores.clone()));
@@ -310,7 +316,7 @@ impl<'a> Session<'a> {
 
     /// Writes a checkpoint.
     pub fn save(&mut self, adapted: &mut AdaptedModel) -> Result<()> {
-        self.state.metrics_bytes = self.log.bytes();
+        self.state.metrics_bytes = self.log.as_ref().map_or(0, MetricsLog::bytes);
         let checkpoint = Checkpoint {
             state: self.state.clone(),
             values: snapshot::take(adapted.model_mut()),
@@ -371,7 +377,9 @@ impl<'a> Session<'a> {
             Ok(Some(state)) => format!("the checkpoint of step {} is kept", state.step),
             _ => "no checkpoint was written yet".to_owned(),
         };
-        Error::NotFinite { step, tensor, advice: format!("{kept}; {advice}") }
+        let advice =
+            format!("{kept}, for the settings that it is of; {advice}, and begin anew with --overwrite");
+        Error::NotFinite { step, tensor, advice }
     }
 }
 

@@ -65,14 +65,16 @@ impl Subject {
         run.agree_with(file.config())?;
         let plan =
             file.attach(adapted.model_mut(), &info, ADAPTER).map_err(|error| error.unsuitable(&name))?;
-        let wanted = adapter::plan_any_rank(adapted.model(), &info, &run.given_over(file.config()));
+        // PEFT names every head that it knows; those that the model has not are left out.
+        let config = file.config_for(adapted.model());
+        let wanted = file.plan_with(adapted.model(), &info, &run.given_over(&config));
         if wanted? != plan {
             let reason =
                 "its targets or modules are not those of init_adapter; leave [lora] out to take them over";
             return Err(Error::setting("lora", reason));
         }
         adapter::set_trainable(adapted.model_mut(), ADAPTER, true);
-        Ok(Self::Adapter { config: Box::new(file.config().clone()), plan })
+        Ok(Self::Adapter { config: Box::new(config), plan })
     }
 
     /// As [`Subject::prepare`], for an adapter that begins along the directions of the inputs in the training data: these go

@@ -187,7 +187,10 @@ fn tokens_that_are_not_there_or_are_trained_otherwise() {
         trainable_token_indices: Some(TokenIndices::OfTables(vec![(name.to_owned(), vec![1])])),
         ..LoraConfig::default()
     };
-    refused(of_table("word_embedings"), &["word_embeddings", "word_embedings"]);
+    refused(
+        of_table("embed_tokens"),
+        &[key, "no table \"embed_tokens\"", "word_embeddings, position_embeddings"],
+    );
     let target_modules = names(&["query", "word_embeddings"]);
     refused(tokens(&[3], LoraConfig { target_modules, ..LoraConfig::default() }), &[key, "target_modules"]);
     let modules_to_save = vec!["word_embeddings".to_owned()];

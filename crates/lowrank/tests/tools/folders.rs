@@ -93,6 +93,21 @@ fn each_defect_is_found_and_named() {
             &["value.lora_magnitude_vector", "does not say that use_dora is true"],
         ),
         (nothing(), Some(("use_qalora", json!(true))), &["use_qalora", "not supported"]),
+        (
+            nothing(),
+            Some(("trainable_token_indices", json!({"table": [1, 2]}))),
+            &["trainable_token_indices", "table has no token_adapter"],
+        ),
+        (
+            insert("table.token_adapter.trainable_tokens_delta", [2, 7]),
+            Some(("trainable_token_indices", json!({"table": [1, 2, 3]}))),
+            &["trainable_tokens_delta", "2 rows", "3 entries"],
+        ),
+        (
+            insert("table.token_adapter.trainable_tokens_delta", [2, 7]),
+            Some(("trainable_token_indices", json!([5, 5]))),
+            &["trainable_token_indices", "5 is there twice"],
+        ),
     ];
     for (change, setting, parts) in cases {
         let folder = tempfile::tempdir().unwrap();

@@ -40,11 +40,15 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
         let options =
             LoadOptions { compute: Some(Compute::F32), load_in: LoadIn::Mapped, ..LoadOptions::default() };
         let loaded = AdaptedModel::load(model, Some(&arguments.adapter), options);
-        validation.findings.extend(loaded.err().map(|error| format!("on {model}: {error}")));
+        match loaded {
+            Ok(_) => validation.settle(),
+            Err(error) => validation.add(format!("on {model}: {error}")),
+        }
     }
     Output::new(global.json).result(&validation, &validation)?;
     match validation.findings.len() {
         0 => Ok(()),
+        1 => Err(Failure::failed(format!("{}: 1 finding", arguments.adapter))),
         count => Err(Failure::failed(format!("{}: {count} findings", arguments.adapter))),
     }
 }

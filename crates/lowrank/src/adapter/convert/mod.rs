@@ -135,7 +135,7 @@ pub fn convert(options: &ConvertOptions<'_>) -> Result<ConvertReport> {
 /// Checks that all of a folder binds to a model, and that nothing is missing.
 fn check_binds(folder: &Path, base: &Base) -> Result<()> {
     let mut model = base.model_again()?;
-    AdapterFile::open(folder)?.attach(&mut *model, base.info(), AdapterId(0)).map(|_| ())
+    AdapterFile::open(folder)?.without_beginnings().attach(&mut *model, base.info(), AdapterId(0)).map(|_| ())
 }
 
 /// The form of an input, and the folder or file that it is.

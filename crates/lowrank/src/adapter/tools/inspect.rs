@@ -130,6 +130,7 @@ impl fmt::Display for Inspection {
             "use_rslora",
             "lora_bias",
             "use_dora",
+            "trainable_token_indices",
             "bias",
             "target_modules",
             "modules_to_save",

@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::folder::{AdapterFolder, AdapterLayer};
-use crate::adapter::config::{Bias, Targets};
+use crate::adapter::config::{Bias, Targets, TokenIndices};
 use crate::adapter::file::PREFIX;
 use crate::adapter::layers::Numbered;
 use crate::adapter::matcher::{Matcher, is_saved, is_suffix, is_within};
+use crate::adapter::peft_config::NEEDS_BASE;
 use crate::hub::to_tensor;
 use crate::tape::is_finite;
+use crate::text::printable;
 use crate::{Error, Result};
 
 /// Heads that PEFT names in every configuration of a classifier, whether the model has them or not.
@@ -52,6 +54,7 @@ pub fn validate(adapter: &str) -> Validation {
                 findings.push(error.to_string());
             }
             check_others(&folder, &mut findings);
+            check_tokens(&folder, &mut findings);
             validation.findings = findings;
         }
         Err(error) => validation.findings.push(error.to_string()),
@@ -162,7 +165,53 @@ fn check_others(folder: &AdapterFolder, findings: &mut Vec<String>) {
     }
 }
 
+/// Of each table of `trainable_token_indices` there are as many rows as entries, each of which is named once.
+fn check_tokens(folder: &AdapterFolder, findings: &mut Vec<String>) {
+    let rows: Vec<(&str, usize)> = folder
+        .others()
+        .filter_map(|(key, view)| Some((key.strip_suffix(ROWS)?, view.shape.first().copied().unwrap_or(0))))
+        .collect();
+    let of_table = |name: &str| {
+        rows.iter().find(|(key, _)| is_suffix(key.strip_prefix(PREFIX).unwrap_or(key), name)).copied()
+    };
+    let wanted: Vec<(&str, Option<(&str, usize)>, &[u32])> = match &folder.config().trainable_token_indices {
+        None => return,
+        Some(TokenIndices::OfInput(indices)) => vec![("the input's table", rows.first().copied(), indices)],
+        Some(TokenIndices::OfTables(tables)) => {
+            tables.iter().map(|(name, indices)| (name.as_str(), of_table(name), &indices[..])).collect()
+        }
+    };
+    for (name, found, indices) in wanted {
+        let count = indices.len();
+        match found {
+            None => findings.push(format!("trainable_token_indices: {name} has no {}", &ROWS[1..])),
+            Some((key, rows)) if rows != count => {
+                let reason = format!("it has {rows} rows, where trainable_token_indices has {count} entries");
+                findings.push(folder.error(&format!("{key}{ROWS}"), reason).to_string());
+            }
+            Some(_) => {}
+        }
+        if let Some((_, twice)) =
+            indices.iter().enumerate().find(|(at, index)| indices[..*at].contains(index))
+        {
+            findings.push(format!("trainable_token_indices: {twice} is there twice"));
+        }
+    }
+}
+
 impl Validation {
+    /// Takes back what only the weights of the base model could tell, because they did.
+    pub fn settle(&mut self) {
+        self.findings.retain(|finding| !finding.contains(NEEDS_BASE));
+    }
+
+    /// Adds what is wrong beside a model, if it is not known yet.
+    pub fn add(&mut self, finding: String) {
+        if !self.findings.iter().any(|known| finding.contains(known.as_str())) {
+            self.findings.push(finding);
+        }
+    }
+
     /// Whether nothing is wrong.
     pub fn is_valid(&self) -> bool {
         self.findings.is_empty()
@@ -173,10 +222,13 @@ impl fmt::Display for Validation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for finding in &self.findings {
             // What comes from a file may hold what a terminal obeys.
-            writeln!(f, "{}", finding.escape_debug())?;
+            writeln!(f, "{}", printable(finding))?;
         }
-        let verdict =
-            if self.is_valid() { "OK".to_owned() } else { format!("{} findings", self.findings.len()) };
+        let verdict = match self.findings.len() {
+            0 => "OK".to_owned(),
+            1 => "1 finding".to_owned(),
+            count => format!("{count} findings"),
+        };
         write!(f, "{verdict}: {} layers, {} other tensors", self.layers, self.others)
     }
 }

@@ -146,10 +146,15 @@ impl RunFileBuilder {
             let section = format!("adapters.{name}");
             let run = self.run_of(&name, table).map_err(|error| match &error {
                 Error::Setting { key, .. } if self.overridden.contains(key) => error,
-                _ => self.placed(error.in_section(&section)),
+                Error::Setting { .. } => self.placed(error.in_section(&section)),
+                _ => self.placed(error).of_adapter(&name),
             })?;
-            if runs.iter().any(|(other, _)| *other == name) {
-                return Err(self.placed(Error::setting("adapters", format!("two have the name {name:?}"))));
+            // Some file systems know no case.
+            if runs.iter().any(|(other, _)| other.to_lowercase() == name.to_lowercase()) {
+                return Err(self.placed(Error::setting(
+                    "adapters",
+                    format!("two have the name {name:?}, be it in other letters"),
+                )));
             }
             runs.push((name, run));
         }
@@ -168,6 +173,16 @@ impl RunFileBuilder {
             if SHARED.contains(&key.as_str()) {
                 return Err(Error::setting(key, "it is the same for all adapters; set it once, above them"));
             }
+            // Of a table of names or patterns, what is common to all stands behind.
+            let value = match (value, values.own(&key)) {
+                (Value::Table(mut own), Some(Value::Table(common))) => {
+                    for (name, value) in common {
+                        own.entry(name.clone()).or_insert_with(|| value.clone());
+                    }
+                    Value::Table(own)
+                }
+                (value, _) => value,
+            };
             values.insert(&key, value)?;
         }
         for (key, value) in &self.overrides {

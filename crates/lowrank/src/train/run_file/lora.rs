@@ -127,26 +127,28 @@ fn numbers(values: &Values, key: &str) -> Result<Option<Vec<usize>>> {
 /// A list of entries, or one for each table; none where it is empty.
 fn token_indices(values: &Values) -> Result<Option<TokenIndices>> {
     let key = "lora.trainable_token_indices";
-    let wanted = "a list of token ids, or a table such as {\"embed_tokens\" = [5, 6]}";
-    let list = |value: &Value| -> Option<Vec<u32>> {
-        let index = |value: &Value| value.as_integer().and_then(|index| u32::try_from(index).ok());
-        value.as_array()?.iter().map(index).collect()
+    let wanted = "a list of token ids, from 0, or a table such as {\"embed_tokens\" = [5, 6]}";
+    let list = |key: &str, value: &Value| -> Result<Vec<u32>> {
+        let Value::Array(items) = value else { return Err(wrong(key, value, wanted)) };
+        let index = |item: &Value| {
+            let index = item.as_integer().and_then(|index| u32::try_from(index).ok());
+            index.ok_or_else(|| Error::setting(key, format!("it holds {}; it is {wanted}", describe(item))))
+        };
+        items.iter().map(index).collect()
     };
     match values.get(key) {
         None => Ok(None),
-        Some(Value::Array(items)) if items.is_empty() => Ok(None),
         Some(Value::Table(tables)) => {
-            let read = |(name, value): (&String, &Value)| {
-                let indices =
-                    list(value).ok_or_else(|| wrong(&format!("{key}.{name}"), value, "a list of token ids"));
-                Ok((name.clone(), indices?))
-            };
-            let tables: Vec<_> = tables.iter().map(read).collect::<Result<_>>()?;
+            let read =
+                |(name, value): (&String, &Value)| Ok((name.clone(), list(&format!("{key}.{name}"), value)?));
+            let mut tables: Vec<(String, Vec<u32>)> = tables.iter().map(read).collect::<Result<_>>()?;
+            tables.retain(|(_, indices)| !indices.is_empty());
             Ok((!tables.is_empty()).then_some(TokenIndices::OfTables(tables)))
         }
-        Some(value) => list(value)
-            .map(|indices| Some(TokenIndices::OfInput(indices)))
-            .ok_or_else(|| wrong(key, value, wanted)),
+        Some(value) => {
+            let indices = list(key, value)?;
+            Ok((!indices.is_empty()).then_some(TokenIndices::OfInput(indices)))
+        }
     }
 }
 

@@ -120,6 +120,11 @@ impl Values {
         table.map(|table| table.keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// The value that the run gives itself.
+    pub fn own(&self, key: &str) -> Option<&Value> {
+        find(&self.0, key)
+    }
+
     /// All that the run gives itself, by full keys.
     pub fn entries(self) -> impl Iterator<Item = (String, Value)> {
         self.0.into_iter().flat_map(|(name, value)| match value {
