@@ -229,12 +229,11 @@ fn two_runs_do_not_fill_one_folder_at_a_time() {
 }
 
 #[test]
-fn a_finished_run_that_is_resumed_with_other_settings_says_so() {
+fn a_finished_run_is_not_resumed_with_other_settings() {
     let room = Room::new();
     room.run("out", &[], FRESH).unwrap();
-    let mut notes = Notes::default();
-    run(&room.run_file("out", &["lora.r=4"]), RESUME, &mut notes, &AtomicBool::new(false)).unwrap();
-    assert!(notes.notes[1].contains("lora.r was 3 and is 4"), "{:?}", notes.notes);
+    let error = room.run("out", &["lora.r=4"], RESUME).unwrap_err().to_string();
+    assert!(error.contains("lora.r was 3 and is 4") && error.contains("--overwrite"), "{error}");
 }
 
 #[test]

@@ -135,8 +135,8 @@ fn a_run_with_crops_and_flips_goes_on_to_the_bytes_of_the_unbroken_run() {
         "data.random_flip: sst2 reads no images",
     );
     succeed(&workshop, "train pictures.toml --overwrite --set train.max_steps=1");
-    let ran = succeed(&workshop, &format!("{train} --resume --set train.max_steps=1"));
-    assert!(ran.stderr.contains("data.random_crop was 0 and is 4"), "{}", ran.stderr);
+    let resumed = format!("{train} --resume --set train.max_steps=1");
+    refused(&workshop, &resumed, 1, "data.random_crop was 0 and is 4");
 }
 
 /// Classes `ant` and `bee`, to train on and to validate on.

@@ -174,14 +174,7 @@ fn check_tokens(folder: &AdapterFolder, findings: &mut Vec<String>) {
     let of_table = |name: &str| {
         rows.iter().find(|(key, _)| is_suffix(key.strip_prefix(PREFIX).unwrap_or(key), name)).copied()
     };
-    let wanted: Vec<(&str, Option<(&str, usize)>, &[u32])> = match &folder.config().trainable_token_indices {
-        None => return,
-        Some(TokenIndices::OfInput(indices)) => vec![("the input's table", rows.first().copied(), indices)],
-        Some(TokenIndices::OfTables(tables)) => {
-            tables.iter().map(|(name, indices)| (name.as_str(), of_table(name), &indices[..])).collect()
-        }
-    };
-    for (name, found, indices) in wanted {
+    let mut check = |name: &str, found: Option<(&str, usize)>, indices: &[u32]| {
         let count = indices.len();
         match found {
             None => findings.push(format!("trainable_token_indices: {name} has no {}", &ROWS[1..])),
@@ -195,6 +188,13 @@ fn check_tokens(folder: &AdapterFolder, findings: &mut Vec<String>) {
             indices.iter().enumerate().find(|(at, index)| indices[..*at].contains(index))
         {
             findings.push(format!("trainable_token_indices: {twice} is there twice"));
+        }
+    };
+    match &folder.config().trainable_token_indices {
+        None => {}
+        Some(TokenIndices::OfInput(indices)) => check("the input's table", rows.first().copied(), indices),
+        Some(TokenIndices::OfTables(tables)) => {
+            tables.iter().for_each(|(name, indices)| check(name, of_table(name), indices));
         }
     }
 }
