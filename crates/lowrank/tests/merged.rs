@@ -151,6 +151,28 @@ fn an_adapter_with_magnitudes_is_merged_alone_and_into_8_bits_too() {
     merge(&MergeOptions { model, adapters: &adapters, out: out.path(), dequantize: true }).unwrap();
 }
 
+/// What it makes up for would be added to weights that lost nothing.
+#[test]
+fn an_adapter_that_began_by_loftq_goes_with_8_bits_alone() {
+    let case = Case::named("bert_query_value");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(Path::new(&case.adapter().unwrap()).join(name), folder.path().join(name)).unwrap();
+    }
+    let run = "load_in = \"int8\"\n[lora]\ninit_lora_weights = \"loftq\"\n";
+    fs::write(folder.path().join("run.toml"), run).unwrap();
+    let adapters = [folder.path().to_str().unwrap().to_owned()];
+    let options = LoadOptions { compute: Some(Compute::F32), ..LoadOptions::default() };
+    let loaded = AdaptedModel::load(&case.model(), Some(&adapters[0]), options).unwrap();
+    assert!(loaded.notes().iter().any(|note| note.contains("--load-in int8")), "{:?}", loaded.notes());
+    let [eight, out] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let error = merged(&case.model(), &adapters, out.path()).unwrap_err().to_string();
+    assert!(error.contains("loftq") && error.contains(&adapters[0]), "{error}");
+    quantize(&QuantizeOptions { model: &case.model(), out: eight.path(), check: false }).unwrap();
+    let model = eight.path().to_str().unwrap();
+    merge(&MergeOptions { model, adapters: &adapters, out: out.path(), dequantize: true }).unwrap();
+}
+
 #[test]
 fn weights_in_8_bits_are_merged_as_dense_ones_where_that_is_asked_for() {
     let case = Case::named("llama_all_linear");

@@ -91,7 +91,8 @@ fn check_start(path: &str, linear: &Linear, init: &Init) -> Result<()> {
 /// Checks that a pair fits the groups of a convolution.
 ///
 /// # Source
-/// PEFT's `_ConvNd`, for ranks. For its magnitudes it divides by the lengths of the rows of a matrix that is not the layer's.
+/// PEFT's `_ConvNd`, for ranks. For its magnitudes it divides by the lengths of the rows of a matrix that is not the
+/// layer's.
 fn check_groups(path: &str, linear: &Linear, layer: &Adapted, r: usize) -> Result<()> {
     let groups = linear.groups();
     if !layer.r.is_multiple_of(groups) {

@@ -236,17 +236,17 @@ pub enum Init {
     Random,
     /// PEFT's `"orthogonal"`: neither is zero, and `B·A` is. Ranks are even; embeddings begin as by default.
     Orthogonal,
-    /// PEFT's `"pissa"`: the pair is the part of the weight along its largest singular values, and the weight counts as what
-    /// is left without it. With a number, `"pissa_niter_N"`: nearly that, of as many rounds of power iteration.
+    /// PEFT's `"pissa"`: the pair is the part of the weight along its largest singular values, and the weight counts as
+    /// what is left without it. With a number, `"pissa_niter_N"`: nearly that, of as many rounds of power iteration.
     Pissa {
         /// The rounds; absent: exact.
         iterations: Option<usize>,
     },
-    /// PEFT's `"loftq"`: the pair is the nearest to what a weight lost in 8 bits. The adapter belongs to the base model in 8
-    /// bits.
+    /// PEFT's `"loftq"`: the pair is the nearest to what a weight lost in 8 bits. The adapter belongs to the base model
+    /// in 8 bits.
     Loftq,
-    /// PEFT's `"eva"`: `A` along the directions of the layer's inputs in the user's data, with ranks where these vary most. Made
-    /// by [`Eva`](super::Eva), which a run does; [`attach`](super::attach) alone takes it for the default.
+    /// PEFT's `"eva"`: `A` along the directions of the layer's inputs in the user's data, with ranks where these vary
+    /// most. Made by [`Eva`](super::Eva), which a run does; [`attach`](super::attach) alone takes it for the default.
     Eva,
     /// PEFT's `"olora"`: as PiSSA with the leading part of the weight's QR decomposition.
     Olora,

@@ -123,9 +123,9 @@ impl Eva {
         self.directions.get(self.owners.get(&layer.path)?)
     }
 
-    /// Puts a fresh adapter on a model: each layer has the rank that its directions earned and `A` along these, `B` is zero,
-    /// and the scaling is that of the configuration. A layer that earned none is not adapted. Returns what the adapter then
-    /// is, in a configuration of plain LoRA.
+    /// Puts a fresh adapter on a model: each layer has the rank that its directions earned and `A` along these, `B` is
+    /// zero, and the scaling is that of the configuration. A layer that earned none is not adapted. Returns what the
+    /// adapter then is, in a configuration of plain LoRA.
     ///
     /// # Errors
     /// As [`attach`]; if no layer was shown rows.

@@ -129,8 +129,8 @@ impl AdapterFile {
         plan_any_rank(model, headless.as_ref().unwrap_or(info), config)
     }
 
-    /// The same folder, of which pairs bind that began as a part of the weight, and what they began as is not looked for: for
-    /// models without values.
+    /// The same folder, of which pairs bind that began as a part of the weight, and what they began as is not looked
+    /// for: for models without values.
     pub(crate) fn without_beginnings(mut self) -> Self {
         self.config.init_lora_weights = Init::Default;
         self

@@ -53,8 +53,8 @@ enum AddedTo {
 }
 
 /// Puts `W + s·B·A`, or `m∘(W + s·B·A)/‖W + s·B·A‖` where the adapter has a magnitude, in the place of each weight that an
-/// adapter changes, and the values that it brought along in the place of the base model's. The adapter is then off the model, which answers with it in every batch, at the cost of
-/// the base alone. Other adapters add to what is merged.
+/// adapter changes, and the values that it brought along in the place of the base model's. The adapter is then off the
+/// model, which answers with it in every batch, at the cost of the base alone. Other adapters add to what is merged.
 ///
 /// A weight keeps its type: in bf16 or f16, the sum is rounded to that. One in 8 bits becomes f32, as no 8 bits hold the
 /// sum of its decoded values and the product. What was never packed is not packed afterwards either. A weight that is

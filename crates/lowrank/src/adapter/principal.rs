@@ -108,7 +108,8 @@ pub(super) fn nearly_principal(
 /// The first `r` columns of `Q` and rows of `R` of the weight's QR decomposition.
 ///
 /// # Source
-/// Büyükakyüz, OLoRA (arXiv 2406.01775), section 3; PEFT's `olora_init`, which does so with the transpose of GPT-2's weights.
+/// Büyükakyüz, OLoRA (arXiv 2406.01775), section 3; PEFT's `olora_init`, which does so with the transpose of GPT-2's
+/// weights.
 ///
 /// # Errors
 /// If the weight holds a value that is not finite.

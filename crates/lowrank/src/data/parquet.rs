@@ -105,7 +105,8 @@ pub(crate) fn object(columns: Vec<(String, Field)>) -> Map<String, Value> {
     columns.into_iter().map(|(name, field)| (name, value(field))).collect()
 }
 
-/// Numbers, texts, bytes that are text, lists and structures as they are; what JSON does not have as the text that it is printed as.
+/// Numbers, texts, bytes that are text, lists and structures as they are; what JSON does not have as the text that it
+/// is printed as.
 fn value(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,

@@ -30,7 +30,8 @@ struct Candidate {
     score: f32,
 }
 
-/// The best text of each prompt, of those that there are where `go_on` says that it is enough. The writer holds each prompt as often as there are beams.
+/// The best text of each prompt, of those that there are where `go_on` says that it is enough. The writer holds each
+/// prompt as often as there are beams.
 ///
 /// # Source
 /// Transformers' vectorised `_beam_search` (since 4.50), step for step.

@@ -25,8 +25,8 @@ pub const PICKLED_ADAPTER_FILE: &str = "adapter_model.bin";
 /// The tensors of a model folder, an adapter folder or one file, mapped and checked.
 ///
 /// A file is a safetensors file, or a dictionary of tensors that `torch.save` wrote, which is read by a machine that
-/// knows no instruction but those that such a dictionary needs, and calls nothing. Opening reads the headers only. What they say of places, lengths and shapes has been compared with the files
-/// before it returns, so a view can be trusted.
+/// knows no instruction but those that such a dictionary needs, and calls nothing. Opening reads the headers only. What
+/// they say of places, lengths and shapes has been compared with the files before it returns, so a view can be trusted.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,

@@ -54,8 +54,9 @@ const OTHER_HEADS: [&str; 11] = [
 ///
 /// A checkpoint of the bare model, whose keys lack the model's prefix, loads too, as do the names `gamma` and `beta`
 /// of old checkpoints. A weight that is another name of one may be there under either name, or under both: two different
-/// values make two weights, as in Transformers, and are reported. Only the head may be missing, and with it the whole pooler, which is then a part of it: a
-/// checkpoint of masked language modelling has none, and Transformers draws a new one, too.
+/// values make two weights, as in Transformers, and are reported. Only the head may be missing, and with it the whole
+/// pooler, which is then a part of it: a checkpoint of masked language modelling has none, and Transformers draws a new
+/// one, too.
 ///
 /// # Errors
 /// Names the first tensor that is missing, has another shape or type, or that nothing accounts for.

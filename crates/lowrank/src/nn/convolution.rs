@@ -99,8 +99,8 @@ impl Conv2d {
     /// The layer's output, that of each image's adapter included.
     ///
     /// # Shapes
-    /// `x`: `[Σ height·width, channels]`, a sequence for each image, line after line; `sizes`: the height and width of each.
-    /// The result: `[Σ height'·width', outputs]`, where the sizes are those of [`Conv2d::size`].
+    /// `x`: `[Σ height·width, channels]`, a sequence for each image, line after line; `sizes`: the height and width of
+    /// each. The result: `[Σ height'·width', outputs]`, where the sizes are those of [`Conv2d::size`].
     ///
     /// # Errors
     /// If a sequence is not as long as its image, an image has not room for one window, or as [`ops::linear`].

@@ -13,7 +13,8 @@ const LEAST_ROOM: usize = 16;
 /// The keys and values of one layer for several sequences, which grow as tokens are generated.
 ///
 /// Each sequence has room for an eighth more rows than it holds, so that a token costs no copy of those before it but now
-/// and then, which is little beside attention's reading them all for each. Under a sliding window, rows that no later token sees are dropped when room runs out.
+/// and then, which is little beside attention's reading them all for each. Under a sliding window, rows that no later
+/// token sees are dropped when room runs out.
 #[derive(Clone, Debug)]
 pub struct KeyValues {
     /// `[sequences·room, width]`, the rows of a sequence at the start of its room.

@@ -17,7 +17,8 @@ pub struct Lora {
     pub adapter: AdapterId,
     /// `A`: `[r, inputs]`.
     pub a: Leaf,
-    /// `B`: `[outputs, r]`; `[outputs, r/groups]` where the layer is in groups. Of a linear layer, it is zero before training; of an embedding, `A` is.
+    /// `B`: `[outputs, r]`; `[outputs, r/groups]` where the layer is in groups. Of a linear layer, it is zero before
+    /// training; of an embedding, `A` is.
     pub b: Leaf,
     /// What is added to `B·A·x` before the scaling, `[outputs]`: PEFT's `lora_bias`. Embeddings have none.
     pub bias: Option<Leaf>,

@@ -355,10 +355,13 @@ impl AdaptedModel {
 
 /// Whether the run that made an adapter says that its base was in 8 bits.
 fn trained_in_eight_bits(adapter: &str) -> bool {
-    let folder = hub::resolve(adapter, RepositoryKind::Adapter).map(|found| found.path);
-    let text = folder.ok().and_then(|folder| std::fs::read_to_string(folder.join(RUN_FILE)).ok());
-    let table = text.and_then(|text| text.parse::<toml::Table>().ok());
-    table.is_some_and(|table| table.get("load_in").and_then(toml::Value::as_str) == Some("int8"))
+    run_of(adapter).is_some_and(|run| run.get("load_in").and_then(toml::Value::as_str) == Some("int8"))
+}
+
+/// The run file of the run that made an adapter, if it lies beside it.
+pub(super) fn run_of(adapter: &str) -> Option<toml::Table> {
+    let folder = hub::resolve(adapter, RepositoryKind::Adapter).ok()?.path;
+    std::fs::read_to_string(folder.join(RUN_FILE)).ok()?.parse().ok()
 }
 
 /// Rows of tokens as a model reads them.

@@ -101,7 +101,8 @@ impl Ask {
     /// Loads the model and its adapter.
     ///
     /// # Errors
-    /// As [`AdaptedModel::load`]; if something is given that has no meaning for the task; if the model has no head and no adapter brings one.
+    /// As [`AdaptedModel::load`]; if something is given that has no meaning for the task; if the model has no head and
+    /// no adapter brings one.
     pub fn load(options: &AskOptions<'_>) -> Result<Self> {
         options.check_given()?;
         let load = LoadOptions {

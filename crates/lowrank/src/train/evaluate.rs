@@ -18,7 +18,8 @@ const BATCH_SIZE: usize = 64;
 const MOST_LOGITS: usize = 1 << 26;
 
 /// Shows a model's outputs over a data set to a collector, batch by batch, and what it writes where the collector asks for
-/// that: its likeliest tokens. Returns the mean loss over all targets, 0 where there are none. After each batch `progress` is told how many examples are done; an error of its ends the work.
+/// that: its likeliest tokens. Returns the mean loss over all targets, 0 where there are none. After each batch
+/// `progress` is told how many examples are done; an error of its ends the work.
 ///
 /// # Errors
 /// As [`AdaptedModel::forward`], or what the collector or `progress` gives.
@@ -94,8 +95,8 @@ fn batch_size(adapted: &AdaptedModel, dataset: &dyn Dataset) -> usize {
     (MOST_LOGITS / longest.saturating_mul(info.vocab_size).max(1)).clamp(1, BATCH_SIZE)
 }
 
-/// Evaluates a model: the mean loss, and the task's metrics. After each batch `progress` is told how many examples are done;
-/// an error of its ends the evaluation.
+/// Evaluates a model: the mean loss, and the task's metrics. After each batch `progress` is told how many examples are
+/// done; an error of its ends the evaluation.
 ///
 /// # Errors
 /// As [`collect`].

@@ -9,7 +9,7 @@ use lowrank_kernels::Compute;
 use serde::Serialize;
 
 use self::write::Merging;
-use super::adapted_model::{AdaptedModel, LoadOptions};
+use super::adapted_model::{AdaptedModel, LoadOptions, run_of};
 use super::output;
 use super::probe;
 use super::quantize::copy_files;
@@ -80,6 +80,7 @@ pub fn merge(options: &MergeOptions<'_>) -> Result<MergeReport> {
     let unfinished = NewFolder::beside(out)?;
     let checkpoint = Checkpoint::open(adapted.folder())?;
     refuse_eight_bits(&checkpoint, options.dequantize)?;
+    adapters.iter().try_for_each(|adapter| refuse_loftq(&checkpoint, adapter))?;
     let merging =
         Merging::new(&adapted, id, &checkpoint).map_err(|error| error.unsuitable(adapters.join(", ")))?;
     let written = merging.write(unfinished.path())?;
@@ -147,6 +148,19 @@ fn refuse_eight_bits(checkpoint: &Checkpoint, dequantize: bool) -> Result<()> {
             Err(Error::setting("dequantize", reason))
         }
     }
+}
+
+/// What an adapter began with to make up for 8 bits would be added to weights that lost nothing.
+fn refuse_loftq(checkpoint: &Checkpoint, adapter: &str) -> Result<()> {
+    let init = run_of(adapter).and_then(|run| run.get("lora")?.get("init_lora_weights").cloned());
+    let is_loftq = init.as_ref().and_then(toml::Value::as_str) == Some("loftq");
+    let is_eight = |key: &str| checkpoint.get(key).is_some_and(|view| view.dtype == StoredDtype::I8);
+    if !is_loftq || checkpoint.names().any(is_eight) {
+        return Ok(());
+    }
+    let reason = "it began with what the weights lose in 8 bits (loftq), and these are not in 8 bits: merge it, with \
+                  --dequantize, into the folder that lowrank quantize makes of the model";
+    Err(Error::Usage(reason.into()).unsuitable(adapter))
 }
 
 /// What the adapter's run noted.

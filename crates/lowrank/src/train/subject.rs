@@ -45,7 +45,8 @@ impl Subject {
     /// what is trained.
     ///
     /// # Errors
-    /// As [`adapter::attach`] and [`AdapterFile::attach`](adapter::AdapterFile::attach); if `[lora]` disagrees with the adapter to start from.
+    /// As [`adapter::attach`] and [`AdapterFile::attach`](adapter::AdapterFile::attach); if `[lora]` disagrees with the
+    /// adapter to start from.
     pub fn prepare(run: &RunFile, adapted: &mut AdaptedModel) -> Result<Self> {
         let (seed, info) = (run.train.seed, adapted.model().info().clone());
         models::initialise_head(adapted.model_mut(), seed)?;
@@ -77,8 +78,8 @@ impl Subject {
         Ok(Self::Adapter { config: Box::new(config), plan })
     }
 
-    /// As [`Subject::prepare`], for an adapter that begins along the directions of the inputs in the training data: these go
-    /// through the base model until the directions are settled.
+    /// As [`Subject::prepare`], for an adapter that begins along the directions of the inputs in the training data:
+    /// these go through the base model until the directions are settled.
     ///
     /// # Errors
     /// As [`Subject::prepare`] and [`Eva::new`](adapter::Eva::new); if a batch cannot be made.

@@ -135,8 +135,8 @@ impl TextGenerator {
     }
 
     /// Writes on from a prompt, up to one of the words `stop`. The text is shown piece by piece as it grows, beam search
-    /// apart, which shows an empty piece for each step and at its end the whole; where `show` returns false the text ends. The tokens that end it are those of the
-    /// settings, or where they name none the model's own.
+    /// apart, which shows an empty piece for each step and at its end the whole; where `show` returns false the text
+    /// ends. The tokens that end it are those of the settings, or where they name none the model's own.
     ///
     /// # Errors
     /// As [`generate`].

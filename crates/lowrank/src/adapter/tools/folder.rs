@@ -21,7 +21,8 @@ const EMBEDDING: [&str; 3] = [".lora_embedding_A", ".lora_embedding_B", ".lora_e
 /// The ending of the key of a magnitude, of a linear layer or an embedding.
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
-/// An adapter folder, opened. Pairs may be incomplete or contradict the configuration: that is found out when they are read.
+/// An adapter folder, opened. Pairs may be incomplete or contradict the configuration: that is found out when they are
+/// read.
 pub struct AdapterFolder {
     path: PathBuf,
     config: LoraConfig,

@@ -17,7 +17,8 @@ use crate::data::tokenizer::Tokenizer;
 use crate::fnv::Fnv;
 use crate::{Error, Result};
 
-/// The tokens of prompts, whole: what is beyond the model's positions is an error, for an answer to half a question is none.
+/// The tokens of prompts, whole: what is beyond the model's positions is an error, for an answer to half a question is
+/// none.
 pub struct PromptDataset {
     prompts: Vec<Vec<u32>>,
     lines: Vec<usize>,

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 /// The task's name in a run file.
 pub(super) const NAME: &str = "text-classification";
 
-/// Texts or pairs of texts with labels, in JSON lines, CSV or TSV with a header, or Parquet; with the label set of the options, else
-/// that of their training file.
+/// Texts or pairs of texts with labels, in JSON lines, CSV or TSV with a header, or Parquet; with the label set of the
+/// options, else that of their training file.
 pub(super) fn open(options: &TaskOptions<'_>) -> Result<TabularTask> {
     let layout = layout(&options.columns);
     let target = match (&options.labels, options.training_file) {

@@ -107,7 +107,8 @@ pub(super) fn is_table(path: &Path) -> Result<bool> {
     if called_json { json_array::is_array(path) } else { Ok(Format::of(path).is_some()) }
 }
 
-/// Hands the first `limit` rows of a file (0: all) to `visit`, in order, and returns the errors of those that were left out.
+/// Hands the first `limit` rows of a file (0: all) to `visit`, in order, and returns the errors of those that were left
+/// out.
 pub(super) fn read(
     path: &Path,
     format: Format,

@@ -14,8 +14,8 @@ use crate::Result;
 use crate::tape::{Activations, Backward, DropoutSite, Gradients, Layout, Named, Tape, Var, VarId};
 use crate::tensor::Tensor;
 
-/// A convolution over images with zeros around them, and what the attached adapters add to it: `A` is a convolution with the
-/// same windows over all channels, `B` one of single elements in the layer's groups.
+/// A convolution over images with zeros around them, and what the attached adapters add to it: `A` is a convolution
+/// with the same windows over all channels, `B` one of single elements in the layer's groups.
 ///
 /// # Shapes
 /// `x` and `sizes`: as for [`unfold`](super::unfold). `branch.weight`: `[outputs, C·kernel/groups]`, channel after channel,

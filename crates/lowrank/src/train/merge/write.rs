@@ -60,8 +60,8 @@ struct Output<'a> {
 enum Content<'a> {
     /// As it is in the base model.
     Stored(&'a [u8]),
-    /// With products added to what the base model has, which is the weight itself or has rows and columns exchanged, or with
-    /// rows in the place of its own.
+    /// With products added to what the base model has, which is the weight itself or has rows and columns exchanged, or
+    /// with rows in the place of its own.
     Sum {
         view: TensorView<'a>,
         weight: &'a Leaf,

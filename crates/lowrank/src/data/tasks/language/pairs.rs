@@ -15,8 +15,9 @@ use crate::data::tasks::table::{Need, Record, Role, records};
 const SOURCES: &[&str] = &["source", "document", "article", "dialogue", "input", "text"];
 const TARGETS: &[&str] = &["target", "summary", "highlights", "output"];
 
-/// The first `limit` sources of a file (0: all) with their targets: from the columns of a table, where a column `translation`
-/// holds a text for each language, of which `columns` names two, or from the lines of a `.txt` file, `SOURCE||TARGET`.
+/// The first `limit` sources of a file (0: all) with their targets: from the columns of a table, where a column
+/// `translation` holds a text for each language, of which `columns` names two, or from the lines of a `.txt` file,
+/// `SOURCE||TARGET`.
 ///
 /// # Errors
 /// The file cannot be read or holds no rows; a row is malformed or lacks a column; a translation lacks a language.

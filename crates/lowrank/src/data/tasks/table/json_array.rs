@@ -86,7 +86,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The bytes up to the comma or bracket that ends this element of the list, or up to the file's end; none if it is not whole there.
+    /// The bytes up to the comma or bracket that ends this element of the list, or up to the file's end; none if it is
+    /// not whole there.
     fn element(&mut self) -> Option<&'a [u8]> {
         let start = self.at;
         let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
