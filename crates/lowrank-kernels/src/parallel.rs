@@ -13,6 +13,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::memory::Buffer;
 use crate::rows::RowsMut;
@@ -117,10 +118,10 @@ pub fn awake<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     }
     let done = &AtomicBool::new(false);
     rayon::scope(|scope| {
-        let own = rayon::current_thread_index();
-        scope.spawn_broadcast(move |_, context| {
-            // This thread may come by its own share while it waits for another.
-            if Some(context.index()) != own {
+        // This thread may come by its own share while it waits for another.
+        let _engaged = Engaged::new();
+        scope.spawn_broadcast(move |_, _| {
+            if let Some(_engaged) = Engaged::new() {
                 attend(done);
             }
         });
@@ -130,19 +131,50 @@ pub fn awake<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     })
 }
 
+/// The mark of a thread that runs the work of [`awake`], or looks for its parts.
+///
+/// A thread that waits for one part may take any other job of the pool, so also the one that asks it to look for parts
+/// of other work. It must not: what it was doing, and others wait for, would wait for the end of that work.
+struct Engaged;
+
+thread_local! {
+    static ENGAGED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Engaged {
+    /// Nothing if this thread has the mark.
+    fn new() -> Option<Self> {
+        (!ENGAGED.replace(true)).then_some(Self)
+    }
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        ENGAGED.set(false);
+    }
+}
+
+/// Runs parts of the work until it is done, or until there have been none for some milliseconds.
+///
+/// The end of this wait must not depend on `done` alone. This thread may have taken a part, and have come here while it
+/// waits within that part for another; the work then waits for the part, and the part for this function's return.
 fn attend(done: &AtomicBool) {
     const SPINS: u32 = 32;
     /// Some tenths of a millisecond.
     const PATIENCE: u32 = 512;
-    let mut idle = 0;
+    const LONGEST_IDLE: Duration = Duration::from_millis(5);
+    let mut looks = 0;
+    let mut idle_since = None;
     while !done.load(Ordering::Acquire) {
-        match rayon::yield_now() {
-            Some(rayon::Yield::Executed) => idle = 0,
-            _ if idle < PATIENCE => {
-                idle += 1;
-                (0..SPINS).for_each(|_| std::hint::spin_loop());
-            }
-            _ => std::thread::yield_now(),
+        if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            (looks, idle_since) = (0, None);
+        } else if looks < PATIENCE {
+            looks += 1;
+            (0..SPINS).for_each(|_| std::hint::spin_loop());
+        } else if idle_since.get_or_insert_with(Instant::now).elapsed() < LONGEST_IDLE {
+            std::thread::yield_now();
+        } else {
+            return;
         }
     }
 }

@@ -1,4 +1,7 @@
-use lowrank_kernels::parallel::{PerRow, for_each_row_block, init_threads, sum_row_blocks, threads};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lowrank_kernels::parallel::{PerRow, awake, for_each_row_block, init_threads, sum_row_blocks, threads};
 
 use crate::support::on_threads;
 
@@ -42,6 +45,58 @@ fn sums_do_not_depend_on_threads() {
         assert!(squares.iter().enumerate().all(|(row, &square)| square == (row * row) as f32));
         assert_eq!((total, squares), sum(3, rows));
     }
+}
+
+/// Each has a thread of the pool, and comes by the other's request for parts while it waits for a part of its own.
+#[test]
+fn two_callers_keep_one_pool_awake() {
+    let steps = || {
+        for step in 0..2000 {
+            let mut sums = vec![0; 64];
+            awake(|| {
+                for_each_row_block(64, 1 << 13, PerRow::one(&mut sums), |range, sums| {
+                    for (row, sum) in range.zip(sums.data) {
+                        *sum = (0..row).sum::<usize>() + step;
+                    }
+                });
+            });
+            assert_eq!(sums[63], 1953 + step);
+        }
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    std::thread::scope(|threads| {
+        threads.spawn(|| pool.install(steps));
+        threads.spawn(|| pool.install(steps));
+    });
+}
+
+/// As happens to a thread that took a part of the work, and waits within it, before it saw the request.
+#[test]
+fn a_thread_asked_in_the_midst_of_a_part_returns_to_it() {
+    let [taken, begun, returned] = [const { AtomicBool::new(false) }; 3];
+    let wait = |flag: &AtomicBool| {
+        let start = Instant::now();
+        while !flag.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(30) {
+            std::hint::spin_loop();
+        }
+        flag.load(Ordering::SeqCst)
+    };
+    on_threads(2, || {
+        rayon::scope(|scope| {
+            scope.spawn(|_| {
+                taken.store(true, Ordering::SeqCst);
+                assert!(wait(&begun));
+                while rayon::yield_now() != Some(rayon::Yield::Executed) {}
+                returned.store(true, Ordering::SeqCst);
+            });
+            // By another thread: this one takes nothing before it waits for a job.
+            assert!(wait(&taken));
+            awake(|| {
+                begun.store(true, Ordering::SeqCst);
+                assert!(wait(&returned));
+            });
+        });
+    });
 }
 
 /// In a process of its own under nextest; elsewhere another test may have started the threads.
