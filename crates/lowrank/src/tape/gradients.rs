@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use half::bf16;
 
-use super::parameter::{Leaf, LeafId};
+use super::leaf::{Leaf, LeafId};
 use super::{Var, VarId};
 use crate::tensor::{DType, Shape, Tensor};
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lowrank_kernels::magnitude::{self, Product};
 
 use super::layout::AdapterId;
-use super::parameter::{Leaf, Version};
+use super::leaf::{Leaf, Version};
 
 /// The low-rank pair that an adapter adds to a linear layer, or to an embedding, whose inputs are its entries.
 ///

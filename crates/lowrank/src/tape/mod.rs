@@ -7,6 +7,7 @@
 mod gradients;
 mod key_values;
 mod layout;
+mod leaf;
 mod lora;
 mod operand;
 pub mod ops;
@@ -24,9 +25,10 @@ pub use gradients::Gradients;
 pub use key_values::KeyValues;
 pub(crate) use layout::offsets_of;
 pub use layout::{AdapterId, Layout};
+pub use leaf::{Leaf, LeafId};
 pub use lora::{Initial, Lora, Magnitude};
 pub(crate) use operand::{Operand, Queue};
-pub use parameter::{Form, Leaf, LeafId, Parameter};
+pub use parameter::{Form, Parameter};
 pub use token_rows::TokenRows;
 
 use crate::tensor::{DType, Tensor};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lowrank_kernels::gemm::{Stored, Streamed, Weight};
 use lowrank_kernels::{Compute, Element, Rows, RowsMut, Source};
 
-use super::parameter::Leaf;
+use super::leaf::Leaf;
 use crate::tensor::Tensor;
 
 /// Weights that are read ahead of their use.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::parameter::Leaf;
+use super::leaf::Leaf;
 
 /// Rows of a table that an adapter has values of its own for, in the place of the base model's: a few tokens that are
 /// trained, where the table is not. What is tied to the table has them, too.

@@ -1,0 +1,228 @@
+//! Leaves of the tape: tensors that no operation made.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lowrank_kernels::Compute;
+use lowrank_kernels::gemm::{Stored, Streamed, Weight};
+
+use super::operand::{Operand, Queue};
+use crate::tensor::{DType, Quantized, Tensor};
+
+/// The identity of a leaf's storage; equal for tied parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeafId(u64);
+
+/// A tensor that no operation made: it is either frozen, or trained by the optimiser. Clones are the same leaf.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    id: LeafId,
+    value: Tensor,
+    trainable: bool,
+    prepared: Arc<Mutex<Option<Prepared>>>,
+    /// The scales and outliers of a value in 8 bits.
+    quantized: Option<Arc<Quantized>>,
+    /// What that was made of, as it stands in its file.
+    unquantized: Option<Tensor>,
+    /// Its place among the weights of which no packed form is kept.
+    queue: Option<Queue>,
+    version: Version,
+}
+
+/// What a leaf's value was when it was asked for: two are equal if nothing was written in between.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Version(Arc<()>);
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+#[derive(Debug)]
+struct Prepared(Compute, Arc<Weight>);
+
+impl Prepared {
+    /// What was kept, if it is of this type.
+    fn of(kept: &Option<Self>, compute: Compute) -> Option<Arc<Weight>> {
+        kept.as_ref().filter(|Self(kind, _)| *kind == compute).map(|Self(_, weight)| Arc::clone(weight))
+    }
+}
+
+impl Leaf {
+    /// A frozen leaf.
+    pub fn frozen(value: Tensor) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = LeafId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let (prepared, version) = Default::default();
+        Self {
+            id,
+            value,
+            trainable: false,
+            prepared,
+            quantized: None,
+            unquantized: None,
+            queue: None,
+            version,
+        }
+    }
+
+    /// A frozen leaf in 8 bits. Products decode it as they go; it is never packed.
+    pub fn quantized(value: Quantized) -> Self {
+        Self { quantized: Some(Arc::new(value.clone())), ..Self::frozen(value.values().clone()) }
+    }
+
+    /// As [`Leaf::quantized`], of a value that is `stored` in a file in another type.
+    pub(crate) fn quantized_from(value: Quantized, stored: Tensor) -> Self {
+        Self { unquantized: Some(stored), ..Self::quantized(value) }
+    }
+
+    /// What a value in 8 bits was made of, if that is known, as it stands in its file.
+    pub(crate) fn unquantized(&self) -> Option<&Tensor> {
+        self.unquantized.as_ref()
+    }
+
+    /// A leaf that is trained; its value is kept as f32.
+    pub fn trained(value: Tensor) -> Self {
+        Self { trainable: true, ..Self::frozen(value.to_dtype(DType::F32)) }
+    }
+
+    /// Which leaf this is.
+    pub fn id(&self) -> LeafId {
+        self.id
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The parts of a value in 8 bits.
+    pub fn as_quantized(&self) -> Option<&Quantized> {
+        self.quantized.as_deref()
+    }
+
+    /// The value in a floating type: decoded where it is in 8 bits.
+    pub fn float(&self) -> Tensor {
+        self.quantized.as_ref().map_or_else(|| self.value.clone(), |quantized| quantized.to_f32())
+    }
+
+    /// A frozen leaf of another value, of which no packed form is kept if none is of this one.
+    pub(crate) fn with_value(&self, value: Tensor) -> Self {
+        Self { queue: self.queue.clone(), ..Self::frozen(value) }
+    }
+
+    /// Keeps no packed form of a frozen value: products read it where it is, and have the next weights of the queue
+    /// read ahead from their file.
+    pub(crate) fn stream(&mut self, queue: Queue) {
+        if !self.trainable {
+            self.prepared = Arc::default();
+            self.queue = Some(queue);
+        }
+    }
+
+    /// The value of a leaf that is or was trained, for writing. Anything prepared from the old value is dropped.
+    ///
+    /// # Panics
+    /// If the value is not f32.
+    pub fn value_mut(&mut self) -> &mut [f32] {
+        (self.prepared, self.version) = Default::default();
+        self.value.make_mut::<f32>()
+    }
+
+    /// Whether the tape computes this leaf's gradient.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Freezes the leaf, or trains it; a trained value is f32. The numbers stay the same, and with them what was
+    /// prepared from them.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        if trainable {
+            self.value = self.float().to_dtype(DType::F32);
+            (self.quantized, self.unquantized, self.queue) = (None, None, None);
+        }
+        self.trainable = trainable;
+    }
+
+    /// The value `[outputs, inputs]` as the operand of a matrix product, prepared once and kept until the value is
+    /// written. Threads that meet here first may each prepare it; one of the results is kept.
+    pub(crate) fn weight(&self, compute: Compute) -> Arc<Weight> {
+        if let Some(weight) = Prepared::of(&self.prepared(), compute) {
+            return weight;
+        }
+        // Without the lock: preparing waits for other threads, and rayon may run another user of this leaf meanwhile
+        // on this one, which would wait for itself.
+        let weight = Arc::new(self.prepare(compute));
+        self.value.release_pages();
+        let mut kept = self.prepared();
+        if let Some(other) = Prepared::of(&kept, compute) {
+            return other;
+        }
+        *kept = Some(Prepared(compute, Arc::clone(&weight)));
+        weight
+    }
+
+    /// The value as the operand of matrix products.
+    pub(crate) fn operand(&self, compute: Compute) -> Operand {
+        if self.quantized.is_some() || self.queue.is_some() {
+            Operand::Streamed(self.clone(), compute)
+        } else {
+            Operand::Prepared(self.weight(compute))
+        }
+    }
+
+    /// The operands of a value in blocks of rows, each of which reads its own part of the inputs.
+    pub(crate) fn operands(&self, groups: usize, compute: Compute) -> Vec<Operand> {
+        if groups == 1 {
+            return vec![self.operand(compute)];
+        }
+        // Blocks are small, and many: none is packed.
+        let value = self.float();
+        let rows = value.shape().rows() / groups;
+        let part =
+            |group| Operand::Part { value: value.clone(), rows: group * rows..(group + 1) * rows, compute };
+        (0..groups).map(part).collect()
+    }
+
+    /// The value as it is stored.
+    pub(super) fn stored(&self) -> Stored<'_> {
+        match &self.quantized {
+            Some(quantized) => Stored::Int8(quantized.view()),
+            None => Stored::Float(self.value.source()),
+        }
+    }
+
+    /// The value as it is stored, for products that decode it.
+    pub(super) fn streamed(&self, compute: Compute) -> Streamed<'_> {
+        let (outputs, inputs) = self.value.rows_and_width();
+        Streamed::new(compute, self.stored(), outputs, inputs)
+    }
+
+    /// Which value it is.
+    pub(crate) fn version(&self) -> Version {
+        self.version.clone()
+    }
+
+    /// Where it stands among the streamed weights.
+    pub(crate) fn queue(&self) -> Option<&Queue> {
+        self.queue.as_ref()
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prepare(&self, compute: Compute) -> Weight {
+        let (outputs, inputs) = self.value.rows_and_width();
+        Weight::new(compute, self.value.source(), outputs, inputs)
+    }
+
+    /// The value of a vector (a bias, a norm's weight) as f32.
+    pub(crate) fn vector(&self) -> Tensor {
+        self.value.to_dtype(DType::F32)
+    }
+}
+
+#[cfg(test)]
+mod tests;
