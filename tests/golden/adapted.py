@@ -42,6 +42,8 @@ RAGGED = (11, 2, 7, 5)  # lengths in tokens: one fills the batch, one is short
 
 def load_base(model_name, task, num_labels=None):
     options = {"num_labels": num_labels} if num_labels else {}
+    if model_name.startswith(("mixtral", "qwen2-moe", "qwen3-moe")):
+        options["experts_implementation"] = "eager"  # PyTorch's products in groups know no f64
     seed(model_name)
     return AUTO[task].from_pretrained(f"models/{model_name}", dtype=torch.float32, **options)
 

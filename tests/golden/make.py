@@ -31,6 +31,7 @@ import gpt2
 import images
 import initial
 import metrics
+import mixtures
 import models
 import params
 import rank
@@ -50,6 +51,7 @@ PARTS = {
     "t5": t5.make,
     "gpt2": gpt2.make,
     "decoders": decoders.make,
+    "mixtures": mixtures.make,
     "params": params.make,
     "training": training.make,
     "tokenizers": tokenization.make,

@@ -15,7 +15,7 @@ use crate::gemm::{Streamed, Weight, gradient};
 use crate::rotary::{self, HeadNorms, RotaryShape, Rotations};
 use crate::rows::{Rows, RowsMut};
 use crate::unfold::{self, Unfolding};
-use crate::{elementwise, gated, loss, low_rank, magnitude, norm, patches, rms_norm, row_ops};
+use crate::{elementwise, gated, loss, low_rank, magnitude, mixture, norm, patches, rms_norm, row_ops};
 
 /// The kernels over rows of `T`, with the signatures of their public faces.
 #[allow(clippy::type_complexity)]
@@ -39,6 +39,8 @@ pub struct Compiled<T: Element> {
     pub(crate) column_sums: fn(Rows<T>, &mut [f32]),
     pub(crate) gather_rows: fn(Rows<T>, &[usize], RowsMut<T>),
     pub(crate) scatter_rows: fn(Rows<T>, &[usize], RowsMut<T>),
+    pub(crate) weigh: fn(Rows<T>, &[usize], &[f32], RowsMut<T>),
+    pub(crate) weigh_backward: fn(Rows<T>, Rows<T>, &[usize], &[f32], RowsMut<T>, &mut [f32]),
     pub(crate) activation_forward: fn(Activation, &[T], &mut [T]),
     pub(crate) activation_backward: fn(Activation, &[T], &[T], &mut [T]),
     pub(crate) layer_norm_forward: fn(
@@ -107,6 +109,8 @@ impl<T: Element> Compiled<T> {
             column_sums: row_ops::column_sums_kernel::<T>,
             gather_rows: row_ops::gather_rows_kernel::<T>,
             scatter_rows: row_ops::scatter_rows_kernel::<T>,
+            weigh: mixture::weigh_kernel::<T>,
+            weigh_backward: mixture::weigh_backward_kernel::<T>,
             activation_forward: activation::forward_kernel::<T>,
             activation_backward: activation::backward_kernel::<T>,
             layer_norm_forward: norm::layer_norm_forward_kernel::<T>,

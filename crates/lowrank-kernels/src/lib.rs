@@ -26,6 +26,7 @@ pub mod loss;
 pub mod low_rank;
 pub mod magnitude;
 pub mod memory;
+pub mod mixture;
 pub mod norm;
 pub mod optimizer;
 pub mod parallel;

@@ -11,6 +11,7 @@ mod loss;
 mod low_rank;
 mod magnitude;
 mod memory;
+mod mixture;
 mod norm;
 mod optimizer;
 mod parallel;

@@ -51,8 +51,22 @@ pub struct ModelInfo {
     pub image: Option<ImageShape>,
     /// The name in checkpoints, and in Transformers 4, of what Transformers 5 renamed.
     pub older_name: Option<fn(&str) -> String>,
+    /// What the layers of each expert are called in checkpoints, if there are experts.
+    pub experts: Option<ExpertNames>,
     /// The standard deviation of freshly drawn weights.
     pub initializer_range: f32,
+}
+
+/// The layers of an expert in a checkpoint, each a tensor below the expert's number. Transformers 5 joins them: the first
+/// two, one below the other, and all experts behind each other, are `gate_up_proj`; the third of all are `down_proj`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertNames {
+    /// What the activation is applied to.
+    pub gate: &'static str,
+    /// What that is multiplied by.
+    pub up: &'static str,
+    /// Back to the hidden width.
+    pub down: &'static str,
 }
 
 /// The images of a model.
@@ -109,6 +123,7 @@ impl ModelInfo {
             positions_skip_padding: false,
             image: None,
             older_name: None,
+            experts: None,
             initializer_range: 0.02,
         }
     }

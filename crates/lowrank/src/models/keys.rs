@@ -1,12 +1,13 @@
 //! The keys of a model's parameters in a checkpoint.
 
-use super::ModelInfo;
+use super::{ExpertNames, ModelInfo};
 use crate::hub::{Checkpoint, TensorView};
 
 /// Finds parameters in a checkpoint: of the whole model or of the bare one, under their names of today or of old.
 pub(crate) struct Keys<'a> {
     checkpoint: &'a Checkpoint,
     older_name: Option<fn(&str) -> String>,
+    experts: Option<ExpertNames>,
     prefix: String,
     bare: bool,
 }
@@ -15,7 +16,7 @@ impl<'a> Keys<'a> {
     pub fn new(info: &ModelInfo, checkpoint: &'a Checkpoint) -> Self {
         let prefix = format!("{}.", info.base_prefix);
         let bare = prefix.len() > 1 && !checkpoint.names().any(|key| key.starts_with(&prefix));
-        Self { checkpoint, older_name: info.older_name, prefix, bare }
+        Self { checkpoint, older_name: info.older_name, experts: info.experts, prefix, bare }
     }
 
     /// The key of the parameter, or the prefix of a module's keys, in this checkpoint.
@@ -34,8 +35,73 @@ impl<'a> Keys<'a> {
         spellings
     }
 
-    /// The parameter's key and tensor, if they are there.
+    /// The parameter's key and tensor, if they are there as one; of an expert, its part of the tensor of all.
     pub fn find(&self, path: &str) -> Option<(String, TensorView<'a>)> {
-        self.spellings(path).into_iter().find_map(|key| self.checkpoint.get(&key).map(|view| (key, view)))
+        let get = |key: String| self.checkpoint.get(&key).map(|view| (key, view));
+        let found = self.spellings(path).into_iter().find_map(get);
+        found.or_else(|| {
+            let expert = ExpertPath::of(path)?;
+            let all = self.spellings(&format!("{}.{}", expert.stack, expert.name)).into_iter().find_map(get);
+            let own = all.and_then(|(key, view)| Some((key, part_of(view, expert.number)?)));
+            own.or_else(|| match &self.tensors_of_expert(&expert)[..] {
+                [only] => self.spellings(only).into_iter().find_map(get),
+                _ => None,
+            })
+        })
     }
+
+    /// The keys and tensors whose rows, one below the other, are the parameter: one, or those of an expert's layers that
+    /// are one layer here. None if one of them is missing.
+    pub fn find_all(&self, path: &str) -> Vec<(String, TensorView<'a>)> {
+        if let Some(found) = self.find(path) {
+            return vec![found];
+        }
+        let names = ExpertPath::of(path).map_or_else(Vec::new, |expert| self.tensors_of_expert(&expert));
+        names.iter().map(|name| self.find(name)).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The names of the tensors of one expert that one of its layers consists of.
+    fn tensors_of_expert(&self, expert: &ExpertPath<'_>) -> Vec<String> {
+        let Some(names) = self.experts else { return Vec::new() };
+        let layers = match expert.name {
+            GATE_UP => vec![names.gate, names.up],
+            DOWN => vec![names.down],
+            _ => return Vec::new(),
+        };
+        let ExpertPath { stack, number, .. } = expert;
+        layers.into_iter().map(|layer| format!("{stack}.{number}.{layer}.weight")).collect()
+    }
+}
+
+/// The stack of what an expert's activation is applied to, and of what that is multiplied by.
+const GATE_UP: &str = "gate_up_proj";
+/// The stack of what leads back to the hidden width.
+const DOWN: &str = "down_proj";
+
+/// The name of an expert's weight: `stack.name.number.weight`.
+struct ExpertPath<'p> {
+    stack: &'p str,
+    name: &'p str,
+    number: usize,
+}
+
+impl<'p> ExpertPath<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        let (all, number) = path.strip_suffix(".weight")?.rsplit_once('.')?;
+        let (stack, name) = all.rsplit_once('.')?;
+        let is_stack = stack.rsplit('.').next() == Some("experts");
+        Some(Self { stack, name, number: number.parse().ok()? }).filter(|_| is_stack)
+    }
+}
+
+/// One of the matrices that a tensor consists of.
+fn part_of(view: TensorView<'_>, number: usize) -> Option<TensorView<'_>> {
+    let [count, shape @ ..] = view.shape else { return None };
+    if shape.len() != 2 || number >= *count {
+        return None;
+    }
+    let size = view.bytes.len() / count;
+    let bytes = view.bytes.get(number * size..(number + 1) * size)?;
+    let start = view.range.start + number * size;
+    Some(TensorView { shape, bytes, range: start..start + size, ..view })
 }

@@ -1,11 +1,13 @@
 //! Llama (Touvron et al., arXiv 2302.13971), Mistral (Jiang et al., arXiv 2310.06825), Qwen2 (arXiv 2407.10671) and Qwen3
-//! (arXiv 2505.09388), as Transformers' `…ForCausalLM` and `…ForSequenceClassification`.
+//! (arXiv 2505.09388), and the mixtures among them: Mixtral, Qwen2-MoE and Qwen3-MoE; as Transformers' `…ForCausalLM` and
+//! `…ForSequenceClassification`.
 
 use super::lm::{Body, Decoder, DecoderHead};
-use super::{Cache, DecoderConfig, HeadSpec, Inputs, ModelInfo, Rope};
+use super::mixture::SparseMoe;
+use super::{Cache, DecoderConfig, ExpertNames, HeadSpec, Inputs, ModelInfo, Rope};
 use crate::Result;
 use crate::module;
-use crate::nn::{Embedding, Linear, RmsNorm};
+use crate::nn::{Embedding, Linear, Module, RmsNorm, Visitor, VisitorMut};
 use crate::tape::{Tape, Var, ops};
 
 /// The model's shape, without values.
@@ -14,6 +16,9 @@ pub fn new(config: &DecoderConfig, head: HeadSpec) -> Decoder<DecoderModel> {
         "mistral" => "Mistral",
         "qwen2" => "Qwen2",
         "qwen3" => "Qwen3",
+        "mixtral" => "Mixtral",
+        "qwen2_moe" => "Qwen2Moe",
+        "qwen3_moe" => "Qwen3Moe",
         _ => "Llama",
     };
     let (width, tied) = (config.hidden_size, config.tie_word_embeddings);
@@ -34,9 +39,19 @@ pub fn new(config: &DecoderConfig, head: HeadSpec) -> Decoder<DecoderModel> {
         pad_token_id: config.pad_token_id,
         eos_token_ids: config.eos_token_ids.clone(),
         initializer_range: config.initializer_range,
+        older_name: (config.model_type == "mixtral").then_some(older_name_of_mixtral),
+        experts: config.mixture.as_ref().map(|_| match config.model_type.as_str() {
+            "mixtral" => ExpertNames { gate: "w1", up: "w3", down: "w2" },
+            _ => ExpertNames { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+        }),
         ..lm_head.info(head, config.vocab_size)
     };
     Decoder::new(DecoderModel::new(config), lm_head, info)
+}
+
+/// What Transformers 4 called the mixture of a Mixtral's layer.
+fn older_name_of_mixtral(path: &str) -> String {
+    path.replacen(".mlp.", ".block_sparse_moe.", 1)
 }
 
 /// Embeddings, layers and the last norm.
@@ -102,7 +117,7 @@ struct Rotation<'a> {
 #[derive(Debug)]
 pub struct DecoderLayer {
     self_attn: DecoderAttention,
-    mlp: DecoderMlp,
+    mlp: FeedForward,
     input_layernorm: RmsNorm,
     post_attention_layernorm: RmsNorm,
 }
@@ -119,7 +134,7 @@ impl DecoderLayer {
         let norm = || RmsNorm::new(config.hidden_size, config.rms_norm_eps);
         Self {
             self_attn: DecoderAttention::new(config, layer),
-            mlp: DecoderMlp::new(config),
+            mlp: FeedForward::new(config, layer),
             input_layernorm: norm(),
             post_attention_layernorm: norm(),
         }
@@ -220,6 +235,51 @@ impl DecoderAttention {
     }
 }
 
+/// What follows a layer's attention.
+#[derive(Debug)]
+pub enum FeedForward {
+    /// One network for every row.
+    Dense(Box<DecoderMlp>),
+    /// A few of many for each.
+    Sparse(Box<SparseMoe>),
+}
+
+impl FeedForward {
+    fn new(config: &DecoderConfig, layer: usize) -> Self {
+        let (width, activation) = (config.hidden_size, config.hidden_act);
+        match config.mixture.as_ref().filter(|mixture| mixture.is_sparse(layer)) {
+            Some(mixture) => Self::Sparse(Box::new(SparseMoe::new(mixture, width, activation))),
+            None => {
+                let (inner, bias) = (config.intermediate_size, config.mlp_bias);
+                Self::Dense(Box::new(DecoderMlp::new(width, inner, bias, activation)))
+            }
+        }
+    }
+
+    fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(tape, x),
+            Self::Sparse(mixture) => mixture.forward(tape, x),
+        }
+    }
+}
+
+impl Module for FeedForward {
+    fn visit<'a>(&'a self, path: &str, visitor: &mut dyn Visitor<'a>) {
+        match self {
+            Self::Dense(mlp) => mlp.visit(path, visitor),
+            Self::Sparse(mixture) => mixture.visit(path, visitor),
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, visitor: &mut dyn VisitorMut) {
+        match self {
+            Self::Dense(mlp) => mlp.visit_mut(path, visitor),
+            Self::Sparse(mixture) => mixture.visit_mut(path, visitor),
+        }
+    }
+}
+
 /// `down(activation(gate·x) · up·x)`.
 #[derive(Debug)]
 pub struct DecoderMlp {
@@ -232,17 +292,17 @@ pub struct DecoderMlp {
 module!(DecoderMlp { "gate_proj" => gate_proj, "up_proj" => up_proj, "down_proj" => down_proj; "act_fn" });
 
 impl DecoderMlp {
-    fn new(config: &DecoderConfig) -> Self {
-        let (width, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+    /// Between hidden rows of `width`.
+    pub(super) fn new(width: usize, inner: usize, bias: bool, activation: ops::Activation) -> Self {
         Self {
             gate_proj: Linear::new(width, inner, bias),
             up_proj: Linear::new(width, inner, bias),
             down_proj: Linear::new(inner, width, bias),
-            activation: config.hidden_act,
+            activation,
         }
     }
 
-    fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+    pub(super) fn forward(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         let both = Linear::forward_together(&[&self.gate_proj, &self.up_proj], tape, x)?;
         let inner = ops::gated(tape, &both, self.activation)?;
         self.down_proj.forward(tape, &inner)

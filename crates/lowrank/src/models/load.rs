@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use half::{bf16, f16};
+
 use super::initialise::is_inside;
 use super::keys::Keys;
 use super::placement::{Placement, quantizable, stream};
@@ -10,7 +12,7 @@ use super::{Model, ModelInfo, eight_bits};
 use crate::hub::{Checkpoint, StoredDtype, TensorView, to_tensor};
 use crate::nn::{for_each_linear, for_each_parameter, for_each_parameter_mut};
 use crate::tape::{Leaf, Parameter};
-use crate::tensor::{DType, Quantized};
+use crate::tensor::{DType, Quantized, Stored, Tensor};
 use crate::{Error, Result};
 
 /// What loading left out.
@@ -108,8 +110,13 @@ pub fn load_as(model: &mut dyn Model, checkpoint: &Checkpoint, placement: Placem
                 used.insert(key);
             }
             Some((key, view)) => {
-                result = set(parameter, &key, &view, eight.contains(path));
+                result = set(parameter, &[(key.clone(), view)], eight.contains(path));
                 used.insert(key);
+            }
+            None if parameter.shape().rank() == 2 && !keys.find_all(path).is_empty() => {
+                let parts = keys.find_all(path);
+                result = set(parameter, &parts, eight.contains(path));
+                used.extend(parts.into_iter().map(|(key, _)| key));
             }
             None if in_head => report.missing_head.push(path.to_owned()),
             None => result = Err(missing(checkpoint, keys.key(path))),
@@ -206,21 +213,88 @@ fn missing(checkpoint: &Checkpoint, key: &str) -> Error {
     Error::tensor(checkpoint.path(), key, format!("it is missing{hint}"))
 }
 
-fn set(parameter: &mut Parameter, key: &str, view: &TensorView<'_>, in_eight_bits: bool) -> Result<()> {
-    if view.shape != parameter.file_shape().dims() {
-        let reason = format!("its shape is {:?} where the model has {}", view.shape, parameter.file_shape());
-        return Err(Error::tensor(view.file, key, reason));
+/// Sets a parameter from the tensors whose rows it consists of: most often one.
+fn set(parameter: &mut Parameter, parts: &[(String, TensorView<'_>)], in_eight_bits: bool) -> Result<()> {
+    let Some((first_key, first)) = parts.first() else { return Ok(()) };
+    let expected = parameter.file_shape();
+    for (key, view) in parts {
+        let fits = match parts {
+            [_] => view.shape == expected.dims(),
+            _ => matches!(view.shape, [_, width] if *width == expected.width()),
+        };
+        if !fits {
+            let reason = format!("its shape is {:?} where the model has {expected}", view.shape);
+            return Err(Error::tensor(view.file, key, reason));
+        }
     }
-    let stored = to_tensor(key, view)?;
+    if parts.len() > 1 {
+        return set_joined(parameter, parts, in_eight_bits);
+    }
+    let stored = to_tensor(first_key, first)?;
     let value = parameter.from_file(stored.clone());
     if in_eight_bits {
-        let quantized = Quantized::from_float(&value).ok_or_else(|| not_finite(view, key))?;
+        let quantized = Quantized::from_float(&value).ok_or_else(|| not_finite(first, first_key))?;
         stored.release_pages();
         return parameter.set_base(Leaf::quantized_from(quantized, stored));
     }
     // Vectors are small and are read as f32 in every pass.
     let value = if parameter.shape().rank() == 1 { value.to_dtype(DType::F32) } else { value };
     parameter.set_base(Leaf::frozen(value))
+}
+
+/// As [`set`], of several tensors one below the other: the only values that do not stay in their file.
+fn set_joined(
+    parameter: &mut Parameter,
+    parts: &[(String, TensorView<'_>)],
+    in_eight_bits: bool,
+) -> Result<()> {
+    let value = join_rows(parts)?;
+    let (key, view) = &parts[0];
+    if value.shape() != parameter.shape() {
+        let (rows, shape) = (value.shape().rows(), parameter.shape());
+        let reason = format!("with those beside it, it has {rows} rows where the model has {shape}");
+        return Err(Error::tensor(view.file, key, reason));
+    }
+    let leaf = match in_eight_bits {
+        true => Leaf::quantized(Quantized::from_float(&value).ok_or_else(|| not_finite(view, key))?),
+        false => Leaf::frozen(value),
+    };
+    parameter.set_base(leaf)
+}
+
+/// Matrices of one width, one below the other, in memory. The pages of their files are given back.
+///
+/// # Errors
+/// If they are of different types, or of one that is no weight.
+pub(crate) fn join_rows(parts: &[(String, TensorView<'_>)]) -> Result<Tensor> {
+    fn copy<T: Stored>(tensors: &[Tensor], joined: &mut Tensor) {
+        let mut rest = joined.make_mut::<T>();
+        for tensor in tensors {
+            let (own, after) = rest.split_at_mut(tensor.elements());
+            own.copy_from_slice(tensor.as_slice::<T>());
+            rest = after;
+        }
+    }
+    let tensors: Vec<Tensor> = parts.iter().map(|(key, view)| to_tensor(key, view)).collect::<Result<_>>()?;
+    let dtype = tensors.first().map_or(DType::F32, Tensor::dtype);
+    if let Some(((key, view), other)) = parts.iter().zip(&tensors).find(|(_, other)| other.dtype() != dtype) {
+        let reason = format!("its type is {}, and that of what is one matrix with it {dtype}", other.dtype());
+        return Err(Error::tensor(view.file, key, reason));
+    }
+    let rows = tensors.iter().map(|tensor| tensor.shape().rows()).sum();
+    let width = tensors.first().map_or(0, |tensor| tensor.shape().width());
+    let mut joined = Tensor::uninit([rows, width], dtype);
+    match dtype {
+        DType::F32 => copy::<f32>(&tensors, &mut joined),
+        DType::Bf16 => copy::<bf16>(&tensors, &mut joined),
+        DType::F16 => copy::<f16>(&tensors, &mut joined),
+        _ => {
+            let (key, view) = &parts[0];
+            return Err(Error::tensor(view.file, key, format!("its type is {dtype}, which is no weight's")));
+        }
+    }
+    tensors.iter().for_each(Tensor::release_pages);
+    Ok(joined)
 }
 
 /// The error of a weight that cannot be brought into 8 bits.

@@ -16,6 +16,7 @@ mod layers;
 pub mod llama;
 mod lm;
 mod load;
+pub mod mixture;
 mod placement;
 pub mod roberta;
 pub mod t5;
@@ -27,11 +28,11 @@ use std::path::Path;
 pub use cache::Cache;
 pub(crate) use cache::select_sequences;
 pub use config::{
-    Architecture, DecoderConfig, DistilBertConfig, EncoderConfig, Gpt2Config, MODEL_TYPES, ModelConfig, Rope,
-    RopeKind, T5Config, VitConfig,
+    Architecture, DecoderConfig, DistilBertConfig, EncoderConfig, Gpt2Config, MODEL_TYPES, MixtureConfig,
+    ModelConfig, Rope, RopeKind, T5Config, VitConfig,
 };
 pub use head::{Head, HeadSpec, HeadStyle};
-pub use info::{ImageShape, ModelInfo};
+pub use info::{ExpertNames, ImageShape, ModelInfo};
 pub(crate) use initialise::is_inside;
 pub use initialise::{initialise, initialise_head, initialise_int8};
 pub use inputs::{Images, Inputs, Source, Tokens};

@@ -16,13 +16,41 @@ pub struct Linear {
     pub lora: Vec<Lora>,
     /// How many blocks of the weight's rows there are, each of which reads its own part of the inputs.
     groups: usize,
+    role: Role,
+}
+
+/// What a linear layer is in the reference, where an adapter for it has files of their own kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A module.
+    #[default]
+    Layer,
+    /// A module that is no linear layer, with a matrix as its parameter: the router of a mixture.
+    Matrix,
+    /// Part of a parameter of three dimensions: an expert of a mixture.
+    Expert(Expert),
+}
+
+/// A place in a stack of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expert {
+    /// The number of this one.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
 }
 
 impl Linear {
     /// A layer from `inputs` to `outputs` features; its values are loaded or initialised later.
     pub fn new(inputs: usize, outputs: usize, bias: bool) -> Self {
         let bias = bias.then(|| Parameter::new([outputs]));
-        Self { weight: Parameter::new([outputs, inputs]), bias, lora: Vec::new(), groups: 1 }
+        Self {
+            weight: Parameter::new([outputs, inputs]),
+            bias,
+            lora: Vec::new(),
+            groups: 1,
+            role: Role::Layer,
+        }
     }
 
     /// A layer whose weight checkpoints hold as `[inputs, outputs]`: GPT-2's `Conv1D`.
@@ -49,6 +77,17 @@ impl Linear {
     #[must_use]
     pub fn tied_to(self, name: &'static str) -> Self {
         Self { weight: self.weight.tied_to(name), ..self }
+    }
+
+    /// The same layer, which is something else than a module of its own in the reference.
+    #[must_use]
+    pub fn with_role(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+
+    /// What it is in the reference.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// The width of the input.
@@ -136,7 +175,7 @@ impl Linear {
     }
 
     pub(super) fn branch(&self) -> ops::Branch<'_> {
-        let Self { weight, bias, lora, groups } = self;
+        let Self { weight, bias, lora, groups, .. } = self;
         ops::Branch { weight, groups: *groups, tied: None, bias: bias.as_ref(), lora }
     }
 }

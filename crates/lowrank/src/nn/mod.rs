@@ -2,6 +2,7 @@
 
 mod convolution;
 mod embedding;
+mod experts;
 mod layer_norm;
 mod linear;
 mod module;
@@ -9,8 +10,9 @@ mod rms_norm;
 
 pub use convolution::{Conv1d, Conv2d};
 pub use embedding::Embedding;
+pub use experts::ExpertStack;
 pub use layer_norm::LayerNorm;
-pub use linear::Linear;
+pub use linear::{Expert, Linear, Role};
 pub(crate) use module::rows_name;
 pub use module::{
     Module, ModuleKind, Visitor, VisitorMut, assign_names, for_each_active, for_each_embedding,

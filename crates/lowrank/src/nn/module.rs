@@ -1,5 +1,6 @@
 //! The tree of layers, declared once for each type of layer.
 
+use super::linear::Role;
 use super::{Embedding, LayerNorm, Linear, RmsNorm};
 use crate::tape::{AdapterId, Leaf, Parameter};
 
@@ -167,7 +168,7 @@ pub enum ModuleKind {
     Other,
 }
 
-/// Calls `f` with the path and the kind of every module, the root first with an empty path.
+/// Calls `f` with the path and the kind of every module, the root first with an empty path. Experts are parameters there.
 ///
 /// # Source
 /// PyTorch's `named_modules` on the same model of Transformers.
@@ -179,8 +180,13 @@ pub fn for_each_module(module: &dyn Module, f: impl FnMut(&str, ModuleKind)) {
         }
 
         fn linear(&mut self, path: &str, linear: &'a Linear) {
-            let is_convolution = linear.is_convolution();
-            (self.0)(path, if is_convolution { ModuleKind::Convolution } else { ModuleKind::Linear });
+            let kind = match linear.role() {
+                Role::Expert(_) => return,
+                Role::Matrix => ModuleKind::Other,
+                Role::Layer if linear.is_convolution() => ModuleKind::Convolution,
+                Role::Layer => ModuleKind::Linear,
+            };
+            (self.0)(path, kind);
         }
 
         fn layer_norm(&mut self, path: &str, _: &'a LayerNorm) {

@@ -98,6 +98,36 @@ impl Layout {
         }))
     }
 
+    /// The layout of some of the rows in any order, each as often as it is named: rows that follow each other are of one
+    /// sequence as long as they are in its order.
+    ///
+    /// # Errors
+    /// If a row is not there.
+    pub fn regrouped(&self, rows: &[usize]) -> Result<Arc<Self>> {
+        let lengths = self.offsets.windows(2).map(|pair| pair[1] - pair[0]);
+        let sequences: Vec<usize> = lengths
+            .enumerate()
+            .flat_map(|(sequence, length)| std::iter::repeat_n(sequence, length))
+            .collect();
+        let mut regrouped =
+            Self { offsets: vec![0], examples: Vec::new(), adapters: Vec::new(), row_ids: Vec::new() };
+        let mut last = None;
+        for (at, row) in rows.iter().enumerate() {
+            let Some(&sequence) = sequences.get(*row) else {
+                return Err(Error::Usage(format!("row {row} of {} is not there", self.rows())));
+            };
+            if last.is_none_or(|(before, of)| of != sequence || before >= *row) {
+                regrouped.offsets.extend((at > 0).then_some(at));
+                regrouped.examples.push(self.examples[sequence]);
+                regrouped.adapters.push(self.adapters[sequence]);
+            }
+            last = Some((*row, sequence));
+            regrouped.row_ids.push(self.row_ids[*row]);
+        }
+        regrouped.offsets.extend((!rows.is_empty()).then_some(rows.len()));
+        Ok(Arc::new(regrouped))
+    }
+
     /// The same sequences with other lengths.
     ///
     /// # Errors
@@ -140,6 +170,13 @@ impl Layout {
     /// Each row's example and token, for dropout.
     pub fn row_ids(&self) -> &[RowId] {
         &self.row_ids
+    }
+
+    /// The part of [`Layout::segments`] that is within `rows`.
+    pub fn segments_within(&self, rows: &Range<usize>) -> Vec<(Range<usize>, Option<AdapterId>)> {
+        let within = |own: Range<usize>| own.start.max(rows.start)..own.end.min(rows.end);
+        let segments = self.segments().into_iter().map(|(own, adapter)| (within(own), adapter));
+        segments.filter(|(own, _)| !own.is_empty()).collect()
     }
 
     /// Neighbouring rows with the same adapter, as ranges.

@@ -156,7 +156,8 @@ impl Tape {
         self
     }
 
-    /// Shows `watcher` the name of each linear layer's weight, and the rows that it multiplies: `[tokens, inputs]`.
+    /// Shows `watcher` the name of each linear layer's weight, and the rows that it multiplies: `[tokens, inputs]`. Experts,
+    /// which read a few rows each, are not shown.
     #[must_use]
     pub fn watched(mut self, watcher: impl FnMut(&str, &Tensor) + Send + 'static) -> Self {
         self.watcher = Some(Box::new(watcher));

@@ -11,6 +11,7 @@ mod images;
 mod linear;
 mod losses;
 mod magnitude;
+mod mixture;
 mod models;
 mod norms;
 mod reference;

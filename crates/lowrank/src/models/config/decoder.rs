@@ -4,15 +4,15 @@ use lowrank_kernels::activation::Activation;
 use serde_json::{Map, Value};
 
 use super::fields::{
-    activation, check_attention, depth, end_tokens, flag, fraction, must_be_off, number, optional_size, size,
-    token_id, under_own_keys,
+    activation, check_attention, depth, end_tokens, flag, fraction, must_be_off, number, optional_size,
+    product, size, token_id, under_own_keys,
 };
 use super::rope::Rope;
 
-/// The sizes of Llama, Mistral, Qwen2 or Qwen3.
+/// The sizes of Llama, Mistral, Qwen2 or Qwen3, or of a mixture among them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
-    /// `llama`, `mistral`, `qwen2` or `qwen3`.
+    /// `llama`, `mistral`, `qwen2`, `qwen3`, `mixtral`, `qwen2_moe` or `qwen3_moe`.
     pub model_type: String,
     /// Entries of the word table.
     pub vocab_size: usize,
@@ -56,6 +56,8 @@ pub struct DecoderConfig {
     pub eos_token_ids: Vec<u32>,
     /// The standard deviation of freshly drawn weights.
     pub initializer_range: f32,
+    /// The experts of a mixture.
+    pub mixture: Option<MixtureConfig>,
 }
 
 impl DecoderConfig {
@@ -64,7 +66,9 @@ impl DecoderConfig {
         let heads = size(map, "num_attention_heads", None)?;
         let (kv_heads, positions) = match model_type {
             "llama" => (heads, 2048),
-            "mistral" => (8, 4096 * 32),
+            "mistral" | "mixtral" => (8, 4096 * 32),
+            "qwen2_moe" => (16, 32768),
+            "qwen3_moe" => (4, 32768),
             _ => (32, 32768),
         };
         let kv_heads = match map.get("num_key_value_heads") {
@@ -75,6 +79,7 @@ impl DecoderConfig {
         let positions = size(map, "max_position_embeddings", Some(positions))?;
         let num_hidden_layers = depth(map, "num_hidden_layers", None)?;
         let attention_bias = flag(map, "attention_bias", false)?;
+        let is_mixtral = model_type == "mixtral";
         let config = Self {
             vocab_size: size(map, "vocab_size", None)?,
             hidden_size,
@@ -85,18 +90,27 @@ impl DecoderConfig {
             head_dim: size(map, "head_dim", Some(usual_dim.max(1)))?,
             hidden_act: activation(map, "hidden_act", "silu")?,
             max_position_embeddings: positions,
-            rms_norm_eps: number(map, "rms_norm_eps", 1e-6)? as f32,
-            rope: Rope::from_map(map, positions, 10_000.0)?,
-            qkv_bias: model_type == "qwen2" || (model_type != "mistral" && attention_bias),
-            output_bias: matches!(model_type, "llama" | "qwen3") && attention_bias,
+            rms_norm_eps: number(map, "rms_norm_eps", if is_mixtral { 1e-5 } else { 1e-6 })? as f32,
+            rope: Rope::from_map(map, positions, if is_mixtral { 1e6 } else { 10_000.0 })?,
+            qkv_bias: match model_type {
+                "qwen2" => true,
+                "qwen2_moe" => flag(map, "qkv_bias", true)?,
+                "mistral" | "mixtral" => false,
+                _ => attention_bias,
+            },
+            output_bias: matches!(model_type, "llama" | "qwen3" | "qwen3_moe") && attention_bias,
             mlp_bias: model_type == "llama" && flag(map, "mlp_bias", false)?,
-            head_norms: model_type == "qwen3",
+            head_norms: matches!(model_type, "qwen3" | "qwen3_moe"),
             attention_dropout: fraction(map, "attention_dropout", 0.0)?,
             windows: windows(map, model_type, num_hidden_layers)?,
             tie_word_embeddings: flag(map, "tie_word_embeddings", false)?,
             pad_token_id: token_id(map, "pad_token_id")?,
-            eos_token_ids: end_tokens(map, matches!(model_type, "llama" | "mistral").then_some(2))?,
+            eos_token_ids: end_tokens(
+                map,
+                matches!(model_type, "llama" | "mistral" | "mixtral").then_some(2),
+            )?,
             initializer_range: number(map, "initializer_range", 0.02)? as f32,
+            mixture: MixtureConfig::from_map(map, model_type, num_hidden_layers)?,
             model_type: model_type.to_owned(),
         };
         if !heads.is_multiple_of(kv_heads) {
@@ -112,18 +126,94 @@ impl DecoderConfig {
     }
 }
 
-/// The window of each layer. Mistral has one everywhere, Qwen where it is switched on from a layer onwards.
+/// The experts of a mixture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixtureConfig {
+    /// How many experts a layer has.
+    pub num_experts: usize,
+    /// How many of them each row passes.
+    pub num_experts_per_tok: usize,
+    /// Whether the weights of a row's experts add up to 1.
+    pub norm_topk_prob: bool,
+    /// The width inside an expert.
+    pub intermediate_size: usize,
+    /// The width inside the expert that every row passes, if there is one.
+    pub shared_intermediate_size: Option<usize>,
+    /// For each layer whether it is a mixture.
+    sparse: Vec<bool>,
+}
+
+impl MixtureConfig {
+    /// Whether a layer is a mixture.
+    pub fn is_sparse(&self, layer: usize) -> bool {
+        self.sparse.get(layer).copied().unwrap_or(false)
+    }
+
+    fn from_map(map: &Map<String, Value>, model_type: &str, layers: usize) -> Result<Option<Self>, String> {
+        let (experts, chosen, inner) = match model_type {
+            "mixtral" => (8, 2, None),
+            "qwen2_moe" => (60, 4, Some(1408)),
+            "qwen3_moe" => (128, 8, Some(768)),
+            _ => return Ok(None),
+        };
+        let is_mixtral = model_type == "mixtral";
+        let map = &under_own_keys(map, &[("num_local_experts", "num_experts")])?;
+        must_be_off(map, &["output_router_logits"], "the loss that balances experts is not computed here")?;
+        if number(map, "router_jitter_noise", 0.0)? != 0.0 {
+            return Err(
+                "router_jitter_noise is not 0: noise on what experts read is not computed here".into()
+            );
+        }
+        let key = if is_mixtral { "intermediate_size" } else { "moe_intermediate_size" };
+        let shared = model_type == "qwen2_moe";
+        let shared = shared.then(|| size(map, "shared_expert_intermediate_size", Some(5632))).transpose()?;
+        let config = Self {
+            num_experts: size(map, "num_experts", Some(experts))?,
+            num_experts_per_tok: size(map, "num_experts_per_tok", Some(chosen))?,
+            norm_topk_prob: is_mixtral || flag(map, "norm_topk_prob", false)?,
+            intermediate_size: size(map, key, inner)?,
+            shared_intermediate_size: shared,
+            sparse: if is_mixtral { vec![true; layers] } else { sparse_layers(map, layers)? },
+        };
+        if config.num_experts_per_tok > config.num_experts {
+            let (chosen, experts) = (config.num_experts_per_tok, config.num_experts);
+            return Err(format!("num_experts_per_tok {chosen} is beyond num_experts {experts}"));
+        }
+        product("gate and up of an expert", &[2, config.intermediate_size])?;
+        Ok(Some(config))
+    }
+}
+
+/// Which layers of a Qwen are mixtures.
+fn sparse_layers(map: &Map<String, Value>, layers: usize) -> Result<Vec<bool>, String> {
+    let step = size(map, "decoder_sparse_step", Some(1))?;
+    let dense: Vec<usize> = match map.get("mlp_only_layers") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(value) => {
+            let number = |value: &Value| value.as_u64().map(|number| number as usize);
+            let numbers = value.as_array().and_then(|values| values.iter().map(number).collect());
+            numbers.ok_or_else(|| format!("mlp_only_layers is {value}; it must be a list of layers"))?
+        }
+    };
+    Ok((0..layers).map(|layer| !dense.contains(&layer) && (layer + 1) % step == 0).collect())
+}
+
+/// The window of each layer. Mistral and Mixtral have one everywhere, Qwen where it is switched on from a layer onwards;
+/// Qwen2-MoE in every other layer before that, Qwen3-MoE everywhere.
 fn windows(map: &Map<String, Value>, model_type: &str, layers: usize) -> Result<Vec<Option<usize>>, String> {
     let window = match (model_type, map.get("sliding_window")) {
-        ("llama", _) => None,
+        ("llama", _) | ("mixtral", None) => None,
         (_, None) => Some(4096),
         _ => optional_size(map, "sliding_window")?,
     };
-    let is_switched_on = matches!(model_type, "llama" | "mistral") || flag(map, "use_sliding_window", false)?;
-    if model_type == "mistral" || window.is_none() {
+    if matches!(model_type, "mistral" | "mixtral") || window.is_none() {
         return Ok(vec![window; layers]);
     }
+    let is_switched_on = flag(map, "use_sliding_window", false)?;
     let window = window.filter(|_| is_switched_on);
+    if model_type == "qwen3_moe" {
+        return Ok(vec![window; layers]);
+    }
     if let Some(Value::Array(types)) = map.get("layer_types") {
         if types.len() != layers {
             return Err(format!("layer_types names {} layers of {layers}", types.len()));
@@ -144,7 +234,11 @@ fn windows(map: &Map<String, Value>, model_type: &str, layers: usize) -> Result<
                 as usize
         }
     };
-    Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect())
+    let has_window = |layer: usize| match model_type {
+        "qwen2_moe" => layer.is_multiple_of(2) && layer < first,
+        _ => layer >= first,
+    };
+    Ok((0..layers).map(|layer| window.filter(|_| has_window(layer))).collect())
 }
 
 /// The sizes of GPT-2.

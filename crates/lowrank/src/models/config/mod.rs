@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-pub use decoder::{DecoderConfig, Gpt2Config};
+pub use decoder::{DecoderConfig, Gpt2Config, MixtureConfig};
 pub use encoder::{DistilBertConfig, EncoderConfig};
 pub use rope::{Rope, RopeKind};
 pub use t5::T5Config;
@@ -21,7 +21,7 @@ use super::Head;
 use crate::{Error, Result};
 
 /// The values of `model_type` that there are models for.
-pub const MODEL_TYPES: [&str; 11] = [
+pub const MODEL_TYPES: [&str; 14] = [
     "bert",
     "roberta",
     "xlm-roberta",
@@ -33,6 +33,9 @@ pub const MODEL_TYPES: [&str; 11] = [
     "mistral",
     "qwen2",
     "qwen3",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
 ];
 
 /// A model's configuration.
@@ -63,7 +66,7 @@ pub enum Architecture {
     T5(T5Config),
     /// GPT-2.
     Gpt2(Gpt2Config),
-    /// Llama, Mistral, Qwen2, Qwen3.
+    /// Llama, Mistral, Qwen2, Qwen3, and the mixtures Mixtral, Qwen2-MoE, Qwen3-MoE.
     Decoder(DecoderConfig),
 }
 
@@ -94,7 +97,7 @@ impl ModelConfig {
             "vit" => Architecture::Vit(VitConfig::from_map(map)?),
             "t5" => Architecture::T5(T5Config::from_map(map)?),
             "gpt2" => Architecture::Gpt2(Gpt2Config::from_map(map)?),
-            "llama" | "mistral" | "qwen2" | "qwen3" => {
+            "llama" | "mistral" | "qwen2" | "qwen3" | "mixtral" | "qwen2_moe" | "qwen3_moe" => {
                 Architecture::Decoder(DecoderConfig::from_map(map, model_type)?)
             }
             _ => return Err(format!("model_type {model_type:?} is not one of {}", MODEL_TYPES.join(", "))),

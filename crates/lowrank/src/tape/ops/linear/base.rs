@@ -10,7 +10,7 @@ use super::grouped::Grouped;
 use super::{Branch, Input, InputGradients};
 use crate::Result;
 use crate::tape::ops::block::{add, all, all_mut, block, block_mut, copy, rows_of};
-use crate::tape::{DropoutSite, Gradients, Layout, Leaf, Lora, Magnitude, TokenRows};
+use crate::tape::{AdapterId, DropoutSite, Gradients, Layout, Leaf, Lora, Magnitude, TokenRows};
 use crate::tensor::{DType, Stored, Tensor};
 
 /// The base layer of one branch on a run of rows.
@@ -310,10 +310,10 @@ fn put_token_columns<T: Element>(own: &TokenRows, taken: &Tensor, mut dy: RowsMu
     }
 }
 
-/// The base layers of a branch on each run of rows.
+/// The base layers of a branch on each of the runs of rows.
 pub(super) fn resolve(
     branch: &Branch<'_>,
-    layout: &Layout,
+    segments: &[(Range<usize>, Option<AdapterId>)],
     columns: &Range<usize>,
     site: Option<DropoutSite>,
     is_given: bool,
@@ -321,7 +321,7 @@ pub(super) fn resolve(
 ) -> Result<Vec<Base>> {
     let dropout = if is_given { Some(Dropped::Given) } else { site.map(Dropped::At) };
     let mut bases: Vec<Base> = Vec::new();
-    for (rows, adapter) in layout.segments() {
+    for (rows, adapter) in segments.iter().cloned() {
         let master = branch.weight.active_or_tied(adapter, branch.tied)?;
         let bias = branch.bias.map(|bias| bias.active(adapter)).transpose()?;
         let own = || branch.lora.iter().filter(|lora| Some(lora.adapter) == adapter);

@@ -7,6 +7,7 @@ mod base;
 mod grouped;
 mod stack;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use lowrank_kernels::Compute;
@@ -15,7 +16,10 @@ pub(super) use self::base::add_magnitude_gradient;
 use self::base::{Base, resolve};
 use self::stack::{Part, Stack, stack};
 use super::with_rows;
-use crate::tape::{Activations, Backward, Gradients, Layout, Lora, Named, Parameter, Tape, Var, VarId};
+use crate::tape::{
+    Activations, AdapterId, Backward, Gradients, Layout, Leaf, Lora, Named, Parameter, Tape, Var, VarId,
+    offsets_of,
+};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -70,6 +74,36 @@ pub fn linear(tape: &mut Tape, x: &Var, branches: &[Branch<'_>]) -> Result<Var> 
     linear_beside(tape, x, None, branches)
 }
 
+/// As [`linear`], of layers side by side in their rows: each reads rows of its own, which together are all, and their
+/// outputs are of one width.
+///
+/// What is trained of a layer without rows, or of one without rows of an adapter in the batch, has a gradient of zero.
+///
+/// # Shapes
+/// `x`: `[tokens, inputs]`. The result: `[tokens, outputs]`.
+///
+/// # Errors
+/// As [`linear`]; if there are not as many ranges of rows as layers, one after the other over all of `x`, or the widths
+/// differ.
+pub fn linear_of_rows(
+    tape: &mut Tape,
+    x: &Var,
+    branches: &[Branch<'_>],
+    rows: &[Range<usize>],
+) -> Result<Var> {
+    let width = branches.first().map_or(0, |branch| branch.weight.shape().rows());
+    let end = rows.iter().try_fold(0, |end, rows| (rows.start == end).then_some(rows.end));
+    if rows.len() != branches.len() || end != Some(x.value().shape().rows()) {
+        return Err(Error::Usage("layers with rows of their own do not share out all rows".into()));
+    }
+    if branches.iter().any(|branch| branch.weight.shape().rows() != width) {
+        return Err(Error::Usage("layers with rows of their own have outputs of different widths".into()));
+    }
+    let place = |(branch, rows): (_, &Range<usize>)| Placed { branch, rows: rows.clone(), columns: 0..width };
+    let placed: Vec<_> = branches.iter().zip(rows).map(place).collect();
+    placed_linear(tape, x, None, &placed)
+}
+
 /// As [`linear`], where `dropped` is the input of adapters with dropout: without it, masks are drawn here.
 pub(super) fn linear_beside(
     tape: &mut Tape,
@@ -77,21 +111,43 @@ pub(super) fn linear_beside(
     dropped: Option<&Var>,
     branches: &[Branch<'_>],
 ) -> Result<Var> {
+    let widths: Vec<usize> = branches.iter().map(|branch| branch.weight.shape().rows()).collect();
+    let offsets = offsets_of(&widths);
+    let rows = 0..x.value().shape().rows();
+    let place =
+        |(branch, pair): (_, &[usize])| Placed { branch, rows: rows.clone(), columns: pair[0]..pair[1] };
+    let placed: Vec<_> = branches.iter().zip(offsets.windows(2)).map(place).collect();
+    placed_linear(tape, x, dropped, &placed)
+}
+
+/// A layer, the rows that it reads, and where its outputs are.
+struct Placed<'b, 'a> {
+    branch: &'b Branch<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+fn placed_linear(tape: &mut Tape, x: &Var, dropped: Option<&Var>, placed: &[Placed<'_, '_>]) -> Result<Var> {
     let (rows, inputs) = x.value().rows_and_width();
     let compute = x.compute();
-    let mut width = 0;
-    let (mut bases, mut parts, mut sites) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, branch) in branches.iter().enumerate() {
-        let shape = branch.weight.shape();
+    let width = placed.iter().map(|placed| placed.columns.end).max().unwrap_or(0);
+    let (mut bases, mut parts, mut sites, mut idle) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (index, Placed { branch, rows, columns }) in placed.iter().enumerate() {
         branch.check(inputs)?;
-        tape.show(branch.weight.name(), x.value());
-        let columns = width..width + shape.rows();
-        width = columns.end;
         // A site is taken for every branch, adapted or not, so that masks do not depend on the targets.
         let dropout = branch.lora.iter().map(|lora| lora.dropout).fold(0.0, f32::max);
         sites.push(tape.dropout_site(dropout));
-        bases.extend(resolve(branch, x.layout(), &columns, sites[index], dropped.is_some(), compute)?);
-        for (range, adapter) in x.layout().segments() {
+        let segments = x.layout().segments_within(rows);
+        if *rows == (0..x.value().shape().rows()) {
+            tape.show(branch.weight.name(), x.value());
+        } else {
+            idle.extend(untouched(branch, x.layout(), &segments));
+        }
+        if rows.is_empty() {
+            continue;
+        }
+        bases.extend(resolve(branch, &segments, columns, sites[index], dropped.is_some(), compute)?);
+        for (range, adapter) in segments {
             let own = branch.lora.iter().filter(|lora| Some(lora.adapter) == adapter);
             for lora in own.flat_map(|lora| [Some(lora.clone()), lora.taken_off()]).flatten() {
                 parts.push(Part { rows: range.clone(), columns: columns.clone(), branch: index, lora });
@@ -110,8 +166,10 @@ pub(super) fn linear_beside(
         down
     });
 
-    let trained =
-        recording && (bases.iter().any(Base::is_trainable) || stacks.iter().any(Stack::is_trainable));
+    let trained = recording
+        && (!idle.is_empty()
+            || bases.iter().any(Base::is_trainable)
+            || stacks.iter().any(Stack::is_trainable));
     let backward = (trained || x.needs_gradient()).then(|| {
         let reads_input =
             recording && (bases.iter().any(Base::trains_rows) || stacks.iter().any(Stack::trains_a));
@@ -125,15 +183,32 @@ pub(super) fn linear_beside(
             bases,
             stacks,
             down,
+            idle,
             compute,
         }) as Box<dyn Backward>
     });
-    tape.finish(|| Named::Module(names(branches)), y, x.layout(), backward)
+    tape.finish(|| Named::Module(names(placed)), y, x.layout(), backward)
 }
 
-fn names(branches: &[Branch<'_>]) -> String {
-    let module = |b: &Branch<'_>| b.weight.name().trim_end_matches(".weight").to_owned();
-    branches.iter().map(module).collect::<Vec<_>>().join(", ")
+/// What a layer trains under the adapters of a batch and no row of its own is under.
+fn untouched(
+    branch: &Branch<'_>,
+    layout: &Layout,
+    segments: &[(Range<usize>, Option<AdapterId>)],
+) -> Vec<Leaf> {
+    let has_rows = |adapter| segments.iter().any(|(_, own)| *own == adapter);
+    let is_untouched =
+        |lora: &&Lora| layout.adapters().contains(&Some(lora.adapter)) && !has_rows(Some(lora.adapter));
+    let pairs = branch.lora.iter().filter(is_untouched);
+    let pairs = pairs.flat_map(|lora| lora.leaves().map(|(_, leaf)| leaf.clone()));
+    let own = branch.weight.base().into_iter().chain(branch.bias.and_then(Parameter::base));
+    let own = own.filter(|_| segments.is_empty()).cloned();
+    own.chain(pairs).filter(Leaf::is_trainable).collect()
+}
+
+fn names(placed: &[Placed<'_, '_>]) -> String {
+    let module = |p: &Placed<'_, '_>| p.branch.weight.name().trim_end_matches(".weight").to_owned();
+    placed.iter().map(module).collect::<Vec<_>>().join(", ")
 }
 
 /// What a layer reads.
@@ -177,11 +252,16 @@ struct LinearBackward {
     stacks: Vec<Stack>,
     /// `dropout(x)·Aᵀ` of each stack.
     down: Vec<Tensor>,
+    /// What is trained and has no rows.
+    idle: Vec<Leaf>,
     compute: Compute,
 }
 
 impl Backward for LinearBackward {
     fn backward(self: Box<Self>, mut dy: Tensor, activations: &mut Activations, gradients: &mut Gradients) {
+        for leaf in &self.idle {
+            gradients.accumulator(leaf);
+        }
         let shape = [dy.shape().rows(), self.inputs];
         let mut dx = InputGradients {
             rows: self.input.map(|_| Tensor::uninit(shape, dy.dtype())),
