@@ -45,6 +45,8 @@ def make():
     matrices = dict(target_modules=["v_proj"], target_parameters=["q_proj.weight", "shared_expert.down_proj.weight"])
     language("qwen2_moe_matrices", "qwen2-moe", r=2, **matrices)
     language("qwen2_moe_modules", "qwen2-moe", r=2, target_modules=["gate_proj", "up_proj", "down_proj", "k_proj"])
+    language("qwen3_moe_modules", "qwen3-moe", r=2, target_modules=["gate_proj", "up_proj", "down_proj", "k_proj"])
+    language("mixtral_all_linear", "mixtral", r=2, lora_alpha=3, target_modules="all-linear")
     language("qwen3_moe_joined", "qwen3-moe-joined", r=2, target_modules=QV, target_parameters=[DOWN])
     sequence("mixtral_sequence_right", "mixtral", num_labels=3, r=2, target_modules=QV, target_parameters=[GATE_UP])
     names_of_4("mixtral_names_of_4", "mixtral", ["w1", "w2", "w3", "v_proj"], {"gate": "w1", "up": "w3", "down": "w2"})
@@ -93,4 +95,5 @@ def names_of_4(name, model_name, targets, layers):
     write_tensors(path / "inputs.safetensors", inputs)
     write_tensors(path / "expected.safetensors", outputs)
     targets = [n.removeprefix("base_model.model.") for n, m in model.named_modules() if hasattr(m, "lora_A")]
-    write_json(path / "case.json", {"model": model_name, "task": LM, "padding": "right", "targets": targets})
+    facts = {"model": model_name, "task": LM, "padding": "right", "targets": targets}
+    write_json(path / "case.json", facts | {"ignored": sorted(key for key in saved if ".experts." in key)})

@@ -275,7 +275,8 @@ impl Row {
         let plan = file
             .attach(self.adapted.model_mut(), &info, adapter)
             .unwrap_or_else(|error| panic!("{name}: {error}"));
-        (plan, file.config_for(self.adapted.model()))
+        let config = file.config_for(self.adapted.model(), &info).unwrap();
+        (plan, config)
     }
 
     /// A fresh adapter answers as its initialisation says, and takes nothing from the base model.

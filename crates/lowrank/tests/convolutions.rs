@@ -208,8 +208,8 @@ fn an_adapter_of_pefts_is_saved_with_the_same_bytes() {
     for case in Case::all() {
         let mut net = case.net();
         let plan = case.attach(&mut net);
-        let config = case.adapter().config_for(&net);
         let (folder, info) = (tempfile::tempdir().unwrap(), ModelInfo::without_head());
+        let config = case.adapter().config_for(&net, &info).unwrap();
         adapter::save(&mut net, &info, A, &plan, &config, "someone/base", folder.path()).unwrap();
         let read = |folder: &Path| std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
         assert!(read(folder.path()) == read(&case.folder.join("adapter")), "{}", case.name);

@@ -20,9 +20,9 @@ fn run(case: &Case, compute: Compute) -> Result<Tensors, String> {
 }
 
 /// Checks every case, and tells of all that fail.
-fn each_case(check: impl Fn(&Case) -> Result<(), String>) {
-    let failure = |case: &Case| check(case).err().map(|reason| format!("{}: {reason}", case.name));
-    let failures: Vec<String> = Case::all().iter().filter_map(failure).collect();
+fn each_case(mut check: impl FnMut(&Case) -> Result<(), String>) {
+    let mut failure = |case: &Case| check(case).err().map(|reason| format!("{}: {reason}", case.name));
+    let failures: Vec<String> = Case::all().iter().filter_map(&mut failure).collect();
     let (count, tier) = (failures.len(), Tier::active());
     assert!(failures.is_empty(), "{count} cases fail on {tier}:\n{}", failures.join("\n"));
 }
@@ -106,11 +106,41 @@ fn the_count_of_parameters_is_pefts_line_digit_for_digit() {
         let config = lowrank::models::read_config(case.model().as_ref()).unwrap();
         let model = lowrank::models::from_config(&config, case.spec()).unwrap();
         let file = AdapterFile::open(folder.as_ref()).unwrap();
-        let config = file.config_for(&*model);
+        let config = file.config_for(&*model, model.info()).unwrap();
         let plan = plan(&*model, model.info(), &config).map_err(|error| error.to_string())?;
         let count = ParameterCount::with_adapter(&*model, &plan).to_string();
         require(count == line, || format!("{count}\n  PEFT: {line}"))
     });
+}
+
+/// The experts of a stack are one there, below a wrapper for each parameter of a module but the last.
+#[test]
+fn the_adapted_modules_are_those_of_peft() {
+    use std::collections::BTreeSet;
+    let mut compared = 0;
+    each_case(|case| {
+        let (Some(folder), Some(expected)) = (case.adapter(), case.facts["targets"].as_array()) else {
+            return Ok(());
+        };
+        compared += 1;
+        let config = lowrank::models::read_config(case.model().as_ref()).unwrap();
+        let model = lowrank::models::from_config(&config, case.spec()).unwrap();
+        let plan = AdapterFile::open(folder.as_ref()).unwrap().plan(&*model, model.info());
+        let targets = plan.map_err(|error| error.to_string())?.targets;
+        let linears = targets.linears.iter().map(|layer| match layer.stacked() {
+            Some(stacked) => stacked.module.as_str(),
+            None => layer.path.as_str(),
+        });
+        let found: BTreeSet<&str> =
+            linears.chain(targets.embeddings.iter().map(|layer| layer.path.as_str())).collect();
+        let expected: BTreeSet<&str> = expected.iter().filter_map(|name| name.as_str()).collect();
+        // Under Transformers 4, those of some models have other names.
+        let older = model.info().older_name.map(|older| found.iter().map(|name| older(name)).collect());
+        let older: BTreeSet<String> = older.unwrap_or_default();
+        let same = found == expected || expected.iter().copied().eq(older.iter().map(String::as_str));
+        require(same, || format!("{found:?}\n  PEFT: {expected:?}"))
+    });
+    assert!(compared > 60);
 }
 
 #[test]

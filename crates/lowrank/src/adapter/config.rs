@@ -20,9 +20,12 @@ pub struct LoraConfig {
     pub lora_alpha: Option<f64>,
     /// The probability with which an element of an adapter's input is dropped in training.
     pub lora_dropout: f32,
-    /// The layers to adapt; absent: the architecture's usual ones.
+    /// The layers to adapt; absent: the architecture's usual ones, or none beside `target_parameters`.
     pub target_modules: Option<Targets>,
-    /// Layers to leave out of those.
+    /// Parameters to adapt, by their names or the ends of these: the stacked weights of experts, a router's, or those of
+    /// linear layers.
+    pub target_parameters: Vec<String>,
+    /// Layers to leave out of those of `target_modules`.
     pub exclude_modules: Option<Targets>,
     /// Which biases are trained as well.
     pub bias: Bias,
@@ -59,6 +62,7 @@ impl Default for LoraConfig {
             lora_alpha: Some(8.0),
             lora_dropout: 0.0,
             target_modules: None,
+            target_parameters: Vec::new(),
             exclude_modules: None,
             bias: Bias::None,
             modules_to_save: Vec::new(),

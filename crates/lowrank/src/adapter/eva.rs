@@ -293,6 +293,7 @@ mod tests {
             scaling: 2.0,
             lora_bias: false,
             use_dora: false,
+            parameter: None,
         };
         let width = 9;
         let mut eva = Eva {

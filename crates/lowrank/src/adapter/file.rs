@@ -1,10 +1,11 @@
 //! Adapter folders: `adapter_config.json` and `adapter_model.safetensors` under PEFT's keys.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, base_value, detach, plan_any_rank, tied_leaves};
 use super::config::{Init, LoraConfig};
+use super::experts::{Factor, in_names_of_now, names_of_4};
 use super::initialise::part_of_weight;
 use super::layers::Adapted;
 use super::matcher::is_saved;
@@ -13,7 +14,8 @@ use super::tokens::TrainedTokens;
 use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, to_tensor};
 use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
-    Embedding, Linear, Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter_mut, rows_name,
+    Embedding, Expert, Linear, Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter_mut,
+    rows_name,
 };
 use crate::tape::{AdapterId, Initial, Leaf, Lora, Magnitude, Parameter, TokenRows, is_finite};
 use crate::tensor::{DType, Shape, Tensor};
@@ -32,11 +34,20 @@ pub fn peft_key(name: &str, plan: &Plan) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// A tensor of a pair: its key, and its shape in the file and here.
+/// A tensor of a pair: where it is in the file, and its shape here.
 struct Part {
-    key: String,
-    in_file: Shape,
+    source: Source,
     here: Shape,
+}
+
+/// Where a file has a tensor of a pair.
+enum Source {
+    /// As a tensor of this shape.
+    Own { key: String, in_file: Shape },
+    /// In the tensor of all experts.
+    Stacked { key: String, factor: Factor, expert: Expert },
+    /// As the tensors of the layers that are one layer here.
+    Layers { keys: Vec<String>, factor: Factor },
 }
 
 /// What a file is bound to.
@@ -48,6 +59,8 @@ struct Binding<'a> {
     tied: Vec<(String, Leaf)>,
     /// The keys of the file that are bound to nothing yet.
     unused: BTreeSet<String>,
+    /// The tensors of all experts of which single ones are being bound.
+    stacks: BTreeMap<String, Tensor>,
 }
 
 /// An adapter folder, opened.
@@ -100,22 +113,37 @@ impl AdapterFile {
     }
 
     /// The configuration as it applies to a model: PEFT names every head that it knows, whether the model has it or
-    /// not, and those that it has not are left out.
-    pub fn config_for(&self, model: &dyn Module) -> LoraConfig {
-        let mut config = self.config.clone();
+    /// not, and those that it has not are left out; what Transformers 4 called the layers of experts has the names of today.
+    ///
+    /// # Errors
+    /// If a part of what is one layer today is meant without the others.
+    pub fn config_for(&self, model: &dyn Module, info: &ModelInfo) -> Result<LoraConfig> {
+        let mut config =
+            in_names_of_now(model, info, &self.config, self.has_layers_of_experts(info))?.into_owned();
         config
             .modules_to_save
             .retain(|name| name != "score" && name != "classifier" || is_present(model, name));
-        config
+        Ok(config)
+    }
+
+    /// Whether the layers of each expert have pairs of their own, as in Transformers 4.
+    fn has_layers_of_experts(&self, info: &ModelInfo) -> bool {
+        let Some(names) = info.experts else { return false };
+        let is_one = |key: &str| {
+            let mut parts = key.split('.').skip_while(|part| *part != "experts").skip(1);
+            let number = parts.next().is_some_and(|part| part.parse::<usize>().is_ok());
+            number && parts.next().is_some_and(|layer| names.stack_of(layer).is_some())
+        };
+        self.checkpoint.names().any(is_one)
     }
 
     /// What the adapter changes in a model; shapes are enough. PEFT saves the head with an adapter that says what its model
     /// predicts, and without a word for that only if `modules_to_save` names it.
     ///
     /// # Errors
-    /// If a target or a module to save matches nothing.
+    /// If a target or a module to save matches nothing, or as [`AdapterFile::config_for`].
     pub fn plan(&self, model: &dyn Module, info: &ModelInfo) -> Result<Plan> {
-        self.plan_with(model, info, &self.config_for(model))
+        self.plan_with(model, info, &self.config_for(model, info)?)
     }
 
     /// As [`AdapterFile::plan`], of another configuration.
@@ -160,6 +188,7 @@ impl AdapterFile {
             adapter,
             tied: if takes { tied_leaves(&*model) } else { Vec::new() },
             unused: self.checkpoint.names().map(str::to_owned).collect(),
+            stacks: BTreeMap::new(),
         };
         let mut result = Ok(());
         for_each_linear_mut(model, |path, linear| {
@@ -191,10 +220,11 @@ impl AdapterFile {
     /// Gives a linear layer its pair.
     fn bind_linear(&self, linear: &mut Linear, layer: &Adapted, binding: &mut Binding<'_>) -> Result<()> {
         let (inputs, outputs) = (linear.inputs(), linear.outputs());
-        let part = |part: &str, here: Shape| Part {
-            key: self.key_of(&format!("{}.{part}", layer.path), binding.info, binding.plan),
-            in_file: linear.shape_in_file(part, here),
-            here,
+        let part = |name: &str, here: Shape| {
+            let key = || self.key_of(&format!("{}.{name}", layer.path), binding.info, binding.plan);
+            let of_expert = self.source_of_expert(layer, name, binding);
+            let own = || Source::Own { key: key(), in_file: linear.shape_in_file(name, here) };
+            Part { source: of_expert.unwrap_or_else(own), here }
         };
         let a = part("lora_A.weight", [layer.r, inputs].into());
         let b = part("lora_B.weight", [outputs, layer.r / linear.groups()].into());
@@ -203,8 +233,11 @@ impl AdapterFile {
         let magnitude = layer.use_dora.then(|| vector("lora_magnitude_vector"));
         let mut pair = self.pair([a, b], layer, binding)?;
         pair.dropout = self.config.lora_dropout;
-        pair.bias = self.leaf_if(bias, &mut binding.unused)?;
-        pair.magnitude = self.leaf_if(magnitude, &mut binding.unused)?.map(Magnitude::new);
+        pair.bias = self.leaf_if(bias, binding)?;
+        pair.magnitude = self.leaf_if(magnitude, binding)?.map(Magnitude::new);
+        if layer.stacked().is_none_or(|stacked| stacked.expert.number + 1 == stacked.expert.of) {
+            binding.stacks.clear();
+        }
         let init = &self.config.init_lora_weights;
         if init.takes_from_the_weight() {
             self.check_taken(linear, layer, init)?;
@@ -216,6 +249,21 @@ impl AdapterFile {
         Ok(())
     }
 
+    /// Where the tensor of this name of an expert's pair is, if the layer is one.
+    fn source_of_expert(&self, layer: &Adapted, name: &str, binding: &Binding<'_>) -> Option<Source> {
+        let (stacked, parameter) = (layer.stacked()?, layer.parameter.as_ref()?);
+        let (factor, expert) = (Factor::of(name)?, stacked.expert);
+        let key_of = |module: &str| self.key_of(&format!("{module}.{name}"), binding.info, binding.plan);
+        let key = key_of(&stacked.module);
+        let older = names_of_4(binding.info, &parameter.name, expert.number);
+        let keys: Vec<String> = older.iter().map(|module| key_of(module)).collect();
+        let is_there = |key: &String| self.checkpoint.get(key).is_some();
+        Some(match !is_there(&key) && keys.iter().any(is_there) {
+            true => Source::Layers { keys, factor },
+            false => Source::Stacked { key, factor, expert },
+        })
+    }
+
     /// Gives an embedding its pair.
     fn bind_embedding(
         &self,
@@ -223,17 +271,16 @@ impl AdapterFile {
         layer: &Adapted,
         binding: &mut Binding<'_>,
     ) -> Result<()> {
-        let part = |part: &str, here: Shape| Part {
-            key: self.key_of(&format!("{}.{part}", layer.path), binding.info, binding.plan),
-            in_file: here,
-            here,
+        let part = |part: &str, here: Shape| {
+            let key = self.key_of(&format!("{}.{part}", layer.path), binding.info, binding.plan);
+            Part { source: Source::Own { key, in_file: here }, here }
         };
         let a = part("lora_embedding_A", [layer.r, embedding.entries()].into());
         let b = part("lora_embedding_B", [embedding.width(), layer.r].into());
         let magnitude = [embedding.width()].into();
         let magnitude = layer.use_dora.then(|| part("lora_magnitude_vector", magnitude));
         let mut pair = self.pair([a, b], layer, binding)?;
-        pair.magnitude = self.leaf_if(magnitude, &mut binding.unused)?.map(Magnitude::new);
+        pair.magnitude = self.leaf_if(magnitude, binding)?.map(Magnitude::new);
         embedding.lora.push(pair);
         Ok(())
     }
@@ -306,18 +353,43 @@ impl AdapterFile {
 
     /// `A` and `B`, without dropout.
     fn pair(&self, [a, b]: [Part; 2], layer: &Adapted, binding: &mut Binding<'_>) -> Result<Lora> {
-        let (a, b) = (self.leaf(&a, &mut binding.unused)?, self.leaf(&b, &mut binding.unused)?);
+        let (a, b) = (self.leaf(&a, binding)?, self.leaf(&b, binding)?);
         Ok(Lora::new(binding.adapter, a, b, layer.scaling))
     }
 
-    fn leaf(&self, part: &Part, unused: &mut BTreeSet<String>) -> Result<Leaf> {
-        unused.remove(&part.key);
-        self.tensor(&part.key, part.in_file.dims()).map(|value| Leaf::frozen(value.reshape(part.here)))
+    fn leaf(&self, part: &Part, binding: &mut Binding<'_>) -> Result<Leaf> {
+        let value = match &part.source {
+            Source::Own { key, in_file } => {
+                binding.unused.remove(key);
+                self.tensor(key, in_file.dims())?
+            }
+            Source::Stacked { key, factor, expert } => {
+                if !binding.stacks.contains_key(key) {
+                    binding.unused.remove(key);
+                    let shape = factor.stacked_shape([part.here.rows(), part.here.width()], expert.of);
+                    binding.stacks.insert(key.clone(), self.tensor(key, &shape)?);
+                }
+                factor.of_expert(&binding.stacks[key], *expert)
+            }
+            Source::Layers { keys, factor } => {
+                let count = keys.len();
+                let own = match factor {
+                    Factor::A => [part.here.rows() / count, part.here.width()],
+                    Factor::B => [part.here.rows() / count, part.here.width() / count],
+                };
+                let of_layer = |key: &String| {
+                    binding.unused.remove(key);
+                    self.tensor(key, &own)
+                };
+                factor.joined(&keys.iter().map(of_layer).collect::<Result<Vec<_>>>()?)
+            }
+        };
+        Ok(Leaf::frozen(value.reshape(part.here)))
     }
 
     /// The tensor, if there is to be one.
-    fn leaf_if(&self, part: Option<Part>, unused: &mut BTreeSet<String>) -> Result<Option<Leaf>> {
-        part.map(|part| self.leaf(&part, unused)).transpose()
+    fn leaf_if(&self, part: Option<Part>, binding: &mut Binding<'_>) -> Result<Option<Leaf>> {
+        part.map(|part| self.leaf(&part, binding)).transpose()
     }
 
     /// Checks the copies that PEFT also writes, and takes them off the list.

@@ -4,6 +4,7 @@ use fancy_regex::Regex;
 
 use super::config::LoraConfig;
 use super::matcher::regex;
+use crate::nn::Expert;
 use crate::{Error, Result};
 
 /// A layer that gets a low-rank pair, and what the configuration gives this one.
@@ -21,12 +22,43 @@ pub struct Adapted {
     pub lora_bias: bool,
     /// Whether it has a magnitude of its own.
     pub use_dora: bool,
+    /// The parameter that the pair is on, where `target_parameters` named it; else it is on a module.
+    pub parameter: Option<OnParameter>,
+}
+
+/// A parameter with a pair: PEFT's `lora.ParamWrapper`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnParameter {
+    /// Its name in the reference.
+    pub name: String,
+    /// Where a file has the pair, if it is that of an expert.
+    pub stacked: Option<Stacked>,
+}
+
+/// Where a file has the pair of an expert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stacked {
+    /// Which expert it is.
+    pub expert: Expert,
+    /// The module below which the tensors of all experts are: PEFT wraps the one that holds the stacks once for each of
+    /// them that is adapted, the last of them outermost.
+    pub module: String,
 }
 
 impl Adapted {
     /// The layer of this name among others.
     pub fn find<'a>(layers: &'a [Self], path: &str) -> Option<&'a Self> {
         layers.iter().find(|layer| layer.path == path)
+    }
+
+    /// The name that a configuration means it by: that of the module, or of the parameter.
+    pub fn name(&self) -> &str {
+        self.parameter.as_ref().map_or(&self.path, |parameter| &parameter.name)
+    }
+
+    /// Where a file has its pair, if it is that of an expert.
+    pub fn stacked(&self) -> Option<&Stacked> {
+        self.parameter.as_ref()?.stacked.as_ref()
     }
 
     /// Their names.
@@ -96,7 +128,18 @@ impl<'c> PerLayer<'c> {
         let lora_alpha = self.alphas.get(&names)?.or(self.config.lora_alpha);
         let scaling = self.config.scaling(r, lora_alpha);
         let LoraConfig { lora_bias, use_dora, .. } = *self.config;
-        Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling, lora_bias, use_dora })
+        Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling, lora_bias, use_dora, parameter: None })
+    }
+
+    /// The layer at `path`, which is what the parameter consists of or a part of that: patterns mean the parameter.
+    pub(super) fn on_parameter(
+        &mut self,
+        path: &str,
+        older: Option<&str>,
+        parameter: OnParameter,
+    ) -> Result<Adapted> {
+        let own = self.adapted(&parameter.name, older)?;
+        Ok(Adapted { path: path.to_owned(), parameter: Some(parameter), ..own })
     }
 
     /// What is wrong with each pattern that decided nothing.

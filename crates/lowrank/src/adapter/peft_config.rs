@@ -12,7 +12,7 @@ use crate::{Error, Result};
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Settings that change what an adapter computes and that this program does not do.
-const UNSUPPORTED: [&str; 11] = [
+const UNSUPPORTED: [&str; 10] = [
     "alora_invocation_tokens",
     "arrow_config",
     "ensure_weight_tying",
@@ -20,7 +20,6 @@ const UNSUPPORTED: [&str; 11] = [
     "layer_replication",
     "megatron_config",
     "monteclora_config",
-    "target_parameters",
     "use_bdlora",
     "use_qalora",
     "velora_config",
@@ -38,7 +37,7 @@ const RUNTIME_CONFIG: &str = "runtime_config";
 /// What a configuration came to mean in a model.
 #[derive(Clone, Debug, Default)]
 pub struct Meaning<'a> {
-    /// The layers that are adapted, embeddings among them.
+    /// The modules that are adapted, embeddings among them.
     pub targets: &'a [&'a str],
     /// The modules that are trained whole.
     pub modules_to_save: &'a [String],
@@ -124,7 +123,7 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         "rank_pattern": ranks,
         "revision": null,
         "target_modules": target_modules,
-        "target_parameters": null,
+        "target_parameters": (!config.target_parameters.is_empty()).then(|| sorted(&config.target_parameters)),
         "task_type": task_type,
         "trainable_token_indices": tokens,
         "use_bdlora": null,
@@ -264,6 +263,7 @@ fn parse(map: &Map<String, Value>) -> Result<LoraConfig, String> {
             Some(dropout) => dropout.as_f64().ok_or("lora_dropout is not a number")? as f32,
         },
         target_modules: targets(map, "target_modules")?,
+        target_parameters: names(map, "target_parameters")?.unwrap_or_default(),
         exclude_modules: targets(map, "exclude_modules")?,
         bias: match map.get("bias") {
             None => Bias::None,

@@ -1,11 +1,12 @@
 //! Adapter folders, written.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::attach::{Plan, for_each_leaf_mut};
 use super::config::{Init, LoraConfig, Targets};
+use super::experts::{self, Factor};
 use super::file::peft_key;
 use super::layers::Adapted;
 use super::matcher::{is_saved, is_suffix, is_within};
@@ -26,7 +27,7 @@ use crate::{Error, Result};
 pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tensors {
     let mut tensors = Tensors::new();
     for_each_leaf_mut(model, adapter, |name, leaf| {
-        tensors.insert(peft_key(name, plan), leaf.value().to_dtype(DType::F32));
+        tensors.insert(name.to_owned(), leaf.value().to_dtype(DType::F32));
     });
     for_each_linear(&*model, |path, linear| {
         let own = linear.adapter(adapter);
@@ -34,30 +35,45 @@ pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tenso
             let below = join_rows(lora.a.value(), a.value());
             let beside = join_rows(&lora.b.value().transposed(), &negative(b.value()).transposed());
             for (name, value) in [("lora_A.weight", below), ("lora_B.weight", beside.transposed())] {
-                tensors.insert(peft_key(&format!("{path}.{name}"), plan), value);
+                tensors.insert(format!("{path}.{name}"), value);
             }
         }
     });
-    put_in_file_shapes(model, adapter, &mut tensors, |name| peft_key(name, plan));
-    tensors
+    in_file(model, adapter, plan, tensors, |name| peft_key(name, plan))
 }
 
-/// Gives the tensors of pairs on convolutions the shapes that they have in a file; `key` is that of a name.
-pub(crate) fn put_in_file_shapes(
+/// Tensors by the names of [`for_each_leaf_mut`] as a file has them: those of pairs on convolutions in the shapes of
+/// these, those of experts as one, all under their keys.
+pub(crate) fn in_file(
     model: &dyn Module,
     adapter: AdapterId,
-    tensors: &mut Tensors,
+    plan: &Plan,
+    mut tensors: Tensors,
     key: impl Fn(&str) -> String,
-) {
+) -> Tensors {
+    let mut in_file = Tensors::new();
+    let mut of_experts: BTreeMap<(String, Factor), Vec<Tensor>> = BTreeMap::new();
     for_each_linear(model, |path, linear| {
-        if let Some(lora) = linear.adapter(adapter).filter(|_| linear.is_convolution()) {
-            for (part, _) in lora.leaves() {
-                if let Some(value) = tensors.get_mut(&key(&format!("{path}.{part}"))) {
-                    *value = value.reshape(linear.shape_in_file(part, value.shape()));
+        let stacked = plan.linear(path).and_then(Adapted::stacked);
+        for (part, _) in linear.adapter(adapter).iter().flat_map(|lora| lora.leaves()) {
+            let name = format!("{path}.{part}");
+            let Some(value) = tensors.remove(&name) else { continue };
+            match stacked.zip(Factor::of(part)) {
+                // The layers of a stack come in the order of its experts.
+                Some((stacked, factor)) => {
+                    let name = format!("{}.{part}", stacked.module);
+                    of_experts.entry((name, factor)).or_default().push(value);
+                }
+                None => {
+                    let shape = linear.shape_in_file(part, value.shape());
+                    in_file.insert(key(&name), value.reshape(shape));
                 }
             }
         }
     });
+    in_file.extend(tensors.into_iter().map(|(name, value)| (key(&name), value)));
+    in_file.extend(of_experts.into_iter().map(|((name, factor), own)| (key(&name), factor.stack(&own))));
+    in_file
 }
 
 /// One matrix below another.
@@ -119,8 +135,9 @@ pub fn save(
     base_model: &str,
     folder: &Path,
 ) -> Result<()> {
+    let config = &experts::in_names_of_now(&*model, info, config, false)?;
     let plain = config.init_lora_weights.takes_from_the_weight().then(|| as_plain(plan, config));
-    let (plan, config) = plain.as_ref().map_or((plan, config), |(plan, config)| (plan, config));
+    let (plan, config) = plain.as_ref().map_or((plan, &**config), |(plan, config)| (plan, config));
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     write_tensors(&folder.join(ADAPTER_FILE), &tensors(model, adapter, plan))?;
     let saved = names_for_peft(&plan.modules_to_save, plan);
@@ -131,7 +148,7 @@ pub fn save(
             transposed = linear.weight.is_transposed();
         }
     });
-    let targets: Vec<&str> = plan.targets.paths().collect();
+    let targets: Vec<&str> = plan.targets.modules().collect();
     let meaning = peft_config::Meaning {
         targets: &targets,
         modules_to_save: &saved,
@@ -147,13 +164,14 @@ pub fn save(
         }),
         fan_in_fan_out: transposed,
     };
-    let config = in_names_of_now(&*model, info, plan, config);
+    let config = in_module_names_of_now(&*model, info, plan, config);
     peft_config::write(folder, &peft_config::to_json(&config, &meaning))
 }
 
 /// The configuration in the names that the modules have in the newest Transformers, which alone PEFT finds there: as it
-/// is if these say the same, else with the layers that it came to mean.
-fn in_names_of_now<'c>(
+/// is if these say the same, else with the layers that it came to mean. A regular expression for a model with experts is
+/// one that PEFT would take for names, those of experts among them.
+fn in_module_names_of_now<'c>(
     model: &dyn Module,
     info: &ModelInfo,
     plan: &Plan,
@@ -162,23 +180,35 @@ fn in_names_of_now<'c>(
     let now = ModelInfo { older_name: None, ..info.clone() };
     let means_the_plan =
         |config: &LoraConfig| target_modules(model, &now, config).is_ok_and(|found| found == plan.targets);
-    if info.older_name.is_none() || means_the_plan(config) {
+    let is_pattern = matches!(config.target_modules, Some(Targets::Pattern(_)));
+    let is_taken_for_names = is_pattern && info.experts.is_some_and(|names| names.are_targets);
+    if !is_taken_for_names && (info.older_name.is_none() || means_the_plan(config)) {
         return Cow::Borrowed(config);
     }
     let layers = || plan.targets.linears.iter().chain(&plan.targets.embeddings);
-    let own_ranks = layers().filter(|layer| layer.r != config.r).map(|layer| (layer.path.clone(), layer.r));
-    let own_alphas = layers().filter(|layer| layer.lora_alpha != config.lora_alpha);
-    let own_alphas = own_alphas.filter_map(|layer| Some((layer.path.clone(), layer.lora_alpha?)));
+    let mut ranks: Vec<(String, usize)> = Vec::new();
+    let mut alphas: Vec<(String, f64)> = Vec::new();
+    for layer in layers() {
+        // The layers of experts have one name.
+        if layer.r != config.r && ranks.last().is_none_or(|(name, _)| name != layer.name()) {
+            ranks.push((layer.name().to_owned(), layer.r));
+        }
+        if let Some(alpha) = layer.lora_alpha.filter(|_| layer.lora_alpha != config.lora_alpha)
+            && alphas.last().is_none_or(|(name, _)| name != layer.name())
+        {
+            alphas.push((layer.name().to_owned(), alpha));
+        }
+    }
     let named = |names: Vec<String>| LoraConfig {
         target_modules: Some(Targets::Names(names)),
         exclude_modules: None,
         layers_to_transform: None,
         layers_pattern: Vec::new(),
-        rank_pattern: own_ranks.clone().collect(),
-        alpha_pattern: own_alphas.clone().collect(),
+        rank_pattern: ranks.clone(),
+        alpha_pattern: alphas.clone(),
         ..config.clone()
     };
-    let all: Vec<String> = plan.targets.paths().map(str::to_owned).collect();
+    let all: Vec<String> = plan.targets.modules().map(str::to_owned).collect();
     let mut last: Vec<String> =
         all.iter().map(|path| path.rsplit('.').next().unwrap_or(path).to_owned()).collect();
     last.sort_unstable();

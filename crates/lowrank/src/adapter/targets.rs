@@ -1,10 +1,14 @@
-//! Which modules a configuration means.
+//! Which modules and parameters a configuration means.
+
+use std::collections::BTreeMap;
 
 use super::config::{LoraConfig, Targets};
+use super::experts::{in_names_of_now, is_taken_for_an_expert};
 use super::layers::{Adapted, Numbered, PerLayer};
 use super::matcher::{Matcher, is_saved, is_suffix, is_within};
+use super::parameters::{self, Parameters};
 use crate::models::ModelInfo;
-use crate::nn::{Module, ModuleKind, for_each_module, for_each_parameter};
+use crate::nn::{Module, ModuleKind, for_each_linear, for_each_module, for_each_parameter};
 use crate::{Error, Result};
 
 /// The modules that are trained whole, each once: those of the configuration, the head, and what the flags add.
@@ -68,7 +72,7 @@ fn places(model: &dyn Module, info: &ModelInfo) -> Vec<Place> {
 /// The modules that a configuration adapts, in the model's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Targeted {
-    /// The linear layers, and the convolutions.
+    /// The linear layers, experts among them, and the convolutions.
     pub linears: Vec<Adapted>,
     /// The embeddings.
     pub embeddings: Vec<Adapted>,
@@ -78,6 +82,12 @@ impl Targeted {
     /// The names of all of them, those of the linear layers first.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         Adapted::paths(&self.linears).chain(Adapted::paths(&self.embeddings))
+    }
+
+    /// The names of those that `target_modules` means.
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        let on_modules = self.linears.iter().filter(|layer| layer.parameter.is_none());
+        on_modules.map(|layer| layer.path.as_str()).chain(Adapted::paths(&self.embeddings))
     }
 }
 
@@ -90,16 +100,18 @@ pub(super) enum Strictness {
     Written,
 }
 
-/// The names of the linear layers, convolutions and embeddings that a configuration adapts; `all-linear` means neither of
-/// the latter two.
+/// The linear layers, convolutions and embeddings that a configuration adapts; `all-linear` means neither of the latter
+/// two.
 ///
 /// # Errors
-/// If a name of the list matches nothing (the nearest are named), a pattern matches no layer that can be adapted,
-/// something else is matched, or all that matches is excluded or trained whole.
+/// If a name of a list matches nothing (the nearest are named), a pattern matches no layer that can be adapted,
+/// something else is matched, a layer is meant both as a module and by its weight, or all that matches is excluded or
+/// trained whole.
 ///
 /// # Source
 /// PEFT's `inject_adapter`: every module is matched, what is excluded or trained whole is passed over, and a module
-/// that cannot be adapted is an error. `layers_to_transform` passes over no module that is named in full.
+/// that cannot be adapted is an error. `layers_to_transform` passes over no module that is named in full, and neither it
+/// nor `exclude_modules` means parameters.
 pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Targeted> {
     targeted(model, info, config, Strictness::Written)
 }
@@ -111,58 +123,33 @@ pub(super) fn targeted(
     config: &LoraConfig,
     strictness: Strictness,
 ) -> Result<Targeted> {
-    let usual = Targets::Names(info.default_targets.iter().map(|name| (*name).to_owned()).collect());
+    let config = &*in_names_of_now(model, info, config, false)?;
+    let usual = if config.target_parameters.is_empty() { info.default_targets } else { &[] };
+    let usual = Targets::Names(usual.iter().map(|name| (*name).to_owned()).collect());
     let targets = config.target_modules.as_ref().unwrap_or(&usual);
-    let matcher = Matcher::new("target_modules", targets)?;
     let excluded = config
         .exclude_modules
         .as_ref()
         .map(|targets| Matcher::new("exclude_modules", targets))
         .transpose()?;
-    let saved = modules_to_save(config, info);
-
     let places = places(model, info);
+    let chosen = Chosen { model, info, config, targets, excluded, places: &places };
     if let Targets::Names(names) = targets {
-        names.iter().try_for_each(|name| check_name(name, &places))?;
+        names.iter().try_for_each(|name| chosen.check_name(name))?;
     }
     let (mut per_layer, numbered) = (PerLayer::new(config)?, Numbered::new(config)?);
-    let mut numbers = Vec::new();
-    let (mut kept, mut other, mut left_out) = (Targeted::default(), None, false);
-    for place in &places {
-        let Place { path, kind, .. } = place;
-        let passed_over = *kind != ModuleKind::Linear || info.output == Some(path);
-        if (*targets == Targets::AllLinear && passed_over) || !place.matches(&matcher)? {
-            continue;
-        }
-        if excluded.as_ref().map_or(Ok(false), |matcher| place.matches(matcher))?
-            || saved.iter().any(|name| is_within(path, name))
-        {
-            left_out = true;
-            continue;
-        }
-        if let Some(numbered) = numbered.as_ref().filter(|_| !place.is_named_in_full(targets)) {
-            let number = numbered.number(path);
-            numbers.extend(number);
-            if !numbered.means(number) {
-                continue;
-            }
-        }
-        let mut adapted = || per_layer.adapted(path, place.older.as_deref());
-        match kind {
-            ModuleKind::Linear | ModuleKind::Convolution => kept.linears.push(adapted()?),
-            ModuleKind::Embedding => kept.embeddings.push(adapted()?),
-            ModuleKind::Table | ModuleKind::Other => other = other.or(Some(place)),
-        }
+    let (mut targeted, left_out) = chosen.modules(&mut per_layer, numbered.as_ref(), strictness)?;
+    if strictness == Strictness::Fresh {
+        parameters::check(config)?;
     }
-    if let Some(place) = other {
-        return Err(not_adaptable(targets, place, &kept, &places));
+    if !config.target_parameters.is_empty() {
+        chosen.add_parameters(&mut targeted, &mut per_layer, strictness)?;
     }
     if strictness == Strictness::Fresh {
-        numbered.as_ref().map_or(Ok(()), |numbered| numbered.check(&numbers))?;
         per_layer.check_all_used()?;
     }
     match (targets, left_out) {
-        _ if kept != Targeted::default() => Ok(kept),
+        _ if targeted != Targeted::default() => Ok(targeted),
         (_, true) => {
             let reason = "every layer that they match is in exclude_modules or modules_to_save";
             Err(Error::setting("target_modules", reason))
@@ -179,41 +166,158 @@ pub(super) fn targeted(
     }
 }
 
-/// A name of the list must mean a module.
-fn check_name(name: &str, places: &[Place]) -> Result<()> {
-    if places.iter().any(|place| place.is_called(name)) {
-        return Ok(());
-    }
-    let linears = places.iter().filter(|place| place.kind == ModuleKind::Linear);
-    let linears: Vec<String> = linears.map(|place| place.path.clone()).collect();
-    Err(Error::unknown("target module", name, last_parts(&linears).iter().map(String::as_str)))
+/// A configuration beside the model that it is for.
+struct Chosen<'a> {
+    model: &'a dyn Module,
+    info: &'a ModelInfo,
+    config: &'a LoraConfig,
+    targets: &'a Targets,
+    excluded: Option<Matcher>,
+    places: &'a [Place],
 }
 
-/// The error of a target that cannot be adapted, and what to write instead. `kept` are the others that are matched.
-fn not_adaptable(targets: &Targets, place: &Place, kept: &Targeted, places: &[Place]) -> Error {
-    let Place { path, kind, .. } = place;
-    let fault = match kind {
-        ModuleKind::Table => "no linear layer: PEFT would adapt this table, this program cannot",
-        _ => "no linear layer and no embedding: PEFT could not load the adapter",
-    };
-    let (given, hint) = match targets {
-        Targets::Pattern(pattern) => {
-            let names = last_names(kept.paths());
-            let start = pattern.strip_suffix(".*").unwrap_or_default();
-            let example = format!("{start}.*({})", names.join("|"));
-            let hint = format!("; end the pattern with the names of layers, for example {example}");
-            (pattern.as_str(), if names.is_empty() { String::new() } else { hint })
+impl Chosen<'_> {
+    /// What `target_modules` means, and whether anything of that is left out.
+    fn modules(
+        &self,
+        per_layer: &mut PerLayer<'_>,
+        numbered: Option<&Numbered<'_>>,
+        strictness: Strictness,
+    ) -> Result<(Targeted, bool)> {
+        let Self { info, targets, places, .. } = *self;
+        let matcher = Matcher::new("target_modules", targets)?;
+        let saved = modules_to_save(self.config, info);
+        let mut numbers = Vec::new();
+        let (mut kept, mut other, mut left_out) = (Targeted::default(), None, false);
+        for place in places {
+            let Place { path, kind, .. } = place;
+            let passed_over = *kind != ModuleKind::Linear || info.output == Some(path);
+            if (*targets == Targets::AllLinear && passed_over)
+                || is_taken_for_an_expert(info, path)
+                || !place.matches(&matcher)?
+            {
+                continue;
+            }
+            if self.is_excluded(place)? || saved.iter().any(|name| is_within(path, name)) {
+                left_out = true;
+                continue;
+            }
+            if let Some(numbered) = numbered.filter(|_| !place.is_named_in_full(targets)) {
+                let number = numbered.number(path);
+                numbers.extend(number);
+                if !numbered.means(number) {
+                    continue;
+                }
+            }
+            let mut adapted = || per_layer.adapted(path, place.older.as_deref());
+            match kind {
+                ModuleKind::Linear | ModuleKind::Convolution => kept.linears.push(adapted()?),
+                ModuleKind::Embedding => kept.embeddings.push(adapted()?),
+                ModuleKind::Table | ModuleKind::Other => other = other.or(Some(place)),
+            }
         }
-        Targets::Names(names) => {
-            let given = names.iter().find(|name| is_suffix(path, name)).map_or("", String::as_str);
-            let inside = places.iter().filter(|p| p.kind == ModuleKind::Linear && is_within(&p.path, given));
-            let inside = last_names(inside.map(|place| place.path.as_str()));
-            let hint = format!("; name the layers inside: {}", inside.join(", "));
-            (given, if inside.is_empty() { String::new() } else { hint })
+        if let Some(place) = other {
+            return Err(self.not_adaptable(place, &kept));
         }
-        Targets::AllLinear => ("all-linear", String::new()),
-    };
-    Error::setting("target_modules", format!("{given:?} matches {path}, which is {fault}{hint}"))
+        if strictness == Strictness::Fresh {
+            numbered.map_or(Ok(()), |numbered| numbered.check(&numbers))?;
+        }
+        Ok((kept, left_out))
+    }
+
+    fn is_excluded(&self, place: &Place) -> Result<bool> {
+        self.excluded.as_ref().map_or(Ok(false), |matcher| place.matches(matcher))
+    }
+
+    /// Adds what `target_parameters` means, in the model's order.
+    fn add_parameters(
+        &self,
+        targeted: &mut Targeted,
+        per_layer: &mut PerLayer<'_>,
+        strictness: Strictness,
+    ) -> Result<()> {
+        const KEY: &str = "target_parameters";
+        let parameters = Parameters::of(self.model);
+        let meant = parameters.meant(&self.config.target_parameters)?;
+        let saved = modules_to_save(self.config, self.info);
+        for parameter in &meant {
+            let (name, module) = (&parameter.name, parameter.module());
+            if targeted.modules().any(|path| path == module) {
+                let reason = format!(
+                    "{name} is the weight of a layer that target_modules means; leave one of them out"
+                );
+                return Err(Error::setting(KEY, reason));
+            }
+            if let Some(saved) = saved.iter().find(|saved| is_within(module, saved)) {
+                let reason = format!("{name} is trained whole, as part of {saved}; leave one of them out");
+                return Err(Error::setting(KEY, reason));
+            }
+            let place = self.places.iter().find(|place| place.path == module);
+            if strictness == Strictness::Fresh && place.map_or(Ok(false), |place| self.is_excluded(place))? {
+                let reason =
+                    format!("it means {module} and leaves modules out alone; {name} is in target_parameters");
+                return Err(Error::setting("exclude_modules", reason));
+            }
+            let older = self.info.older_name.map(|older| older(name)).filter(|older| older != name);
+            for (path, on) in parameter.layers(&meant) {
+                targeted.linears.push(per_layer.on_parameter(path, older.as_deref(), on)?);
+            }
+        }
+        let mut order = BTreeMap::new();
+        for_each_linear(self.model, |path, _| {
+            order.insert(path.to_owned(), order.len());
+        });
+        targeted.linears.sort_by_key(|layer| order.get(&layer.path).copied());
+        Ok(())
+    }
+
+    /// A name of the list must mean a module.
+    fn check_name(&self, name: &str) -> Result<()> {
+        if self.places.iter().any(|place| place.is_called(name)) {
+            return Ok(());
+        }
+        if Parameters::of(self.model).has(name) {
+            let reason = format!("{name:?} is no module, but a parameter: name it in target_parameters");
+            return Err(Error::setting("target_modules", reason));
+        }
+        let linears = self.places.iter().filter(|place| place.kind == ModuleKind::Linear);
+        let linears: Vec<String> = linears.map(|place| place.path.clone()).collect();
+        Err(Error::unknown("target module", name, last_parts(&linears).iter().map(String::as_str)))
+    }
+
+    /// The error of a target that cannot be adapted, and what to write instead. `kept` are the others that are matched.
+    fn not_adaptable(&self, place: &Place, kept: &Targeted) -> Error {
+        let Self { targets, places, .. } = *self;
+        let Place { path, kind, .. } = place;
+        let parameters = Parameters::of(self.model).instead_of_module(path);
+        let fault = match kind {
+            ModuleKind::Table => "no linear layer: PEFT would adapt this table, this program cannot",
+            _ => "no linear layer and no embedding: PEFT could not load the adapter",
+        };
+        let (given, hint) = match targets {
+            Targets::Pattern(pattern) => {
+                let names = last_names(kept.paths());
+                let start = pattern.strip_suffix(".*").unwrap_or_default();
+                let example = format!("{start}.*({})", names.join("|"));
+                let hint = format!("; end the pattern with the names of layers, for example {example}");
+                (pattern.as_str(), if names.is_empty() { String::new() } else { hint })
+            }
+            Targets::Names(names) => {
+                let given = names.iter().find(|name| is_suffix(path, name)).map_or("", String::as_str);
+                let inside =
+                    places.iter().filter(|p| p.kind == ModuleKind::Linear && is_within(&p.path, given));
+                let inside = last_names(inside.map(|place| place.path.as_str()));
+                let hint = match parameters {
+                    Some(names) => format!("; name its parameters in target_parameters: {names}"),
+                    None if inside.is_empty() => String::new(),
+                    None => format!("; name the layers inside: {}", inside.join(", ")),
+                };
+                (given, hint)
+            }
+            Targets::AllLinear => ("all-linear", String::new()),
+        };
+        Error::setting("target_modules", format!("{given:?} matches {path}, which is {fault}{hint}"))
+    }
 }
 
 /// The last part of each path, each once.

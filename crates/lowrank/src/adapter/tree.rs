@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::attach::Plan;
+use super::experts::Factor;
 use super::layers::Adapted;
-use crate::nn::{Embedding, LayerNorm, Linear, Module, RmsNorm, Visitor};
+use crate::nn::{Embedding, Expert, LayerNorm, Linear, Module, RmsNorm, Role, Visitor};
 use crate::tape::Parameter;
 use crate::tensor::Shape;
 
@@ -81,6 +82,27 @@ impl Builder<'_> {
         self.push(Node { tensors, ..Node::new(last(path), kind) });
     }
 
+    /// Of the layers of experts, the first stands for all, which are one parameter.
+    fn expert(&mut self, path: &str, linear: &Linear, Expert { number, of }: Expert) {
+        if number > 0 {
+            return;
+        }
+        let (inputs, outputs) = (linear.inputs(), linear.outputs());
+        let mut node = Node::new(path.rsplit('.').nth(1).unwrap_or(path), "Parameter");
+        node.tensors.push(Tensor { name: "", ..self.tensor(path, "weight", [of, outputs, inputs].into()) });
+        if let Some(Adapted { r, .. }) = self.plan.and_then(|plan| plan.linear(path)) {
+            node.adapted = true;
+            for (name, factor, own) in
+                [("lora_A", Factor::A, [*r, inputs]), ("lora_B", Factor::B, [outputs, *r])]
+            {
+                let shape = factor.stacked_shape(own, of).into();
+                let tensors = vec![Tensor { name: "weight", shape, mark: Some(Mark::Trained) }];
+                node.children.push(Node { tensors, ..Node::new(name, "Linear") });
+            }
+        }
+        self.push(node);
+    }
+
     fn push(&mut self, node: Node) {
         if let Some(parent) = self.open.last_mut() {
             parent.children.push(node);
@@ -100,6 +122,9 @@ impl<'a> Visitor<'a> for Builder<'_> {
     }
 
     fn linear(&mut self, path: &str, linear: &'a Linear) {
+        if let Role::Expert(expert) = linear.role() {
+            return self.expert(path, linear, expert);
+        }
         let kind = match linear.weight.file_shape().rank() {
             4 => "Conv2d",
             3 => "Conv1d",
@@ -326,6 +351,30 @@ BertForSequenceClassification
         (lora_embedding_A): Parameter([4, 30])  trained
         (lora_embedding_B): Parameter([8, 4])  trained
       (position_embeddings): Embedding(weight [12, 8])  frozen
+";
+        assert!(text.contains(shown), "{shown} in\n{text}");
+    }
+
+    #[test]
+    fn experts_are_one_parameter_with_one_pair() {
+        let config = serde_json::json!({
+            "model_type": "mixtral", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 6,
+            "num_local_experts": 3, "num_experts_per_tok": 2,
+        });
+        let config = ModelConfig::from_json(&config).unwrap();
+        let model = from_config(&config, HeadSpec::new(crate::models::Head::CausalLm, 0)).unwrap();
+        let target_parameters = vec!["experts.gate_up_proj".into()];
+        let config = LoraConfig { r: 2, target_parameters, ..LoraConfig::default() };
+        let text = Tree::with_adapter(&*model, &plan(&*model, model.info(), &config).unwrap()).to_string();
+        let shown = "\
+        (mlp): SparseMoe
+          (gate): Linear(weight [3, 8])  frozen
+          (experts): Experts
+            (gate_up_proj): Parameter([3, 12, 8])  adapted
+              (lora_A): Linear(weight [6, 8])  trained
+              (lora_B): Linear(weight [12, 6])  trained
+            (down_proj): Parameter([3, 8, 6])  frozen
 ";
         assert!(text.contains(shown), "{shown} in\n{text}");
     }

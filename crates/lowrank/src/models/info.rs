@@ -67,7 +67,30 @@ pub struct ExpertNames {
     pub up: &'static str,
     /// Back to the hidden width.
     pub down: &'static str,
+    /// Whether PEFT takes these names, as targets, for the stacks; else they mean other layers of the same name alone.
+    pub are_targets: bool,
 }
+
+impl ExpertNames {
+    /// The stack that a layer of an expert is part of.
+    pub fn stack_of(&self, layer: &str) -> Option<&'static str> {
+        [GATE_UP, DOWN].into_iter().find(|stack| self.layers_of(stack).contains(&layer))
+    }
+
+    /// The layers of an expert whose rows, one below the other, are its part of a stack.
+    pub fn layers_of(&self, stack: &str) -> Vec<&'static str> {
+        match stack {
+            GATE_UP => vec![self.gate, self.up],
+            DOWN => vec![self.down],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The stack of what an expert's activation is applied to, and of what that is multiplied by.
+const GATE_UP: &str = "gate_up_proj";
+/// The stack of what leads back to the hidden width.
+const DOWN: &str = "down_proj";
 
 /// The images of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -63,20 +63,11 @@ impl<'a> Keys<'a> {
     /// The names of the tensors of one expert that one of its layers consists of.
     fn tensors_of_expert(&self, expert: &ExpertPath<'_>) -> Vec<String> {
         let Some(names) = self.experts else { return Vec::new() };
-        let layers = match expert.name {
-            GATE_UP => vec![names.gate, names.up],
-            DOWN => vec![names.down],
-            _ => return Vec::new(),
-        };
-        let ExpertPath { stack, number, .. } = expert;
+        let ExpertPath { stack, name, number } = expert;
+        let layers = names.layers_of(name);
         layers.into_iter().map(|layer| format!("{stack}.{number}.{layer}.weight")).collect()
     }
 }
-
-/// The stack of what an expert's activation is applied to, and of what that is multiplied by.
-const GATE_UP: &str = "gate_up_proj";
-/// The stack of what leads back to the hidden width.
-const DOWN: &str = "down_proj";
 
 /// The name of an expert's weight: `stack.name.number.weight`.
 struct ExpertPath<'p> {

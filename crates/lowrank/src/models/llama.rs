@@ -41,8 +41,11 @@ pub fn new(config: &DecoderConfig, head: HeadSpec) -> Decoder<DecoderModel> {
         initializer_range: config.initializer_range,
         older_name: (config.model_type == "mixtral").then_some(older_name_of_mixtral),
         experts: config.mixture.as_ref().map(|_| match config.model_type.as_str() {
-            "mixtral" => ExpertNames { gate: "w1", up: "w3", down: "w2" },
-            _ => ExpertNames { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+            "mixtral" => ExpertNames { gate: "w1", up: "w3", down: "w2", are_targets: true },
+            other => {
+                let are_targets = other != "qwen2_moe";
+                ExpertNames { gate: "gate_proj", up: "up_proj", down: "down_proj", are_targets }
+            }
         }),
         ..lm_head.info(head, config.vocab_size)
     };

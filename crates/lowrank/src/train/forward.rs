@@ -64,20 +64,22 @@ pub fn forward(
     if let (Some(file), Some(id), Some(plan)) = (gradients, adapter, plan) {
         let mut sums = Gradients::new();
         tape.backward(&loss, &mut sums)?;
+        let mut own = Tensors::new();
         adapter::for_each_leaf_mut(adapted.model_mut(), id, |name, leaf| {
-            let key = file.key_of(name, &info, &plan);
             let shape = leaf.value().shape();
             let gradient = match sums.get(leaf) {
                 Some(gradient) => Tensor::from_slice(shape, gradient),
                 None => Tensor::zeros(shape, DType::F32),
             };
+            own.insert(name.to_owned(), gradient);
+        });
+        let key = |name: &str| file.key_of(name, &info, &plan);
+        for (key, gradient) in adapter::in_file(adapted.model(), id, &plan, own, key) {
             for alias in file.aliases(&key) {
                 outputs.insert(format!("grad.{alias}"), gradient.clone());
             }
             outputs.insert(format!("grad.{key}"), gradient);
-        });
-        let key = |name: &str| format!("grad.{}", file.key_of(name, &info, &plan));
-        adapter::put_in_file_shapes(adapted.model(), id, &mut outputs, key);
+        }
         adapter::set_trainable(adapted.model_mut(), id, false);
     }
     Ok(outputs)

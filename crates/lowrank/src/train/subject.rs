@@ -67,7 +67,7 @@ impl Subject {
         let plan =
             file.attach(adapted.model_mut(), &info, ADAPTER).map_err(|error| error.unsuitable(&name))?;
         // PEFT names every head that it knows; those that the model has not are left out.
-        let config = file.config_for(adapted.model());
+        let config = file.config_for(adapted.model(), &info)?;
         let wanted = file.plan_with(adapted.model(), &info, &run.given_over(&config));
         if wanted? != plan {
             let reason =

@@ -18,6 +18,7 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
         lora_alpha: Some(values.number("lora.lora_alpha")?),
         lora_dropout: values.number("lora.lora_dropout")? as f32,
         target_modules: targets(values, "lora.target_modules")?,
+        target_parameters: values.list("lora.target_parameters")?,
         exclude_modules: targets(values, "lora.exclude_modules")?,
         bias: bias(values)?,
         modules_to_save: values.list("lora.modules_to_save")?,
@@ -38,8 +39,9 @@ pub(super) fn read(values: &Values) -> Result<LoraConfig> {
 }
 
 /// Keys that choose modules: two ways of choosing the same ones agree.
-const CHOICES: [&str; 8] = [
+const CHOICES: [&str; 9] = [
     "target_modules",
+    "target_parameters",
     "trainable_token_indices",
     "exclude_modules",
     "layers_to_transform",
@@ -75,6 +77,7 @@ impl RunFile {
         for key in &self.lora_given {
             match key.as_str() {
                 "target_modules" => config.target_modules.clone_from(&self.lora.target_modules),
+                "target_parameters" => config.target_parameters.clone_from(&self.lora.target_parameters),
                 "exclude_modules" => config.exclude_modules.clone_from(&self.lora.exclude_modules),
                 "layers_to_transform" => {
                     config.layers_to_transform.clone_from(&self.lora.layers_to_transform);
@@ -202,6 +205,7 @@ pub(super) fn write(config: &LoraConfig, table: &mut Table) {
     set("lora_alpha", Value::Float(config.lora_alpha.unwrap_or(config.r as f64)));
     set("lora_dropout", Value::Float(config.lora_dropout.to_string().parse().unwrap_or_default()));
     set("target_modules", targets_value(config.target_modules.as_ref()));
+    set("target_parameters", strings(&config.target_parameters));
     set("exclude_modules", targets_value(config.exclude_modules.as_ref()));
     set("bias", Value::String(config.bias.as_str().to_owned()));
     set("modules_to_save", strings(&config.modules_to_save));

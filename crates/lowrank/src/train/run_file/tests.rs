@@ -107,6 +107,7 @@ fn every_key_can_be_given() {
         lora_alpha = 16.5
         lora_dropout = 0.1
         target_modules = ["query", "self.value"]
+        target_parameters = ["query.weight"]
         exclude_modules = ".*layer\\.0\\..*"
         bias = "lora_only"
         modules_to_save = ["pooler"]
@@ -153,6 +154,7 @@ fn every_key_can_be_given() {
     assert_eq!(run.data.columns.text_pair.as_deref(), Some(""), "an empty name says that there is no pair");
     assert_eq!(run.lora.target_modules, Some(Targets::Names(vec!["query".into(), "self.value".into()])));
     assert_eq!(run.lora.exclude_modules, Some(Targets::Pattern(r".*layer\.0\..*".into())));
+    assert_eq!(run.lora.target_parameters, ["query.weight"]);
     assert_eq!((run.lora.bias, run.lora.lora_dropout), (Bias::LoraOnly, 0.1));
     assert_eq!(run.lora.rank_pattern, [("layer.1.*query".to_owned(), 16), ("query".to_owned(), 2)]);
     assert_eq!(run.lora.alpha_pattern, [("value".to_owned(), 3.0)]);

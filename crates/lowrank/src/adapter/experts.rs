@@ -1,0 +1,254 @@
+//! Adapters on the experts of mixtures.
+//!
+//! A stack `[experts, outputs, inputs]` has one pair for each expert, of one rank. Here these are pairs of ordinary layers;
+//! in a file they are one `A`, `[experts·r, inputs]`, the experts' one below the other, and one `B`, `[outputs, r·experts]`,
+//! whose columns are in the order of the rank and then of the experts. In adapters of Transformers 4, each expert's layers
+//! are modules.
+//!
+//! # Source
+//! PEFT's `lora.ParamWrapper`; its `transformers_weight_conversion`, for adapters of Transformers 4.
+
+use std::borrow::Cow;
+
+use super::config::{LoraConfig, Targets};
+use super::matcher::Matcher;
+use super::parameters::Parameters;
+use crate::models::{ExpertNames, ModelInfo};
+use crate::nn::{Expert, Module};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// The router of a mixture, as its module is called.
+const ROUTER: &str = "gate";
+
+/// The configuration in which the layers of experts, as Transformers 4 has them, are the stacks of Transformers 5: names of
+/// `target_modules` that mean them become `target_parameters`. The two layers that are one stack there need twice the rank,
+/// and get it by a pattern.
+///
+/// `from_4` says that an adapter is there that has layers of experts: then the names mean them in any mixture.
+///
+/// # Errors
+/// If one of these two is a target and the other is not; if a pattern takes too long.
+///
+/// # Source
+/// PEFT's `_convert_peft_config_moe`, but for two things: a regular expression means the layers that it matches, not all of
+/// the same last name; and under rslora, the pair of two layers scales as the pairs of both, not by √2 more.
+pub(super) fn in_names_of_now<'c>(
+    model: &dyn Module,
+    info: &ModelInfo,
+    config: &'c LoraConfig,
+    from_4: bool,
+) -> Result<Cow<'c, LoraConfig>> {
+    let names = info.experts.filter(|names| names.are_targets || from_4);
+    let (Some(names), Some(targets)) = (names, &config.target_modules) else {
+        return Ok(Cow::Borrowed(config));
+    };
+    let mut found = Found::default();
+    let mut modules = Vec::new();
+    match targets {
+        Targets::Names(given) => {
+            for name in given {
+                match names.stack_of(last(name)) {
+                    Some(stack) => found.add(last(name), stack),
+                    None if last(name) == ROUTER => found.add(ROUTER, "gate.weight"),
+                    None => modules.push(name.clone()),
+                }
+                // Where PEFT does not take it for that, it means layers that are no experts' as well.
+                modules.extend(
+                    (!names.are_targets && names.stack_of(last(name)).is_some()).then(|| name.clone()),
+                );
+            }
+        }
+        Targets::AllLinear => {
+            for layer in [names.gate, names.up, names.down] {
+                names.stack_of(layer).into_iter().for_each(|stack| found.add(layer, stack));
+            }
+            found.add(ROUTER, "gate.weight");
+        }
+        Targets::Pattern(_) => {
+            let matcher = Matcher::new("target_modules", targets)?;
+            let matches = |name: &str| -> Result<bool> {
+                let older = info.older_name.map(|older| older(name));
+                Ok(matcher.matches(name)? || older.map_or(Ok(false), |older| matcher.matches(&older))?)
+            };
+            let parameters = Parameters::of(model);
+            for stack in parameters.stacks() {
+                for layer in names.layers_of(stack.own_name()) {
+                    if matches(&format!("{}.0.{layer}", stack.module()))? {
+                        found.add(layer, &stack.name);
+                    }
+                }
+            }
+            for router in parameters.routers() {
+                if matches(router.module())? {
+                    found.add(ROUTER, &router.name);
+                }
+            }
+        }
+    }
+    if found.0.is_empty() {
+        return Ok(Cow::Borrowed(config));
+    }
+    let mut converted = config.clone();
+    for (_, new) in &found.0 {
+        found.check_whole(&names, new)?;
+        let layers = names.layers_of(last(new)).len();
+        if layers > 1 {
+            double(&mut converted, config, new, layers);
+        }
+        if !converted.target_parameters.contains(new) {
+            converted.target_parameters.push(new.clone());
+        }
+    }
+    if let Targets::Names(_) = targets {
+        converted.target_modules = Some(Targets::Names(modules));
+    }
+    Ok(Cow::Owned(converted))
+}
+
+/// Names of layers of experts, each with that of the parameter that it is part of.
+#[derive(Default)]
+struct Found(Vec<(String, String)>);
+
+impl Found {
+    fn add(&mut self, layer: &str, parameter: &str) {
+        let both = (layer.to_owned(), parameter.to_owned());
+        if !self.0.contains(&both) {
+            self.0.push(both);
+        }
+    }
+
+    /// Checks that all layers that a parameter consists of are there.
+    fn check_whole(&self, names: &ExpertNames, parameter: &str) -> Result<()> {
+        let is_there = |layer: &&str| self.0.iter().any(|(own, other)| own == layer && other == parameter);
+        let (there, missing): (Vec<&str>, Vec<&str>) =
+            names.layers_of(last(parameter)).into_iter().partition(is_there);
+        match (&there[..], &missing[..]) {
+            ([given, ..], [missing, ..]) => {
+                let reason = format!(
+                    "{given:?} goes only with {missing:?}: both are parts of one weight, {}",
+                    last(parameter)
+                );
+                Err(Error::setting("target_modules", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gives the pair of several layers, which are one, the ranks of all of them, and the scaling that each would have.
+fn double(converted: &mut LoraConfig, config: &LoraConfig, parameter: &str, layers: usize) {
+    let name = parameter.replace('.', r"\.");
+    // PEFT's own pattern, where all of this name are meant.
+    let pattern = if parameter.contains('.') { name } else { format!(r".*\.{name}") };
+    if converted.rank_pattern.iter().any(|(known, _)| *known == pattern) {
+        return;
+    }
+    let factor = if config.use_rslora { (layers as f64).sqrt() } else { layers as f64 };
+    let alpha = config.lora_alpha.unwrap_or(config.r as f64);
+    converted.rank_pattern.push((pattern.clone(), layers * config.r));
+    converted.alpha_pattern.push((pattern, factor * alpha));
+}
+
+fn last(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+/// Whether a module is one whose name PEFT takes for that of a layer of experts, which it then is not.
+pub(super) fn is_taken_for_an_expert(info: &ModelInfo, path: &str) -> bool {
+    info.experts.is_some_and(|names| names.are_targets && names.stack_of(last(path)).is_some())
+}
+
+/// One of the two matrices of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Factor {
+    /// `[r, inputs]`.
+    A,
+    /// `[outputs, r]`.
+    B,
+}
+
+impl Factor {
+    /// The one that a name below a layer means.
+    pub(super) fn of(part: &str) -> Option<Self> {
+        match part {
+            "lora_A.weight" => Some(Self::A),
+            "lora_B.weight" => Some(Self::B),
+            _ => None,
+        }
+    }
+
+    /// The shape of the matrices of all experts, which are as large as this one each.
+    pub(super) fn stacked_shape(self, [rows, width]: [usize; 2], experts: usize) -> [usize; 2] {
+        match self {
+            Self::A => [experts * rows, width],
+            Self::B => [rows, width * experts],
+        }
+    }
+
+    /// The matrices of all experts as a file has them.
+    pub(super) fn stack(self, of_experts: &[Tensor]) -> Tensor {
+        let own = of_experts.first().map_or((0, 0), Tensor::rows_and_width);
+        let shape = self.stacked_shape(own.into(), of_experts.len());
+        let mut stacked = Tensor::zeros(shape, DType::F32);
+        let values = stacked.make_mut::<f32>();
+        match self {
+            Self::A => {
+                for (to, from) in values.chunks_exact_mut((own.0 * own.1).max(1)).zip(of_experts) {
+                    to.copy_from_slice(from.as_slice::<f32>());
+                }
+            }
+            Self::B => {
+                for (number, from) in of_experts.iter().enumerate() {
+                    let columns = values.iter_mut().skip(number).step_by(of_experts.len());
+                    columns.zip(from.as_slice::<f32>()).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+        stacked
+    }
+
+    /// The matrix of one expert among those that a file has.
+    pub(super) fn of_expert(self, stacked: &Tensor, Expert { number, of }: Expert) -> Tensor {
+        let (rows, width) = stacked.rows_and_width();
+        let values = stacked.as_slice::<f32>();
+        match self {
+            Self::A => {
+                let own = rows / of * width;
+                Tensor::from_slice([rows / of, width], &values[number * own..][..own])
+            }
+            Self::B => {
+                let own: Vec<f32> = values.iter().skip(number).step_by(of).copied().collect();
+                Tensor::from_slice([rows, width / of], &own)
+            }
+        }
+    }
+
+    /// The matrix of a layer that consists of several, from those of their pairs: `A` one below the other, `B` beside and
+    /// below each other, with zeros elsewhere.
+    pub(super) fn joined(self, parts: &[Tensor]) -> Tensor {
+        let shapes: Vec<(usize, usize)> = parts.iter().map(Tensor::rows_and_width).collect();
+        let rows = shapes.iter().map(|shape| shape.0).sum();
+        let width = match self {
+            Self::A => shapes.first().map_or(0, |shape| shape.1),
+            Self::B => shapes.iter().map(|shape| shape.1).sum(),
+        };
+        let mut joined = Tensor::zeros([rows, width], DType::F32);
+        let mut targets = joined.make_mut::<f32>().chunks_exact_mut(width.max(1));
+        let mut column = 0;
+        for (part, (_, own)) in parts.iter().zip(shapes) {
+            for (row, to) in part.as_slice::<f32>().chunks_exact(own.max(1)).zip(&mut targets) {
+                to[column..column + own].copy_from_slice(row);
+            }
+            column += if self == Self::B { own } else { 0 };
+        }
+        joined
+    }
+}
+
+/// What the layers that one expert's part of a stack consists of are called in files of Transformers 4.
+pub(super) fn names_of_4(info: &ModelInfo, stack: &str, number: usize) -> Vec<String> {
+    let layers = info.experts.map_or_else(Vec::new, |names| names.layers_of(last(stack)));
+    let module = stack.rsplit_once('.').map_or("", |(module, _)| module);
+    layers.into_iter().map(|layer| format!("{module}.{number}.{layer}")).collect()
+}
