@@ -32,9 +32,11 @@ struct Subject {
     /// A table of which rows are trained.
     tokens: &'static str,
     convolution: &'static str,
+    /// The parameters of a mixture.
+    parameters: &'static [&'static str],
 }
 
-const SUBJECTS: [Subject; 8] = [
+const SUBJECTS: [Subject; 11] = [
     Subject {
         case: "bert_query_value",
         attention: &["query", "value"],
@@ -42,6 +44,7 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "word_embeddings",
         tokens: "word_embeddings",
         convolution: "",
+        parameters: &[],
     },
     Subject {
         case: "roberta_query_value",
@@ -50,6 +53,7 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "position_embeddings",
         tokens: "position_embeddings",
         convolution: "",
+        parameters: &[],
     },
     Subject {
         case: "distilbert_query_value",
@@ -58,6 +62,7 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "word_embeddings",
         tokens: "word_embeddings",
         convolution: "",
+        parameters: &[],
     },
     Subject {
         case: "vit_query_value",
@@ -66,6 +71,7 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "",
         tokens: "",
         convolution: "projection",
+        parameters: &[],
     },
     Subject {
         case: "flan_t5_query_value",
@@ -74,6 +80,7 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "embed_tokens",
         tokens: "",
         convolution: "",
+        parameters: &[],
     },
     Subject {
         case: "gpt2_attention",
@@ -82,6 +89,7 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "wpe",
         tokens: "wte",
         convolution: "",
+        parameters: &[],
     },
     Subject {
         case: "llama_query_value",
@@ -90,6 +98,7 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "embed_tokens",
         tokens: "embed_tokens",
         convolution: "",
+        parameters: &[],
     },
     Subject {
         case: "qwen3_query_value",
@@ -98,6 +107,34 @@ const SUBJECTS: [Subject; 8] = [
         embedding: "embed_tokens",
         tokens: "embed_tokens",
         convolution: "",
+        parameters: &[],
+    },
+    Subject {
+        case: "mixtral_query_value",
+        attention: &["q_proj", "v_proj"],
+        norm: "norm",
+        embedding: "embed_tokens",
+        tokens: "embed_tokens",
+        convolution: "",
+        parameters: &["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "gate.weight"],
+    },
+    Subject {
+        case: "qwen2_moe_query_value",
+        attention: &["q_proj", "v_proj"],
+        norm: "norm",
+        embedding: "embed_tokens",
+        tokens: "embed_tokens",
+        convolution: "",
+        parameters: &["experts.down_proj", "shared_expert.up_proj.weight", "k_proj.weight"],
+    },
+    Subject {
+        case: "qwen3_moe_query_value",
+        attention: &["q_proj", "v_proj"],
+        norm: "norm",
+        embedding: "embed_tokens",
+        tokens: "embed_tokens",
+        convolution: "",
+        parameters: &["experts.gate_up_proj", "1.mlp.down_proj.weight"],
     },
 ];
 
@@ -124,6 +161,8 @@ fn configurations(subject: &Subject) -> Vec<(&'static str, LoraConfig, Start)> {
     let last = subject.attention[subject.attention.len() - 1].to_owned();
     let init = |init_lora_weights: Init| LoraConfig { init_lora_weights, ..plain.clone() };
     let all_linear = LoraConfig { target_modules: Some(Targets::AllLinear), ..plain.clone() };
+    // No pair on a parameter has a magnitude, and of a mixture `all-linear` means the experts, and a layer of one output.
+    let of_modules = if subject.parameters.is_empty() { all_linear.clone() } else { plain.clone() };
     let normal = Distribution::Normal { mean: 0.1, deviation: 0.2 };
     let mut configurations = vec![
         ("plain", plain.clone(), Start::Base),
@@ -157,11 +196,29 @@ fn configurations(subject: &Subject) -> Vec<(&'static str, LoraConfig, Start)> {
             LoraConfig { use_rslora: true, ..init(Init::Pissa { iterations: Some(2) }) },
             Start::Near,
         ),
-        ("olora", LoraConfig { init_lora_weights: Init::Olora, ..all_linear.clone() }, Start::Near),
+        ("olora", LoraConfig { init_lora_weights: Init::Olora, ..of_modules.clone() }, Start::Near),
         ("dora", LoraConfig { use_dora: true, ..plain.clone() }, Start::Near),
-        ("dora, all-linear", LoraConfig { use_dora: true, use_rslora: true, ..all_linear }, Start::Near),
+        ("dora, all-linear", LoraConfig { use_dora: true, use_rslora: true, ..of_modules }, Start::Near),
         ("dora, random", LoraConfig { use_dora: true, ..init(Init::Random) }, Start::Changed),
     ];
+    if !subject.parameters.is_empty() {
+        let target_parameters = subject.parameters.iter().map(|name| (*name).to_owned()).collect();
+        let parameters = LoraConfig { target_parameters, ..plain.clone() };
+        let of = |init_lora_weights: Init| LoraConfig { init_lora_weights, ..parameters.clone() };
+        let alone = LoraConfig { target_modules: None, use_rslora: true, ..parameters.clone() };
+        let rank_pattern = vec![(r"0\..*".to_owned(), 1), ("experts.*".to_owned(), 3)];
+        let alpha_pattern = vec![(r".*\.1\..*".to_owned(), 5.0)];
+        let patterns = LoraConfig { rank_pattern, alpha_pattern, ..parameters.clone() };
+        configurations.extend([
+            ("parameters", LoraConfig { bias: Bias::All, ..parameters.clone() }, Start::Base),
+            ("parameters alone, rslora", alone, Start::Base),
+            ("parameters, patterns", patterns, Start::Base),
+            ("parameters, random", of(Init::Random), Start::Changed),
+            ("parameters, gaussian", of(Init::Gaussian), Start::Base),
+            ("parameters, pissa", of(Init::Pissa { iterations: None }), Start::Near),
+            ("parameters, orthogonal", of(Init::Orthogonal), Start::Near),
+        ]);
+    }
     if !subject.convolution.is_empty() {
         let mut targets = vec![subject.convolution];
         targets.extend(subject.attention);
@@ -249,12 +306,10 @@ impl Row {
         weights
     }
 
-    fn tensors(&mut self, adapter: AdapterId) -> BTreeMap<String, Vec<f32>> {
-        let mut tensors = BTreeMap::new();
-        adapter::for_each_leaf_mut(self.adapted.model_mut(), adapter, |path, leaf| {
-            tensors.insert(path.to_owned(), leaf.value().to_f32_vec());
-        });
-        tensors
+    /// The adapter's tensors as a file has them: an expert without rows does not move, but the pair of all does.
+    fn tensors(&mut self, plan: &Plan) -> BTreeMap<String, Vec<f32>> {
+        let tensors = adapter::tensors(self.adapted.model_mut(), ADAPTER, plan);
+        tensors.into_iter().map(|(key, tensor)| (key, tensor.to_f32_vec())).collect()
     }
 
     fn assert_near(&self, actual: &[f32], expected: &[f32], what: &str) {
@@ -296,8 +351,8 @@ impl Row {
     }
 
     /// Training moves every tensor of the adapter, and not a bit of the base model.
-    fn trains_the_adapter_alone(&mut self) {
-        let (weights, before) = (self.weights(), self.tensors(ADAPTER));
+    fn trains_the_adapter_alone(&mut self, plan: &Plan) {
+        let (weights, before) = (self.weights(), self.tensors(plan));
         let (kind, base_learning_rate) = (ScheduleKind::Constant, 1e-2);
         let schedule = Schedule { kind, warmup_steps: 0, total_steps: 99, base_learning_rate };
         let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, 6);
@@ -306,7 +361,7 @@ impl Row {
             trainer.step(&mut self.adapted, Some(ADAPTER), &batches).unwrap();
         }
         assert!(self.weights() == weights, "{}: the base model was changed", self.name);
-        for (path, after) in self.tensors(ADAPTER) {
+        for (path, after) in self.tensors(plan) {
             assert_ne!(after, before[&path], "{}: {path}", self.name);
         }
         self.perturb(ADAPTER, 4);
@@ -359,8 +414,8 @@ impl Row {
     fn shares_the_base_with_another(&mut self) {
         let alone = self.answers(Some(ADAPTER));
         let folder = tempfile::tempdir().unwrap();
-        let other =
-            LoraConfig { r: 1, target_modules: self.config.target_modules.clone(), ..LoraConfig::default() };
+        let LoraConfig { target_modules, target_parameters, .. } = self.config.clone();
+        let other = LoraConfig { r: 1, target_modules, target_parameters, ..LoraConfig::default() };
         self.attach(&other, OTHER);
         self.perturb(OTHER, 5);
         let of_other = self.answers(Some(OTHER));
@@ -409,12 +464,12 @@ fn every_adapter_on_every_model_behaves() {
         for (name, config, start) in configurations(subject) {
             let mut row = Row::new(&case, name, config, start);
             let plan = row.begins_as_it_should();
-            row.trains_the_adapter_alone();
+            row.trains_the_adapter_alone(&plan);
             row.merges_and_comes_out_again();
             row.survives_a_save_and_a_load(&plan);
             row.shares_the_base_with_another();
             rows += 1;
         }
     }
-    assert!(rows >= 150, "{rows} rows");
+    assert!(rows >= 220, "{rows} rows");
 }

@@ -1,6 +1,6 @@
 //! Putting an adapter on a model, taking it off, and what of it is trained.
 
-use super::config::{Bias, Init, LoraConfig};
+use super::config::{Bias, Init, LoraConfig, Targets};
 use super::initialise;
 use super::layers::Adapted;
 use super::matcher::is_saved;
@@ -10,8 +10,8 @@ use super::targets::{
 use super::tokens::{TrainedTokens, trained_tokens};
 use crate::models::ModelInfo;
 use crate::nn::{
-    self, Linear, Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
-    for_each_parameter, for_each_parameter_mut,
+    self, Linear, Module, Role, for_each_embedding, for_each_embedding_mut, for_each_linear,
+    for_each_linear_mut, for_each_parameter, for_each_parameter_mut,
 };
 use crate::tape::{AdapterId, Leaf, Lora, Parameter, TokenRows};
 use crate::tensor::{DType, Tensor};
@@ -52,11 +52,17 @@ impl Plan {
 ///
 /// # Errors
 /// If a target, a module to exclude or a module to save matches nothing, the rank is 0 or beyond a linear layer, or a
-/// convolution has not what the configuration asks of it. A rank may be beyond an embedding: tables of two segments are
-/// adapted together with those of words.
+/// convolution has not what the configuration asks of it. A rank may be beyond a layer that is adapted together with
+/// larger ones: a table of two segments, a router, the smaller of what `all-linear` means.
 pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result<Plan> {
     let plan = planned(model, info, config, Strictness::Fresh)?;
     check_exclude_modules(model, info, config)?;
+    let is_all = matches!(config.target_modules, Some(Targets::AllLinear));
+    let mut has_room = false;
+    for_each_linear(model, |path, linear| {
+        let least = linear.inputs().min(linear.outputs());
+        has_room |= plan.linear(path).is_some_and(|layer| layer.r <= least);
+    });
     let mut result = Ok(());
     for_each_linear(model, |path, linear| {
         let (inputs, outputs) = (linear.inputs(), linear.outputs());
@@ -64,7 +70,9 @@ pub fn plan(model: &dyn Module, info: &ModelInfo, config: &LoraConfig) -> Result
         if result.is_ok() && r > 0 {
             result = check_start(path, linear, &config.init_lora_weights);
         }
-        if result.is_ok() && r > inputs.min(outputs) {
+        let is_by_the_way = (is_all || linear.role() == Role::Matrix) && has_room;
+        let may_be_beyond = is_by_the_way && !config.init_lora_weights.takes_from_the_weight();
+        if result.is_ok() && r > inputs.min(outputs) && !may_be_beyond {
             let reason = format!("{r} is beyond {path}, which is {outputs} by {inputs}");
             result = Err(Error::setting(if r == config.r { "r" } else { "rank_pattern" }, reason));
         }
