@@ -1,5 +1,7 @@
 //! The keys of a model's parameters in a checkpoint.
 
+use std::ops::Range;
+
 use super::{ExpertNames, ModelInfo};
 use crate::hub::{Checkpoint, TensorView};
 
@@ -60,6 +62,30 @@ impl<'a> Keys<'a> {
         names.iter().map(|name| self.find(name)).collect::<Option<_>>().unwrap_or_default()
     }
 
+    /// Where the rows of the parameter are, if it is not a tensor by itself: in those of an expert's layers, or in that of
+    /// all experts.
+    pub fn parts(&self, path: &str) -> Option<Vec<TensorRows>> {
+        let found = self.find_all(path);
+        let is_whole = |(key, view): &(String, TensorView<'_>)| {
+            self.checkpoint.get(key).map(|all| all.shape) == Some(view.shape)
+        };
+        if found.len() < 2 && found.first().is_none_or(is_whole) {
+            return None;
+        }
+        let mut end = 0;
+        let part = |(key, view): (String, TensorView<'_>)| {
+            let rows = *view.shape.first()?;
+            let offset = view.range.start - self.checkpoint.get(&key)?.range.start;
+            end += rows;
+            Some(TensorRows {
+                key,
+                first: (offset * rows).checked_div(view.bytes.len())?,
+                rows: end - rows..end,
+            })
+        };
+        found.into_iter().map(part).collect()
+    }
+
     /// The names of the tensors of one expert that one of its layers consists of.
     fn tensors_of_expert(&self, expert: &ExpertPath<'_>) -> Vec<String> {
         let Some(names) = self.experts else { return Vec::new() };
@@ -67,6 +93,39 @@ impl<'a> Keys<'a> {
         let layers = names.layers_of(name);
         layers.into_iter().map(|layer| format!("{stack}.{number}.{layer}.weight")).collect()
     }
+}
+
+/// Rows of a parameter that are part of a tensor of a checkpoint, or one by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TensorRows {
+    /// The tensor's key.
+    pub key: String,
+    /// The first of its rows.
+    pub first: usize,
+    /// The parameter's rows.
+    pub rows: Range<usize>,
+}
+
+/// The tensors as which Transformers writes a parameter of `rows` rows: one, under the oldest of its names, or those of an
+/// expert's layers.
+pub(crate) fn written_as(info: &ModelInfo, path: &str, rows: usize) -> Vec<TensorRows> {
+    layers_of_expert(info, path, rows).unwrap_or_else(|| {
+        let key = info.older_name.map_or_else(|| path.to_owned(), |older| older(path));
+        vec![TensorRows { key, first: 0, rows: 0..rows }]
+    })
+}
+
+/// The tensors as which Transformers writes an expert's part of a stack, if the parameter is one.
+pub(crate) fn layers_of_expert(info: &ModelInfo, path: &str, rows: usize) -> Option<Vec<TensorRows>> {
+    let ExpertPath { stack, name, number } = ExpertPath::of(path)?;
+    let layers = info.experts?.layers_of(name);
+    let each = rows / layers.len().max(1);
+    let layer = |(at, layer): (usize, &str)| {
+        let key = format!("{stack}.{number}.{layer}.weight");
+        let key = info.older_name.map_or_else(|| key.clone(), |older| older(&key));
+        TensorRows { key, first: 0, rows: at * each..(at + 1) * each }
+    };
+    Some(layers.into_iter().enumerate().map(layer).collect()).filter(|layers: &Vec<_>| !layers.is_empty())
 }
 
 /// The name of an expert's weight: `stack.name.number.weight`.

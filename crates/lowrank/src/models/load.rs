@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use half::{bf16, f16};
 
 use super::initialise::is_inside;
-use super::keys::Keys;
+use super::keys::{Keys, TensorRows};
 use super::placement::{Placement, quantizable, stream};
 use super::ties::Ties;
 use super::{Model, ModelInfo, eight_bits};
@@ -170,19 +170,43 @@ pub(crate) fn keys_of(model: &dyn Model, checkpoint: &Checkpoint) -> BTreeMap<St
     found
 }
 
-/// The keys of the checkpoint's tensors that can be brought into 8 bits, each with whether its rows and columns are
-/// exchanged there.
-pub(crate) fn quantizable_keys(model: &mut dyn Model, checkpoint: &Checkpoint) -> BTreeMap<String, bool> {
+/// Where the rows of parameters are that are no tensors by themselves in a checkpoint.
+pub(crate) fn parts_of(model: &dyn Model, checkpoint: &Checkpoint) -> BTreeMap<String, Vec<TensorRows>> {
+    let keys = Keys::new(model.info(), checkpoint);
+    let mut found = BTreeMap::new();
+    for_each_parameter(model, |path, _| {
+        found.extend(keys.parts(path).map(|parts| (path.to_owned(), parts)));
+    });
+    found
+}
+
+/// A weight of a checkpoint that can be brought into 8 bits.
+pub(crate) struct Quantizable<'a> {
+    /// The key of what it becomes: its own, or where it is part of a tensor or several tensors, its name in the model.
+    pub key: String,
+    /// The tensors that its rows are, one below the other.
+    pub parts: Vec<(String, TensorView<'a>)>,
+    /// Whether its rows and columns are exchanged there.
+    pub is_transposed: bool,
+}
+
+/// The weights of a checkpoint that can be brought into 8 bits.
+pub(crate) fn quantizable_weights<'a>(
+    model: &mut dyn Model,
+    checkpoint: &'a Checkpoint,
+) -> Vec<Quantizable<'a>> {
     let keys = Keys::new(model.info(), checkpoint);
     settle_pooler(model, checkpoint, &keys);
     let names = quantizable(&*model);
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     for_each_parameter(&*model, |path, parameter| {
-        if let Some((key, view)) = keys.find(path).filter(|_| names.contains(path))
-            && view.dtype.is_float()
-        {
-            found.insert(key, parameter.is_transposed());
+        let parts = if names.contains(path) { keys.find_all(path) } else { Vec::new() };
+        if parts.is_empty() || parts.iter().any(|(_, view)| !view.dtype.is_float()) {
+            return;
         }
+        let is_whole = keys.parts(path).is_none();
+        let key = if is_whole { parts[0].0.clone() } else { keys.key(path).to_owned() };
+        found.push(Quantizable { key, parts, is_transposed: parameter.is_transposed() });
     });
     found
 }

@@ -36,9 +36,9 @@ pub use info::{ExpertNames, ImageShape, ModelInfo};
 pub(crate) use initialise::is_inside;
 pub use initialise::{initialise, initialise_head, initialise_int8};
 pub use inputs::{Images, Inputs, Source, Tokens};
-pub(crate) use keys::Keys;
+pub(crate) use keys::{Keys, TensorRows, layers_of_expert, written_as};
 pub use load::{LoadReport, load, load_as};
-pub(crate) use load::{keys_of, not_finite, quantizable_keys};
+pub(crate) use load::{Quantizable, join_rows, keys_of, not_finite, parts_of, quantizable_weights};
 pub use placement::{LoadIn, MEMORY, Needs, Placement, planned_memory, quantizable};
 
 use crate::hub::MODEL_CONFIG;

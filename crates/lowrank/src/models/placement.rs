@@ -95,9 +95,10 @@ impl Needs {
                 return;
             }
             let elements = parameter.shape().elements() as u64;
-            let found = keys.find(path);
-            let stored = found.as_ref().map_or(4 * elements, |(_, view)| view.bytes.len() as u64);
-            let is_int8 = found.is_some_and(|(_, view)| view.dtype == StoredDtype::I8);
+            let found = keys.find_all(path);
+            let bytes = found.iter().map(|(_, view)| view.bytes.len() as u64).sum();
+            let stored = if found.is_empty() { 4 * elements } else { bytes };
+            let is_int8 = found.iter().any(|(_, view)| view.dtype == StoredDtype::I8);
             let packed = if multiplied.contains(path) { operand as u64 * elements } else { 0 };
             // A table that is also a head is read in both forms.
             let own = if packed == 0 || !eight.contains(path) { stored } else { 0 };

@@ -113,6 +113,28 @@ impl Tensor {
         Self { shape, ..self.clone() }
     }
 
+    /// A copy of some of its rows.
+    ///
+    /// # Panics
+    /// If it has not so many.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        fn copy<T: Stored>(from: &Tensor, rows: Range<usize>) -> Tensor {
+            let width = from.shape.width();
+            Tensor::from_slice(
+                [rows.len(), width],
+                &from.as_slice::<T>()[rows.start * width..rows.end * width],
+            )
+        }
+        match self.dtype {
+            DType::F32 => copy::<f32>(self, rows),
+            DType::Bf16 => copy::<bf16>(self, rows),
+            DType::F16 => copy::<f16>(self, rows),
+            DType::I8 => copy::<i8>(self, rows),
+            DType::U8 => copy::<u8>(self, rows),
+            DType::I64 => copy::<i64>(self, rows),
+        }
+    }
+
     /// The matrix with its rows and columns exchanged.
     pub fn transposed(&self) -> Self {
         fn exchange<T: Copy>(from: &[T], to: &mut [T], rows: usize, width: usize) {

@@ -10,7 +10,7 @@ use crate::adapter::tools::{MadeLayer, MadeReport, RankChoice};
 use crate::adapter::{self, Bias, LoraConfig, Plan, Targets, target_modules};
 use crate::analysis::{LowRank, Matrix};
 use crate::hub::{self, Checkpoint, RepositoryKind, check_is_free, to_tensor};
-use crate::models::{Keys, LoadIn, ModelInfo};
+use crate::models::{Keys, LoadIn, ModelInfo, join_rows};
 use crate::nn::{Module, for_each_linear_mut, for_each_parameter};
 use crate::tape::{AdapterId, Leaf, Parameter};
 use crate::tensor::Tensor;
@@ -77,11 +77,14 @@ fn narrow(values: &[f64]) -> Vec<f32> {
 
 /// The base model's value of a parameter, in the form that it has in the model; none where it has none of this shape.
 fn base_value(path: &str, parameter: &Parameter, keys: &Keys<'_>) -> Result<Option<Tensor>> {
-    let Some((key, view)) = keys.find(path) else { return Ok(None) };
-    if view.shape != parameter.file_shape().dims() {
-        return Ok(None);
-    }
-    to_tensor(&key, &view).map(|value| Some(parameter.from_file(value)))
+    let parts = keys.find_all(path);
+    let value = match &parts[..] {
+        [] => return Ok(None),
+        [(key, view)] if view.shape == parameter.file_shape().dims() => to_tensor(key, view)?,
+        [_] => return Ok(None),
+        _ => join_rows(&parts)?,
+    };
+    Ok((value.shape() == parameter.file_shape()).then(|| parameter.from_file(value)))
 }
 
 /// The parameters whose values are others than the base model's, or that it has not.

@@ -1,5 +1,6 @@
 //! A model folder in 8 bits.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::hub::{
     to_tensor, write_atomically, write_safetensors,
 };
 use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
-use crate::models::{self, HeadSpec, LoadIn, not_finite, quantizable_keys};
+use crate::models::{self, HeadSpec, LoadIn, Quantizable, join_rows, not_finite, quantizable_weights};
 use crate::tensor::{DType, Quantized, Tensor};
 use crate::text::{decimals, write_columns};
 use crate::{Error, Result};
@@ -78,26 +79,30 @@ pub fn quantize(options: &QuantizeOptions<'_>) -> Result<QuantizeReport> {
     let checkpoint = Checkpoint::open(&folder)?;
     let kind = config.head.unwrap_or(config.usual_head());
     let mut model = models::from_config(&config, HeadSpec::new(kind, config.labels.len()))?;
-    let keys = quantizable_keys(&mut *model, &checkpoint);
+    let quantizable = quantizable_weights(&mut *model, &checkpoint);
     drop(model);
-    if keys.is_empty() {
+    if quantizable.is_empty() {
         let reason = "none of its weights can be brought into 8 bits, or all are; use it as it is";
         return Err(Error::file(&folder, reason));
     }
     let mut parts: Vec<(String, StoredDtype, Vec<usize>, Bytes<'_>)> = Vec::new();
     let (mut weights, mut bytes_before) = (Vec::new(), 0);
+    let of_weights: BTreeSet<&str> =
+        quantizable.iter().flat_map(|weight| &weight.parts).map(|(key, _)| key.as_str()).collect();
     for key in checkpoint.names() {
         let Some(view) = checkpoint.get(key) else { continue };
         bytes_before += view.bytes.len() as u64;
-        let Some(&transposed) = keys.get(key) else {
+        if !of_weights.contains(key) {
             parts.push((key.to_owned(), view.dtype, view.shape.to_vec(), Bytes::Mapped(view.bytes)));
-            continue;
-        };
-        let stored = to_tensor(key, &view)?;
-        let value = if transposed { stored.transposed() } else { stored.clone() };
-        let made = Quantized::from_float(&value).ok_or_else(|| not_finite(&view, key))?;
+        }
+    }
+    for Quantizable { key, parts: stored, is_transposed } in &quantizable {
+        let [(first, view), ..] = &stored[..] else { continue };
+        let stored = if stored.len() == 1 { to_tensor(first, view)? } else { join_rows(stored)? };
+        let value = if *is_transposed { stored.transposed() } else { stored.clone() };
+        let made = Quantized::from_float(&value).ok_or_else(|| not_finite(view, first))?;
         weights.push(QuantizedWeight {
-            name: key.to_owned(),
+            name: key.clone(),
             outlier_columns: made.columns().len(),
             relative_error: options.check.then(|| relative_error(&value, &made)),
         });

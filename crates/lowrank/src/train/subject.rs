@@ -15,7 +15,7 @@ use crate::adapter::{self, Eva, LoraConfig, ParameterCount, Plan};
 use crate::data::image::{ImageProcessor, PREPROCESSOR_CONFIG};
 use crate::data::{Batches, Dataset, Position, TaskInfo};
 use crate::hub::{MODEL_CONFIG, MODEL_FILE, READER_FILES, Tensors, write_atomically, write_tensors};
-use crate::models::{self, HeadSpec, Model};
+use crate::models::{self, HeadSpec, Model, TensorRows, written_as};
 use crate::nn::{for_each_parameter, for_each_parameter_mut};
 use crate::tape::{AdapterId, Tape};
 use crate::tensor::DType;
@@ -234,12 +234,13 @@ pub fn write_random_weights(folder: &Path, head: HeadSpec, seed: u64) -> Result<
 
 fn write_weights(model: &dyn Model, folder: &Path) -> Result<()> {
     let mut tensors = Tensors::new();
-    // Transformers writes checkpoints under their first names.
-    let older_name = model.info().older_name;
     for_each_parameter(model, |path, parameter| {
-        if let Some(leaf) = parameter.base() {
-            let key = older_name.map_or_else(|| path.to_owned(), |older| older(path));
-            tensors.insert(key, parameter.to_file(&leaf.float().to_dtype(DType::F32)));
+        let Some(leaf) = parameter.base() else { return };
+        let value = parameter.to_file(&leaf.float().to_dtype(DType::F32));
+        let rows = value.shape().rows();
+        for TensorRows { key, rows: own, .. } in written_as(model.info(), path, rows) {
+            let part = if own == (0..rows) { value.clone() } else { value.rows(own) };
+            tensors.insert(key, part);
         }
     });
     write_tensors(&folder.join(MODEL_FILE), &tensors)

@@ -101,7 +101,6 @@ fn a_variant_that_computes_something_else_is_refused_with_its_key() {
         ("use_qalora", json!(true)),
         ("ensure_weight_tying", json!(true)),
         ("layer_replication", json!([[0, 1]])),
-        ("target_parameters", json!(["x"])),
         ("alora_invocation_tokens", json!([1])),
         ("init_lora_weights", json!("pissa_niter_4")),
         ("init_lora_weights", json!("corda")),

@@ -206,12 +206,13 @@ fn windows(map: &Map<String, Value>, model_type: &str, layers: usize) -> Result<
         (_, None) => Some(4096),
         _ => optional_size(map, "sliding_window")?,
     };
-    if matches!(model_type, "mistral" | "mixtral") || window.is_none() {
+    if matches!(model_type, "llama" | "mistral" | "mixtral") {
         return Ok(vec![window; layers]);
     }
     let is_switched_on = flag(map, "use_sliding_window", false)?;
+    let is_the_same_everywhere = model_type == "qwen3_moe" || window.is_none();
     let window = window.filter(|_| is_switched_on);
-    if model_type == "qwen3_moe" {
+    if is_the_same_everywhere {
         return Ok(vec![window; layers]);
     }
     if let Some(Value::Array(types)) = map.get("layer_types") {

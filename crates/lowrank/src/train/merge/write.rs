@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use lowrank_kernels::RowsMut;
@@ -13,7 +14,7 @@ use crate::hub::{
     stream_safetensors, to_tensor, write_atomically,
 };
 use crate::models::eight_bits::is_companion;
-use crate::models::{is_inside, keys_of};
+use crate::models::{Keys, ModelInfo, TensorRows, is_inside, keys_of, layers_of_expert, parts_of};
 use crate::nn::for_each_parameter;
 use crate::tape::{AdapterId, Leaf, Parameter, TokenRows, is_finite};
 use crate::tensor::{DType, Tensor};
@@ -69,16 +70,43 @@ enum Content<'a> {
         transposed: bool,
         rows: Option<&'a TokenRows>,
     },
-    /// With products added to a value in the form that it has in the model.
-    Made { start: Leaf, pairs: &'a [Pair], parameter: &'a Parameter },
+    /// With products added to parts of it, which are those of different parameters.
+    Parts { view: TensorView<'a>, parts: Vec<SumOfPart<'a>> },
+    /// With products added to a value in the form that it has in the model, of which it is these rows.
+    Made { start: Leaf, pairs: &'a [Pair], parameter: &'a Parameter, rows: Range<usize> },
+}
+
+/// Products that are added to rows of a tensor.
+struct SumOfPart<'a> {
+    /// The first of them.
+    first: usize,
+    /// Which rows of the parameter they are.
+    rows: Range<usize>,
+    weight: &'a Leaf,
+    pairs: &'a [Pair],
+}
+
+/// Products that are added to a block of rows after the other.
+struct SumOfRows<'p> {
+    /// The first row of the tensor.
+    first: usize,
+    /// The rows of the products.
+    rows: Range<usize>,
+    width: usize,
+    products: &'p [Product],
+    /// Rows in the place of the tensor's own.
+    own: Option<&'p TokenRows>,
 }
 
 /// What is to be written.
 pub(super) struct Merging<'a> {
     checkpoint: &'a Checkpoint,
     changes: Changes,
-    /// The parameters with their keys in the base model.
+    info: &'a ModelInfo,
+    /// The parameters with their names and their keys in the base model.
     parameters: Vec<(&'a Parameter, String, String)>,
+    /// The parameters that are no tensors by themselves there, by their names.
+    parts: BTreeMap<String, Vec<TensorRows>>,
     untied: Vec<(String, &'static str)>,
     has_new_head: bool,
 }
@@ -113,7 +141,8 @@ impl<'a> Merging<'a> {
         }
         let in_head = |path: &String| model.info().head.iter().any(|module| is_inside(path, module));
         let has_new_head = changes.replacements.keys().any(in_head);
-        Ok(Self { checkpoint, changes, parameters, untied, has_new_head })
+        let (info, parts) = (model.info(), parts_of(model, checkpoint));
+        Ok(Self { checkpoint, changes, info, parameters, parts, untied, has_new_head })
     }
 
     /// Writes the files.
@@ -161,13 +190,17 @@ impl<'a> Merging<'a> {
     fn files(&self) -> Result<Vec<(String, Vec<Output<'_>>)>> {
         let by_key: BTreeMap<&str, (&Parameter, &str)> =
             self.parameters.iter().map(|(parameter, path, key)| (&**key, (*parameter, &**path))).collect();
+        let parts = self.parts_by_key();
         let mut files = Vec::new();
         for (file, keys) in self.checkpoint.files() {
             let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             let mut outputs = Vec::new();
             for key in keys.into_iter().filter(|key| !is_companion(self.checkpoint, key)) {
-                if let Some(view) = self.checkpoint.get(key) {
-                    outputs.push(self.output(key, view, by_key.get(key).copied())?);
+                let Some(view) = self.checkpoint.get(key) else { continue };
+                match (by_key.get(key).copied(), parts.get(key)) {
+                    (Some((parameter, path)), _) => outputs.extend(self.outputs(key, view, parameter, path)?),
+                    (None, Some(parts)) => outputs.push(self.output_of_parts(key, view, parts)?),
+                    (None, None) => outputs.push(Output::stored(key, view)),
                 }
             }
             files.push((name, outputs));
@@ -176,61 +209,96 @@ impl<'a> Merging<'a> {
         let mut new = Vec::new();
         for (parameter, path, key) in &self.parameters {
             if let Some(start) = self.own_value(path)?.filter(|_| self.checkpoint.get(key).is_none()) {
-                new.push(self.made(key, dtype, parameter, path, start));
+                new.extend(self.made(key, dtype, parameter, path, &start));
             }
         }
         files.last_mut().into_iter().for_each(|(_, outputs)| outputs.append(&mut new));
         Ok(files)
     }
 
-    /// What becomes of a tensor of the base model.
-    fn output<'m>(
+    /// What parameters are part of each tensor, in the order of its rows.
+    fn parts_by_key(&self) -> BTreeMap<&str, Vec<(&Parameter, &str, &TensorRows)>> {
+        let mut by_key: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (parameter, path, _) in &self.parameters {
+            for part in self.parts.get(path).into_iter().flatten() {
+                by_key.entry(&part.key).or_default().push((*parameter, path.as_str(), part));
+            }
+        }
+        by_key.values_mut().for_each(|parts| parts.sort_by_key(|(_, _, part)| part.first));
+        by_key
+    }
+
+    /// What becomes of a tensor of the base model of which parameters are parts.
+    fn output_of_parts<'m>(
         &'m self,
         key: &str,
         view: TensorView<'m>,
-        parameter: Option<(&'m Parameter, &'m str)>,
+        parts: &[(&'m Parameter, &'m str, &TensorRows)],
     ) -> Result<Output<'m>> {
-        let (dtype, shape) = (view.dtype, view.shape.to_vec());
-        let as_it_is = |view: TensorView<'m>| Output {
-            key: key.to_owned(),
-            dtype,
-            shape: shape.clone(),
-            content: Content::Stored(view.bytes),
+        if parts.iter().all(|(_, path, _)| self.pairs(path).is_empty()) {
+            return Ok(Output::stored(key, view));
+        }
+        let sum = |(parameter, path, part): &(&'m Parameter, &'m str, &TensorRows)| {
+            let (weight, rows) = (parameter.active(None)?, part.rows.clone());
+            Ok(SumOfPart { first: part.first, rows, weight, pairs: self.pairs(path) })
         };
-        let Some((parameter, path)) = parameter else { return Ok(as_it_is(view)) };
+        let parts = parts.iter().map(sum).collect::<Result<_>>()?;
+        let (dtype, shape) = (view.dtype, view.shape.to_vec());
+        Ok(Output { key: key.to_owned(), dtype, shape, content: Content::Parts { view, parts } })
+    }
+
+    /// What becomes of a tensor of the base model that is a parameter: one tensor, but for experts that were joined there
+    /// to be in 8 bits.
+    fn outputs<'m>(
+        &'m self,
+        key: &str,
+        view: TensorView<'m>,
+        parameter: &'m Parameter,
+        path: &'m str,
+    ) -> Result<Vec<Output<'m>>> {
+        let (dtype, shape) = (view.dtype, view.shape.to_vec());
         let dense = if dtype == StoredDtype::I8 { StoredDtype::BF16 } else { dtype };
         if let Some(start) = self.own_value(path)? {
-            return Ok(self.made(key, dense, parameter, path, start));
+            return Ok(self.made(key, dense, parameter, path, &start));
         }
         let eight_bits = parameter.base().filter(|leaf| leaf.as_quantized().is_some());
         if let Some(leaf) = eight_bits {
-            return Ok(self.made(key, dense, parameter, path, leaf.clone()));
+            return Ok(self.made(key, dense, parameter, path, leaf));
         }
         let pairs = self.pairs(path);
         let tie = parameter.tie().filter(|_| parameter.base().is_none());
         let rows = self.changes.rows.get(tie.unwrap_or(path));
         if pairs.is_empty() && rows.is_none() {
-            return Ok(as_it_is(view));
+            return Ok(vec![Output::stored(key, view)]);
         }
         let transposed = parameter.is_transposed();
         let weight = self.parameters.iter().find(|(_, path, _)| Some(path.as_str()) == tie);
         let weight = weight.map_or(parameter, |(tied, ..)| tied).active(None)?;
         let content = Content::Sum { view, weight, pairs, transposed, rows };
-        Ok(Output { key: key.to_owned(), dtype, shape: shape.clone(), content })
+        Ok(vec![Output { key: key.to_owned(), dtype, shape, content }])
     }
 
-    /// A tensor whose value starts from a leaf.
+    /// The tensors, under this key or those that Transformers has for an expert's layers, of a value that starts from a
+    /// leaf.
     fn made<'m>(
         &'m self,
         key: &str,
         dtype: StoredDtype,
         parameter: &'m Parameter,
         path: &'m str,
-        start: Leaf,
-    ) -> Output<'m> {
-        let shape = parameter.file_shape().dims().to_vec();
-        let content = Content::Made { start, pairs: self.pairs(path), parameter };
-        Output { key: key.to_owned(), dtype, shape, content }
+        start: &Leaf,
+    ) -> Vec<Output<'m>> {
+        let shape = parameter.file_shape();
+        let made = |key: &str, shape: Vec<usize>, rows: Range<usize>| {
+            let content = Content::Made { start: start.clone(), pairs: self.pairs(path), parameter, rows };
+            Output { key: key.to_owned(), dtype, shape, content }
+        };
+        let keys = Keys::new(self.info, self.checkpoint);
+        let layers = layers_of_expert(self.info, path, shape.rows()).filter(|_| keys.key(path) == key);
+        let Some(layers) = layers else { return vec![made(key, shape.dims().to_vec(), 0..shape.rows())] };
+        let layer =
+            |layer: TensorRows| made(keys.key(&layer.key), vec![layer.rows.len(), shape.width()], layer.rows);
+        layers.into_iter().map(layer).collect()
     }
 
     fn pairs(&self, path: &str) -> &[Pair] {
@@ -251,7 +319,10 @@ impl<'a> Merging<'a> {
     /// The type of what is new: that of the weights which are merged.
     fn usual_dtype(&self) -> StoredDtype {
         let merged = self.parameters.iter().filter(|(_, path, _)| self.changes.pairs.contains_key(path));
-        let mut types = merged.filter_map(|(_, _, key)| Some(self.checkpoint.get(key)?.dtype));
+        let mut types = merged.filter_map(|(_, path, key)| {
+            let part = self.parts.get(path).and_then(|parts| parts.first());
+            Some(self.checkpoint.get(part.map_or(key, |part| &part.key))?.dtype)
+        });
         match types.next() {
             Some(StoredDtype::I8) => StoredDtype::BF16,
             found => found.unwrap_or(StoredDtype::F32),
@@ -259,47 +330,66 @@ impl<'a> Merging<'a> {
     }
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    /// A tensor of the base model, as it is.
+    fn stored(key: &str, view: TensorView<'a>) -> Self {
+        let (dtype, shape) = (view.dtype, view.shape.to_vec());
+        Self { key: key.to_owned(), dtype, shape, content: Content::Stored(view.bytes) }
+    }
+
     fn write(&self, file: &mut dyn Write) -> std::result::Result<(), StreamError> {
         let value = match &self.content {
             Content::Stored(bytes) => return file.write_all(bytes).map_err(StreamError::Io),
             Content::Sum { view, weight, pairs, transposed, rows } => {
                 let products: Vec<_> = pairs.iter().map(|pair| pair.product(*transposed, weight)).collect();
-                return self.write_sum(view, &products, *rows, file);
+                let (all, width) = match self.shape[..] {
+                    [rows, ref inner @ ..] if !inner.is_empty() => (rows, inner.iter().product::<usize>()),
+                    ref vector => (1, vector.iter().product()),
+                };
+                let sum = SumOfRows { first: 0, rows: 0..all, width, products: &products, own: *rows };
+                return self.write_sum(view, &sum, file);
             }
-            Content::Made { start, pairs, parameter } => {
+            Content::Parts { view, parts } => {
+                let width = self.shape.last().copied().unwrap_or(0);
+                for SumOfPart { first, rows, weight, pairs } in parts {
+                    let products: Vec<_> = pairs.iter().map(|pair| pair.product(false, weight)).collect();
+                    let rows = rows.clone();
+                    let sum = SumOfRows { first: *first, rows, width, products: &products, own: None };
+                    self.write_sum(view, &sum, file)?;
+                }
+                return Ok(());
+            }
+            Content::Made { start, pairs, parameter, rows } => {
                 let sum = crate::adapter::sum(&self.key, start, pairs).map_err(StreamError::Failed)?;
-                parameter.to_file(&sum)
+                let value = parameter.to_file(&sum);
+                if *rows == (0..value.shape().rows()) { value } else { value.rows(rows.clone()) }
             }
         };
         self.write_value(&value, file)
     }
 
-    /// Writes a weight with products added, a block of rows after the other.
+    /// Writes rows of a weight with products added, a block after the other.
     fn write_sum(
         &self,
         view: &TensorView<'_>,
-        products: &[Product],
-        own: Option<&TokenRows>,
+        sum: &SumOfRows<'_>,
         file: &mut dyn Write,
     ) -> std::result::Result<(), StreamError> {
-        let (rows, width) = match self.shape[..] {
-            [rows, ref inner @ ..] if !inner.is_empty() => (rows, inner.iter().product::<usize>()),
-            ref vector => (1, vector.iter().product()),
-        };
-        let bytes = view.bytes.len() / rows.max(1);
+        let SumOfRows { first, ref rows, width, products, own } = *sum;
+        let elements = view.shape.iter().product::<usize>().max(1);
+        let bytes = view.bytes.len() / elements * width;
         let block = (BLOCK / width.max(1)).max(1);
-        for first in (0..rows).step_by(block) {
-            let count = block.min(rows - first);
-            let start = view.range.start + first * bytes;
+        for row in rows.clone().step_by(block) {
+            let count = block.min(rows.end - row);
+            let start = view.range.start + (first + row - rows.start) * bytes;
             let shape = [count, width];
             let part = TensorView { shape: &shape, range: start..start + count * bytes, ..view.clone() };
             let mut sum = to_tensor(&self.key, &part).map_err(StreamError::Failed)?.to_dtype(DType::F32);
             for product in products {
-                product.apply(first, RowsMut::dense(sum.make_mut::<f32>(), count, width));
+                product.apply(row, RowsMut::dense(sum.make_mut::<f32>(), count, width));
             }
             if let Some(own) = own {
-                write_rows(own, first, RowsMut::dense(sum.make_mut::<f32>(), count, width));
+                write_rows(own, row, RowsMut::dense(sum.make_mut::<f32>(), count, width));
             }
             self.write_value(&sum, file)?;
         }
