@@ -109,14 +109,14 @@ impl<T: Copy> ByPattern<T> {
 }
 
 /// What a configuration gives single layers.
-pub(super) struct PerLayer<'c> {
+pub(crate) struct PerLayer<'c> {
     config: &'c LoraConfig,
     ranks: ByPattern<usize>,
     alphas: ByPattern<f64>,
 }
 
 impl<'c> PerLayer<'c> {
-    pub(super) fn new(config: &'c LoraConfig) -> Result<Self> {
+    pub(crate) fn new(config: &'c LoraConfig) -> Result<Self> {
         let ranks = ByPattern::new("rank_pattern", &config.rank_pattern)?;
         Ok(Self { config, ranks, alphas: ByPattern::new("alpha_pattern", &config.alpha_pattern)? })
     }

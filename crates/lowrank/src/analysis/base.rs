@@ -6,7 +6,7 @@ use super::matrix::Matrix;
 use super::place::{Place, place_in_spectrum};
 use super::product::Product;
 use crate::hub::{self, Checkpoint, RepositoryKind};
-use crate::models::{self, HeadSpec, Keys, ModelInfo};
+use crate::models::{self, HeadSpec, Keys, ModelInfo, join_rows};
 use crate::nn::for_each_parameter;
 use crate::{Error, Result};
 
@@ -37,12 +37,24 @@ impl Base {
     pub fn place(&self, module: &str, update: &Product<'_>, fan_in_fan_out: bool) -> Result<Place> {
         let name = format!("{module}.weight");
         let keys = Keys::new(&self.info, &self.checkpoint);
+        let own = keys.find_all(&name);
         let tied = || self.ties.get(&name).and_then(|target| keys.find(target));
-        let (key, view) = keys.find(&name).or_else(tied).ok_or_else(|| {
-            let reason = "the base model does not hold it; name the model that the adapter was trained on";
-            Error::tensor(self.checkpoint.path(), &name, reason)
-        })?;
-        let base = Matrix::from_view(&key, &view)?;
+        let joined;
+        let base = match &own[..] {
+            [(key, view)] => Matrix::from_view(key, view)?,
+            [_, ..] => {
+                joined = join_rows(&own)?;
+                Matrix::from_tensor(&name, &joined)?
+            }
+            [] => {
+                let (key, view) = tied().ok_or_else(|| {
+                    let reason =
+                        "the base model does not hold it; name the model that the adapter was trained on";
+                    Error::tensor(self.checkpoint.path(), &name, reason)
+                })?;
+                Matrix::from_view(&key, &view)?
+            }
+        };
         let turned = [update.columns(), update.rows()] == [base.rows(), base.columns()];
         let square = update.rows() == update.columns();
         // GPT-2 stores its weights as `[inputs, outputs]`.

@@ -1,12 +1,14 @@
 //! The matrices of a file: a model's weights, and the products of an adapter's pairs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::matrix::Matrix;
 use super::product::Product;
-use crate::adapter::{self, LoraConfig, PREFIX};
+use crate::adapter::{self, Adapted, LoraConfig, PREFIX, PerLayer, layers_of_pair};
 use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, adapter_weights};
 use crate::models::eight_bits::is_companion;
+use crate::nn::Expert;
 use crate::{Error, Result};
 
 /// The endings of the keys of a pair: `A`, `B`, and whether it belongs to an embedding.
@@ -15,6 +17,9 @@ const PAIRS: [(&str, &str, bool); 2] =
 
 /// The ending of the key of a magnitude, which a convolution has with more dimensions.
 const MAGNITUDE: &str = ".lora_magnitude_vector";
+
+/// What the modules are called below which a pair is that of all experts.
+const STACKS: [&str; 2] = ["experts", "base_layer"];
 
 /// The matrices of a safetensors file, a model folder or an adapter folder, in the order of their names.
 #[derive(Debug)]
@@ -55,7 +60,7 @@ struct Entry {
 #[derive(Debug)]
 enum Keys {
     Matrix,
-    Pair { a: String, b: String, of_embedding: bool },
+    Pair { a: String, b: String, of_embedding: bool, layer: Option<Box<Adapted>> },
 }
 
 impl MatrixFile {
@@ -77,13 +82,16 @@ impl MatrixFile {
         } else {
             (Checkpoint::open(path)?, path.to_path_buf())
         };
-        let (entries, skipped) = entries(&checkpoint)?;
+        let (mut entries, skipped) = entries(&checkpoint)?;
         let has_pairs = entries.iter().any(|entry| matches!(entry.keys, Keys::Pair { .. }));
         let (config, fan_in_fan_out) = if has_pairs && folder.join(ADAPTER_CONFIG).is_file() {
             (Some(adapter::read_config_of_products(&folder)?), adapter::fan_in_fan_out(&folder)?)
         } else {
             (None, false)
         };
+        if let Some(config) = &config {
+            entries = with_layers(entries, config, &checkpoint)?;
+        }
         Ok(Self { checkpoint, entries, skipped, config, fan_in_fan_out })
     }
 
@@ -127,16 +135,30 @@ impl MatrixFile {
     /// If there is no such tensor, it is no matrix of floating numbers, or the shapes of a pair do not go together.
     pub fn get(&self, name: &str) -> Result<Subject<'_>> {
         let place = self.place(name);
-        let Some(Keys::Pair { a, b, of_embedding }) = place.map(|place| &self.entries[place].keys) else {
+        let Some(Keys::Pair { a, b, of_embedding, layer }) = place.map(|place| &self.entries[place].keys)
+        else {
             return self.matrix(name).map(Subject::Matrix);
         };
-        let (a, b) = (self.matrix(a)?, self.matrix(b)?);
-        let layer = self.config.as_ref().map(|config| config.layer(name)).transpose()?;
-        let scaling = layer.as_ref().map_or(1.0, |layer| f64::from(layer.scaling));
-        if let Some(layer) = layer.filter(|layer| layer.r != a.rows()) {
-            let (rows, r) = (a.rows(), layer.r);
-            return Err(a.refuse(&format!("it has {rows} rows where {ADAPTER_CONFIG} says that r is {r}")));
+        let (mut a, mut b) = (self.matrix(a)?, self.matrix(b)?);
+        if let Some(layer) = layer {
+            if let Some(Expert { number, of }) = layer.stacked().map(|stacked| stacked.expert) {
+                a = a.only_rows(number * layer.r..(number + 1) * layer.r)?;
+                b = b.every_column(number, of)?;
+            }
+            if layer.r != a.rows() {
+                let (rows, r) = (a.rows(), layer.r);
+                return Err(
+                    a.refuse(&format!("it has {rows} rows where {ADAPTER_CONFIG} says that r is {r}"))
+                );
+            }
         }
+        if layer.is_none() && name.rsplit('.').next().is_some_and(|last| STACKS.contains(&last)) {
+            let reason = format!(
+                "which of its rows are an expert's is in {ADAPTER_CONFIG}, and there is none beside it"
+            );
+            return Err(a.refuse(&reason));
+        }
+        let scaling = layer.as_ref().map_or(1.0, |layer| f64::from(layer.scaling));
         let product = Product::new(b, a, scaling)?;
         Ok(Subject::Product(if *of_embedding { product.transposed() } else { product }))
     }
@@ -171,6 +193,29 @@ fn entries(checkpoint: &Checkpoint) -> Result<(Vec<Entry>, Skipped)> {
     Ok((entries, skipped))
 }
 
+/// Entries of which each pair has what a configuration gives its layer; a pair of experts becomes one of each.
+fn with_layers(entries: Vec<Entry>, config: &LoraConfig, checkpoint: &Checkpoint) -> Result<Vec<Entry>> {
+    let mut per_layer = PerLayer::new(config)?;
+    let is_pair = |entry: &&Entry| matches!(entry.keys, Keys::Pair { .. });
+    let names: Vec<String> = entries.iter().filter(is_pair).map(|entry| entry.name.clone()).collect();
+    let modules: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let mut made = Vec::new();
+    for Entry { name, keys } in entries {
+        let Keys::Pair { a, b, of_embedding, .. } = keys else {
+            made.push(Entry { name, keys });
+            continue;
+        };
+        let rows = checkpoint.get(&a).and_then(|view| view.shape.first().copied()).unwrap_or(0);
+        let layers = layers_of_pair(config, &mut per_layer, &name, &modules, rows);
+        for layer in layers.map_err(|error| Error::file(checkpoint.path(), error.to_string()))? {
+            let (name, layer) = (layer.path.clone(), Some(Box::new(layer)));
+            made.push(Entry { name, keys: Keys::Pair { a: a.clone(), b: b.clone(), of_embedding, layer } });
+        }
+    }
+    made.sort_by(|x, y| x.name.cmp(&y.name));
+    Ok(made)
+}
+
 fn is_matrix(view: &TensorView<'_>) -> bool {
     view.shape.len() >= 2 && view.dtype.is_float()
 }
@@ -181,7 +226,7 @@ fn pair(key: &str) -> Option<(String, String, Option<Keys>)> {
         let name = |module: &str| module.strip_prefix(PREFIX).unwrap_or(module).to_owned();
         if let Some(module) = key.strip_suffix(of_a) {
             let b = format!("{module}{of_b}");
-            let keys = Keys::Pair { a: key.to_owned(), b: b.clone(), of_embedding };
+            let keys = Keys::Pair { a: key.to_owned(), b: b.clone(), of_embedding, layer: None };
             return Some((name(module), b, Some(keys)));
         }
         key.strip_suffix(of_b).map(|module| (name(module), format!("{module}{of_a}"), None))

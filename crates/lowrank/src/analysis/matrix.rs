@@ -1,5 +1,6 @@
 //! A matrix as it is stored, read as f64.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub struct Matrix<'a> {
     columns: usize,
     dtype: StoredDtype,
     /// Row-major and little-endian.
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> Matrix<'a> {
@@ -51,7 +52,14 @@ impl<'a> Matrix<'a> {
         let columns = rest.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
         let columns = columns.ok_or_else(|| refuse(format!("its shape {:?} is out of range", view.shape)))?;
         let file = Some(view.file.to_path_buf());
-        Ok(Self { name: name.to_owned(), file, rows, columns, dtype: view.dtype, bytes: view.bytes })
+        Ok(Self {
+            name: name.to_owned(),
+            file,
+            rows,
+            columns,
+            dtype: view.dtype,
+            bytes: Cow::Borrowed(view.bytes),
+        })
     }
 
     /// A tensor of this program, its last dimension against all others.
@@ -68,7 +76,14 @@ impl<'a> Matrix<'a> {
             }
         };
         let (rows, columns) = tensor.rows_and_width();
-        Ok(Self { name: name.to_owned(), file: None, rows, columns, dtype, bytes: tensor.bytes() })
+        Ok(Self {
+            name: name.to_owned(),
+            file: None,
+            rows,
+            columns,
+            dtype,
+            bytes: Cow::Borrowed(tensor.bytes()),
+        })
     }
 
     /// Row-major values.
@@ -104,8 +119,38 @@ impl<'a> Matrix<'a> {
             rows,
             columns,
             dtype,
-            bytes: bytemuck::cast_slice(values),
+            bytes: Cow::Borrowed(bytemuck::cast_slice(values)),
         })
+    }
+
+    /// Some of its rows.
+    ///
+    /// # Errors
+    /// If it has not so many.
+    pub fn only_rows(self, rows: Range<usize>) -> Result<Self> {
+        let bytes = self.dtype.bytes().unwrap_or(0) * self.columns;
+        let (from, to) = (rows.start * bytes, rows.end * bytes);
+        let own = match &self.bytes {
+            Cow::Borrowed(all) => all.get(from..to).map(Cow::Borrowed),
+            Cow::Owned(all) => all.get(from..to).map(|own| Cow::Owned(own.to_vec())),
+        };
+        match own {
+            Some(bytes) => Ok(Self { rows: rows.len(), bytes, ..self }),
+            None => Err(self.refuse(&format!("it has {} rows, and no row {}", self.rows, rows.end))),
+        }
+    }
+
+    /// Every `step`th of its columns from `first` on.
+    ///
+    /// # Errors
+    /// If their number is no multiple of `step`.
+    pub fn every_column(self, first: usize, step: usize) -> Result<Self> {
+        if step == 0 || first >= step || !self.columns.is_multiple_of(step) {
+            return Err(self.refuse(&format!("it has {} columns, not a multiple of {step}", self.columns)));
+        }
+        let columns = self.bytes.chunks_exact(self.dtype.bytes().unwrap_or(1));
+        let bytes: Vec<u8> = columns.skip(first).step_by(step).flatten().copied().collect();
+        Ok(Self { columns: self.columns / step, bytes: Cow::Owned(bytes), ..self })
     }
 
     /// The name that errors give it.

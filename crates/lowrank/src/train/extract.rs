@@ -7,7 +7,7 @@ use lowrank_kernels::Compute;
 
 use super::adapted_model::{AdaptedModel, LoadOptions};
 use crate::adapter::tools::{MadeLayer, MadeReport, RankChoice};
-use crate::adapter::{self, Bias, LoraConfig, Plan, Targets, target_modules};
+use crate::adapter::{self, Adapted, Bias, LoraConfig, Plan, Targets, target_modules};
 use crate::analysis::{LowRank, Matrix};
 use crate::hub::{self, Checkpoint, RepositoryKind, check_is_free, to_tensor};
 use crate::models::{Keys, LoadIn, ModelInfo, join_rows};
@@ -18,6 +18,9 @@ use crate::{Error, Result};
 
 const ADAPTER: AdapterId = AdapterId(0);
 
+/// What changed in a mixture beside what `all-linear` means.
+const EXPERTS_AND_ROUTER: [&str; 3] = ["gate_up_proj", "down_proj", "gate.weight"];
+
 /// What to extract.
 #[derive(Clone, Debug)]
 pub struct ExtractOptions<'a> {
@@ -27,7 +30,7 @@ pub struct ExtractOptions<'a> {
     pub tuned: &'a str,
     /// The rank of each layer.
     pub choice: RankChoice,
-    /// The layers to adapt; absent: every linear layer but the head.
+    /// The layers to adapt; absent: every linear layer but the head, those of experts among them.
     pub target_modules: Option<Targets>,
     /// The folder to write; it is made, or is empty.
     pub out: &'a Path,
@@ -35,8 +38,24 @@ pub struct ExtractOptions<'a> {
 
 /// A layer's product, and what it lacks.
 struct Extracted {
+    /// The layer, or the parameter that it is on.
+    layer: Adapted,
     made: LowRank,
     report: MadeLayer,
+}
+
+impl Extracted {
+    /// The factors, filled up with zeros to a rank that is no smaller: experts of a stack have one.
+    fn factors(&self, r: usize) -> [Tensor; 2] {
+        let ([rows, columns], k) = (self.report.shape, self.made.k);
+        let mut a = narrow(&self.made.right);
+        a.resize(r * columns, 0.0);
+        let mut b = vec![0.0; rows * r];
+        for (to, from) in b.chunks_exact_mut(r).zip(narrow(&self.made.left).chunks_exact(k.max(1))) {
+            to[..k].copy_from_slice(from);
+        }
+        [Tensor::from_slice([r, columns], &a), Tensor::from_slice([rows, r], &b)]
+    }
 }
 
 /// Writes the adapter that makes of a base model, as nearly as its rank allows, what full training made of it: the best
@@ -59,10 +78,8 @@ pub fn extract(options: &ExtractOptions<'_>) -> Result<MadeReport> {
     let plan = adapter::attach(tuned.model_mut(), &info, &config, ADAPTER, 0)?;
     for_each_linear_mut(tuned.model_mut(), |path, linear| {
         let lora = linear.lora.iter_mut().find(|lora| lora.adapter == ADAPTER);
-        if let (Some(lora), Some(Extracted { made, report })) = (lora, layers.get(path)) {
-            let [rows, columns] = report.shape;
-            lora.a = Leaf::frozen(Tensor::from_slice([made.k, columns], &narrow(&made.right)));
-            lora.b = Leaf::frozen(Tensor::from_slice([rows, made.k], &narrow(&made.left)));
+        if let (Some(lora), Some(extracted)) = (lora, layers.get(path)) {
+            [lora.a, lora.b] = extracted.factors(lora.a.value().shape().rows()).map(Leaf::frozen);
         }
     });
     let notes = notes(tuned.model(), &plan, &changed);
@@ -117,22 +134,26 @@ fn extracted(
     options: &ExtractOptions<'_>,
 ) -> Result<BTreeMap<String, Extracted>> {
     let targets = options.target_modules.clone().unwrap_or(Targets::AllLinear);
-    let config = LoraConfig { target_modules: Some(targets), ..LoraConfig::default() };
+    // `all-linear` means these of some mixtures only.
+    let of_mixture = info.experts.filter(|_| options.target_modules.is_none()).map(|_| EXPERTS_AND_ROUTER);
+    let target_parameters = of_mixture.iter().flatten().map(|name| (*name).to_owned()).collect();
+    let config = LoraConfig { target_modules: Some(targets), target_parameters, ..LoraConfig::default() };
     let targets = target_modules(model, info, &config)?;
     let keys = Keys::new(info, base);
     let mut layers = BTreeMap::new();
     let mut result = Ok(());
     for_each_parameter(model, |path, parameter| {
         let Some(module) = path.strip_suffix(".weight").filter(|_| result.is_ok()) else { return };
-        let is_target = targets.linears.iter().any(|layer| layer.path == module);
-        if let Some(leaf) = parameter.base().filter(|_| is_target && changed.contains(path)) {
+        let target = targets.linears.iter().find(|layer| layer.path == module);
+        let leaf = parameter.base().filter(|_| changed.contains(path));
+        if let Some((leaf, target)) = leaf.zip(target) {
             let layer = base_value(path, parameter, &keys).and_then(|before| {
                 let before = before.ok_or_else(|| {
                     let reason =
                         "the base model has no weight of this shape; it must be the one that was trained";
                     Error::tensor(base.path(), path, reason)
                 })?;
-                approximate(module, leaf.value(), &before, options.choice)
+                approximate(target, leaf.value(), &before, options.choice)
             });
             result = layer.map(|layer| drop(layers.insert(module.to_owned(), layer)));
         }
@@ -146,7 +167,8 @@ fn extracted(
     Ok(layers)
 }
 
-fn approximate(module: &str, after: &Tensor, before: &Tensor, choice: RankChoice) -> Result<Extracted> {
+fn approximate(layer: &Adapted, after: &Tensor, before: &Tensor, choice: RankChoice) -> Result<Extracted> {
+    let module = &layer.path;
     let (rows, columns) = after.rows_and_width();
     let pairs = after.to_f32_vec().into_iter().zip(before.to_f32_vec());
     let difference: Vec<f64> = pairs.map(|(after, before)| f64::from(after) - f64::from(before)).collect();
@@ -155,7 +177,7 @@ fn approximate(module: &str, after: &Tensor, before: &Tensor, choice: RankChoice
     let norm = spectrum.frobenius_norm();
     let error = lacking(&difference, &made, columns);
     let report = MadeLayer::new(module, [rows, columns], made.k, norm, error);
-    Ok(Extracted { made, report })
+    Ok(Extracted { layer: layer.clone(), made, report })
 }
 
 /// The Frobenius norm of what a product lacks of a matrix, its factors rounded to f32.
@@ -181,16 +203,28 @@ fn config(
     layers: &BTreeMap<String, Extracted>,
     changed: &BTreeSet<String>,
 ) -> Result<LoraConfig> {
+    let mut ranks: BTreeMap<&str, usize> = BTreeMap::new();
+    for Extracted { layer, made, .. } in layers.values() {
+        let rank = ranks.entry(layer.name()).or_default();
+        *rank = made.k.max(*rank);
+    }
     let mut counts = BTreeMap::new();
-    layers.values().for_each(|layer| *counts.entry(layer.made.k).or_insert(0) += 1);
+    ranks.values().for_each(|k| *counts.entry(*k).or_insert(0) += 1);
     let usual = counts.iter().max_by_key(|(_, count)| **count).map_or(1, |(k, _)| *k);
-    let own = || layers.iter().filter(|(_, layer)| layer.made.k != usual);
+    let own = || ranks.iter().filter(|(_, k)| **k != usual);
+    let (on_parameters, on_modules): (Vec<&Extracted>, Vec<&Extracted>) =
+        layers.values().partition(|extracted| extracted.layer.parameter.is_some());
+    let names = |layers: &[&Extracted]| -> Vec<String> {
+        let names: BTreeSet<&str> = layers.iter().map(|extracted| extracted.layer.name()).collect();
+        names.into_iter().map(str::to_owned).collect()
+    };
     let mut config = LoraConfig {
         r: usual,
         lora_alpha: Some(usual as f64),
-        target_modules: Some(Targets::Names(layers.keys().cloned().collect())),
-        rank_pattern: own().map(|(name, layer)| (name.clone(), layer.made.k)).collect(),
-        alpha_pattern: own().map(|(name, layer)| (name.clone(), layer.made.k as f64)).collect(),
+        target_modules: Some(Targets::Names(names(&on_modules))),
+        target_parameters: names(&on_parameters),
+        rank_pattern: own().map(|(name, k)| ((*name).to_owned(), *k)).collect(),
+        alpha_pattern: own().map(|(name, k)| ((*name).to_owned(), *k as f64)).collect(),
         ..LoraConfig::default()
     };
     let steps: [fn(&mut LoraConfig); 4] = [

@@ -72,6 +72,11 @@ fn replace_last(key: &str, from: &str, to: &str) -> String {
 /// Takes an adapter apart that is nothing but pairs.
 pub(super) fn read(folder: &Path, base: Option<&Base>) -> Result<Parts> {
     let (config, _) = peft_config::read_whole(folder)?;
+    if let Some(name) = config.target_parameters.first() {
+        let reason =
+            format!("target_parameters has {name:?}: this form has no place for pairs on parameters");
+        return Err(Error::file(folder.join(ADAPTER_CONFIG), reason));
+    }
     let file = Checkpoint::open_adapter(folder)?;
     let mut halves = Halves::new(file.path(), base);
     for key in file.names() {

@@ -92,7 +92,8 @@ pub fn combine(options: &CombineOptions<'_>) -> Result<MadeReport> {
         layers.push(MadeLayer::new(name, [wanted.rows, wanted.columns], made.r, norm, error));
         let bias = (has_bias && !is_embedding).then(|| sum_of_biases(&parts, wanted.rows));
         let inputs = parts.first().map_or_else(Vec::new, |part| part.inputs.clone());
-        pairs.push(MadePair { name: name.to_owned(), is_embedding, inputs, factors: made, bias });
+        let parameter = folders.iter().find_map(|folder| folder.layer(name)?.adapted.parameter.clone());
+        pairs.push(MadePair { name: name.to_owned(), parameter, is_embedding, inputs, factors: made, bias });
     }
     let notes = saved::note_on_models(&folders).into_iter().collect();
     let report = MadeReport::new(options.out.to_path_buf(), layers, others.len(), notes);

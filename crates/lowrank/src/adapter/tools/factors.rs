@@ -48,6 +48,19 @@ impl Factors {
         Self { b, a: parts.iter().flat_map(scaled).collect(), rows, r, columns }
     }
 
+    /// The same product of rank `r`, which is no smaller: filled up with zeros.
+    pub fn filled_up(&self, r: usize) -> Self {
+        let more = r - self.r;
+        let mut b = Vec::with_capacity(self.rows * r);
+        for row in self.b.chunks_exact(self.r.max(1)) {
+            b.extend_from_slice(row);
+            b.extend(std::iter::repeat_n(0.0, more));
+        }
+        let mut a = self.a.clone();
+        a.resize(r * self.columns, 0.0);
+        Self { a, b, r, ..*self }
+    }
+
     /// With the values that f32 has.
     pub fn rounded(&self) -> Self {
         let round = |values: &[f64]| values.iter().map(|value| f64::from(*value as f32)).collect();

@@ -9,8 +9,10 @@ use crate::adapter::config::LoraConfig;
 use crate::adapter::file::PREFIX;
 use crate::adapter::layers::{Adapted, PerLayer};
 use crate::adapter::peft_config::{self, LORA_BIAS};
+use crate::adapter::wrapped::layers_of_pair;
 use crate::analysis::{Matrix, Product};
 use crate::hub::{self, ADAPTER_CONFIG, ADAPTER_FILE, Checkpoint, RepositoryKind, TensorView, to_tensor};
+use crate::nn::Expert;
 use crate::{Error, Result};
 
 /// The endings of a pair's keys: `A`, `B`, and the bias of `B`.
@@ -48,9 +50,15 @@ impl AdapterLayer {
         &self.adapted.path
     }
 
-    /// The keys of `A`, `B` and the bias of `B`.
+    /// The keys of `A`, `B` and the bias of `B`; of an expert, those of all.
     pub(super) fn keys(&self) -> [String; 3] {
-        keys(self.name(), self.is_embedding)
+        let module = self.adapted.stacked().map_or(self.name(), |stacked| &stacked.module);
+        keys(module, self.is_embedding)
+    }
+
+    /// Which of the experts it is whose factors are at its keys, if it is one.
+    pub(super) fn expert(&self) -> Option<Expert> {
+        self.adapted.stacked().map(|stacked| stacked.expert)
     }
 }
 
@@ -70,13 +78,15 @@ impl AdapterFolder {
         let (config, settings) = peft_config::read_whole(&path)?;
         let checkpoint = Checkpoint::open_adapter(&path)?;
         let names: BTreeSet<(&str, bool)> = checkpoint.names().filter_map(pair_of).collect();
+        let modules: BTreeSet<&str> = names.iter().map(|(name, _)| *name).collect();
         let mut per_layer = PerLayer::new(&config)?;
-        let layers = names
-            .into_iter()
-            .map(|(name, is_embedding)| {
-                Ok(AdapterLayer { adapted: per_layer.adapted(name, None)?, is_embedding })
-            })
-            .collect::<Result<_>>()?;
+        let mut layers = Vec::new();
+        for (name, is_embedding) in names {
+            let rows = checkpoint.get(&keys(name, is_embedding)[0]).and_then(|a| a.shape.first().copied());
+            let found = layers_of_pair(&config, &mut per_layer, name, &modules, rows.unwrap_or(0));
+            let found = found.map_err(|error| Error::file(&path, error.to_string()))?;
+            layers.extend(found.into_iter().map(|adapted| AdapterLayer { adapted, is_embedding }));
+        }
         let unused_patterns = per_layer.unused().collect();
         Ok(Self { path, config, settings, checkpoint, layers, unused_patterns })
     }
@@ -154,7 +164,11 @@ impl AdapterFolder {
             [_, _, ..] => {}
             shape => return Err(self.error(&b, format!("its shape is {shape:?}; a factor is a matrix"))),
         }
-        let (first, second) = (Matrix::from_view(&a, &of_a)?, Matrix::from_view(&b, &of_b)?);
+        let (mut first, mut second) = (Matrix::from_view(&a, &of_a)?, Matrix::from_view(&b, &of_b)?);
+        if let Some(Expert { number, of }) = layer.expert() {
+            first = first.only_rows(number * r..(number + 1) * r)?;
+            second = second.every_column(number, of)?;
+        }
         if first.rows() != r {
             let rows = first.rows();
             return Err(

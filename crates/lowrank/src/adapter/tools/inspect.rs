@@ -81,6 +81,7 @@ pub fn inspect(adapter: &str) -> Result<Inspection> {
         let spectrum = product.spectrum()?;
         let keys = layer.keys();
         let bytes = keys.iter().filter_map(|key| folder.checkpoint().get(key)).map(|view| view.bytes.len());
+        let sharing = layer.expert().map_or(1, |expert| expert.of);
         layers.push(InspectedLayer {
             name: layer.name().to_owned(),
             shape: spectrum.shape(),
@@ -91,7 +92,7 @@ pub fn inspect(adapter: &str) -> Result<Inspection> {
             norm: spectrum.frobenius_norm(),
             rank: spectrum.rank(Tolerance::Usual),
             effective_rank: spectrum.effective_rank(),
-            bytes: bytes.sum(),
+            bytes: bytes.sum::<usize>() / sharing,
         });
     }
     let others = folder.others().map(|(key, view)| InspectedTensor {
@@ -133,6 +134,7 @@ impl fmt::Display for Inspection {
             "trainable_token_indices",
             "bias",
             "target_modules",
+            "target_parameters",
             "modules_to_save",
         ];
         for key in keys {
@@ -172,6 +174,7 @@ fn is_unset(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Object(map) => map.is_empty(),
+        Value::Array(values) => values.is_empty(),
         _ => false,
     }
 }

@@ -1,20 +1,25 @@
 //! An adapter that was made of others, and its folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::factors::Factors;
 use super::folder::keys;
-use crate::adapter::layers::PerLayer;
+use crate::adapter::experts::Factor;
+use crate::adapter::layers::{OnParameter, PerLayer};
 use crate::adapter::peft_config::{self, LORA_BIAS};
+use crate::adapter::wrapped::module_in_file;
 use crate::hub::{ADAPTER_FILE, StoredDtype, TensorToWrite, TensorView, write_safetensors};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// A pair with a scaling of 1.
 pub(super) struct MadePair {
     pub name: String,
+    /// The parameter that it is on, if it is on one.
+    pub parameter: Option<OnParameter>,
     pub is_embedding: bool,
     /// The dimensions of what `A` reads: several of a convolution.
     pub inputs: Vec<usize>,
@@ -33,12 +38,24 @@ pub(super) struct Made<'f> {
     pub settings: Map<String, Value>,
 }
 
+impl MadePair {
+    /// The name that a configuration means it by.
+    fn target(&self) -> &str {
+        self.parameter.as_ref().map_or(&self.name, |parameter| &parameter.name)
+    }
+}
+
 impl Made<'_> {
-    /// Writes the folder, the tensors first: without its configuration, no folder is an adapter.
+    /// Writes the folder, the tensors first: without its configuration, no folder is an adapter. Experts of one stack have
+    /// one rank, the largest of theirs.
     pub fn write(mut self, out: &Path) -> Result<()> {
+        fill_up_stacks(&mut self.pairs);
         set_ranks(&mut self.settings, &self.pairs)?;
-        let mut made = Vec::new();
-        for MadePair { name, is_embedding, inputs, factors, bias } in &self.pairs {
+        let mut made = tensors_of_stacks(&self.pairs);
+        for MadePair { name, is_embedding, inputs, factors, bias, parameter } in &self.pairs {
+            if parameter.as_ref().is_some_and(|parameter| parameter.stacked.is_some()) {
+                continue;
+            }
             let [a, b, of_bias] = keys(name, *is_embedding);
             let of_a = [factors.r].iter().chain(inputs).copied().collect();
             let ones = inputs.iter().skip(1).map(|_| 1);
@@ -65,6 +82,59 @@ impl Made<'_> {
     }
 }
 
+/// The pairs of each stack, in the order of its experts.
+fn stacks(pairs: &[MadePair]) -> BTreeMap<&str, Vec<&MadePair>> {
+    let mut stacks: BTreeMap<&str, Vec<(usize, &MadePair)>> = BTreeMap::new();
+    for pair in pairs {
+        let stacked = pair.parameter.as_ref().and_then(|parameter| parameter.stacked.as_ref());
+        if let Some(stacked) = stacked {
+            stacks.entry(pair.target()).or_default().push((stacked.expert.number, pair));
+        }
+    }
+    stacks.values_mut().for_each(|stack| stack.sort_by_key(|(number, _)| *number));
+    stacks
+        .into_iter()
+        .map(|(name, stack)| (name, stack.into_iter().map(|(_, pair)| pair).collect()))
+        .collect()
+}
+
+/// Gives the experts of each stack the largest of their ranks.
+fn fill_up_stacks(pairs: &mut [MadePair]) {
+    let ranks: BTreeMap<String, usize> = stacks(pairs)
+        .into_iter()
+        .map(|(name, stack)| (name.to_owned(), stack.iter().map(|pair| pair.factors.r).max().unwrap_or(1)))
+        .collect();
+    for pair in pairs {
+        if let Some(r) = ranks.get(pair.target()) {
+            pair.factors = pair.factors.filled_up(*r);
+        }
+    }
+}
+
+/// The tensors of the pairs of experts.
+fn tensors_of_stacks(pairs: &[MadePair]) -> Vec<(String, Vec<usize>, Vec<u8>)> {
+    let stacks = stacks(pairs);
+    let names: BTreeSet<&str> = stacks.keys().copied().collect();
+    let mut tensors = Vec::new();
+    for (name, stack) in &stacks {
+        let [a, b, _] = keys(&module_in_file(name, &names), false);
+        let matrices = |of: fn(&Factors) -> (&Vec<f64>, [usize; 2])| -> Vec<Tensor> {
+            let matrix = |pair: &&MadePair| {
+                let (values, shape) = of(&pair.factors);
+                let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+                Tensor::from_slice(shape, &values)
+            };
+            stack.iter().map(matrix).collect()
+        };
+        let of_a = Factor::A.stack(&matrices(|own| (&own.a, [own.r, own.columns])));
+        let of_b = Factor::B.stack(&matrices(|own| (&own.b, [own.rows, own.r])));
+        for (key, tensor) in [(a, of_a), (b, of_b)] {
+            tensors.push((key, tensor.shape().dims().to_vec(), tensor.bytes().to_vec()));
+        }
+    }
+    tensors
+}
+
 fn bytes(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect()
 }
@@ -82,7 +152,7 @@ fn set_ranks(settings: &mut Map<String, Value>, pairs: &[MadePair]) -> Result<()
     for spelling in spellings {
         let own = pairs.iter().filter(|pair| pair.factors.r != usual);
         let patterns: Map<String, Value> =
-            own.map(|pair| (spelling(&pair.name), json!(pair.factors.r))).collect();
+            own.map(|pair| (spelling(pair.target()), json!(pair.factors.r))).collect();
         for (key, value) in [
             ("r", json!(usual)),
             ("lora_alpha", json!(usual)),
@@ -106,7 +176,7 @@ fn means(settings: &Map<String, Value>, pairs: &[MadePair]) -> Result<bool> {
     let config = peft_config::meaning_of(settings).map_err(Error::Usage)?;
     let mut per_layer = PerLayer::new(&config)?;
     for pair in pairs {
-        let layer = per_layer.adapted(&pair.name, None)?;
+        let layer = per_layer.adapted(pair.target(), None)?;
         if layer.r != pair.factors.r || layer.scaling != 1.0 {
             return Ok(false);
         }

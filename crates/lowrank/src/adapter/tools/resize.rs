@@ -70,7 +70,8 @@ pub fn resize(adapter: &str, choice: RankChoice, out: &Path) -> Result<MadeRepor
         let error = factors.distance(&wanted, &name)?;
         layers.push(MadeLayer::new(&name, spectrum.shape(), factors.r, spectrum.frobenius_norm(), error));
         let (inputs, bias) = (folder.inputs(layer)?.to_vec(), folder.bias(layer)?);
-        pairs.push(MadePair { name, is_embedding: layer.is_embedding, inputs, factors, bias });
+        let (parameter, is_embedding) = (layer.adapted.parameter.clone(), layer.is_embedding);
+        pairs.push(MadePair { name, parameter, is_embedding, inputs, factors, bias });
     }
     let others: Vec<_> = folder.others().map(|(key, view)| (key.to_owned(), view)).collect();
     let report = MadeReport::new(out.to_path_buf(), layers, others.len(), Vec::new());

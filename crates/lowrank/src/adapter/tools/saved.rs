@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::folder::AdapterFolder;
+use super::folder::{AdapterFolder, AdapterLayer};
 use crate::adapter::config::Bias;
 use crate::adapter::file::PREFIX;
 use crate::hub::TensorView;
@@ -97,7 +97,14 @@ pub(super) fn settings(folders: &[AdapterFolder]) -> Result<Map<String, Value>> 
     };
     let all: BTreeSet<String> = folders.iter().flat_map(names).collect();
     if names(first) != all {
-        settings.insert("target_modules".into(), json!(all));
+        let layers = || folders.iter().flat_map(AdapterFolder::layers);
+        let modules = layers().filter(|layer| layer.adapted.parameter.is_none()).map(AdapterLayer::name);
+        let parameters = layers().filter_map(|layer| Some(layer.adapted.parameter.as_ref()?.name.as_str()));
+        let [modules, parameters]: [BTreeSet<&str>; 2] = [modules.collect(), parameters.collect()];
+        settings.insert("target_modules".into(), json!(modules));
+        let has_parameters = !parameters.is_empty();
+        settings
+            .insert("target_parameters".into(), if has_parameters { json!(parameters) } else { Value::Null });
         for key in ["exclude_modules", "layers_to_transform", "layers_pattern"] {
             settings.insert(key.to_owned(), Value::Null);
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::folder::{AdapterFolder, AdapterLayer};
 use crate::adapter::config::{Bias, Targets, TokenIndices};
 use crate::adapter::file::PREFIX;
-use crate::adapter::layers::Numbered;
+use crate::adapter::layers::{Numbered, OnParameter};
 use crate::adapter::matcher::{Matcher, is_saved, is_suffix, is_within};
 use crate::adapter::peft_config::NEEDS_BASE;
 use crate::hub::to_tensor;
@@ -88,7 +88,19 @@ fn check_pairs(folder: &AdapterFolder, findings: &mut Vec<String>) {
 /// Every name of the configuration means a pair, and every pair is meant.
 fn check_targets(folder: &AdapterFolder, findings: &mut Vec<String>) -> Result<()> {
     let config = folder.config();
-    let names = || folder.layers().iter().map(AdapterLayer::name);
+    let modules = folder.layers().iter().filter(|layer| layer.adapted.parameter.is_none());
+    let names = || modules.clone().map(AdapterLayer::name);
+    let parameters = || folder.layers().iter().filter_map(|layer| layer.adapted.parameter.as_ref());
+    for target in &config.target_parameters {
+        if !parameters().any(|parameter| is_suffix(&parameter.name, target)) {
+            findings.push(format!("target_parameters: {target:?} names no parameter that has a pair"));
+        }
+    }
+    for OnParameter { name, .. } in parameters() {
+        if config.modules_to_save.iter().any(|saved| is_within(name, saved)) {
+            findings.push(format!("{name}: it has a pair, but modules_to_save means it"));
+        }
+    }
     let targets =
         config.target_modules.as_ref().map(|targets| Matcher::new("target_modules", targets)).transpose()?;
     let excluded = config

@@ -188,8 +188,9 @@ impl<'a> Merging<'a> {
 
     /// The tensors of each file: those of the base model's, and at the end of the last what has no place there.
     fn files(&self) -> Result<Vec<(String, Vec<Output<'_>>)>> {
+        let whole = self.parameters.iter().filter(|(_, path, _)| !self.parts.contains_key(path));
         let by_key: BTreeMap<&str, (&Parameter, &str)> =
-            self.parameters.iter().map(|(parameter, path, key)| (&**key, (*parameter, &**path))).collect();
+            whole.map(|(parameter, path, key)| (&**key, (*parameter, &**path))).collect();
         let parts = self.parts_by_key();
         let mut files = Vec::new();
         for (file, keys) in self.checkpoint.files() {
