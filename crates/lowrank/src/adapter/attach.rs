@@ -159,6 +159,17 @@ fn planned(
             replaced.push(path.to_owned());
         }
     });
+    let mut result = Ok(());
+    for_each_linear(model, |path, linear| {
+        let is_saved = || replaced.iter().any(|own| own.strip_suffix(".weight") == Some(path));
+        if matches!(linear.role(), Role::Expert(_)) && result.is_ok() && is_saved() {
+            let reason = format!(
+                "{path} is an expert, and no file has experts whole; name their stacks in target_parameters"
+            );
+            result = Err(Error::setting("modules_to_save", reason));
+        }
+    });
+    result?;
     let tokens = trained_tokens(model, config, &targets, &saved)?;
     Ok(Plan { targets, replaced, tokens, modules_to_save: saved })
 }

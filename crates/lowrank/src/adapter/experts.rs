@@ -31,8 +31,8 @@ const ROUTER: &str = "gate";
 /// If one of these two is a target and the other is not; if a pattern takes too long.
 ///
 /// # Source
-/// PEFT's `_convert_peft_config_moe`, but for two things: a regular expression means the layers that it matches, not all of
-/// the same last name; and under rslora, the pair of two layers scales as the pairs of both, not by √2 more.
+/// PEFT's `_convert_peft_config_moe`, but for two things: a regular expression means the stacks of which it matches an expert's
+/// layer, not all of the same last name; and under rslora, the pair of two layers scales as the pairs of both, not by √2 more.
 pub(super) fn in_names_of_now<'c>(
     model: &dyn Module,
     info: &ModelInfo,
@@ -74,8 +74,11 @@ pub(super) fn in_names_of_now<'c>(
             let parameters = Parameters::of(model);
             for stack in parameters.stacks() {
                 for layer in names.layers_of(stack.own_name()) {
-                    if matches(&format!("{}.0.{layer}", stack.module()))? {
-                        found.add(layer, &stack.name);
+                    for number in 0..stack.len() {
+                        if matches(&format!("{}.{number}.{layer}", stack.module()))? {
+                            found.add(layer, &stack.name);
+                            break;
+                        }
                     }
                 }
             }

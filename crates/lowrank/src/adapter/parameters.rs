@@ -38,6 +38,11 @@ impl TargetParameter {
         self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
+    /// How many layers it consists of.
+    pub(super) fn len(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Whether it is the weights of experts.
     pub(super) fn is_stack(&self) -> bool {
         self.layers.iter().any(|(_, expert)| expert.is_some())

@@ -124,6 +124,9 @@ pub(super) fn targeted(
     strictness: Strictness,
 ) -> Result<Targeted> {
     let config = &*in_names_of_now(model, info, config, false)?;
+    if strictness == Strictness::Fresh {
+        parameters::check(config)?;
+    }
     let usual = if config.target_parameters.is_empty() { info.default_targets } else { &[] };
     let usual = Targets::Names(usual.iter().map(|name| (*name).to_owned()).collect());
     let targets = config.target_modules.as_ref().unwrap_or(&usual);
@@ -139,9 +142,6 @@ pub(super) fn targeted(
     }
     let (mut per_layer, numbered) = (PerLayer::new(config)?, Numbered::new(config)?);
     let (mut targeted, left_out) = chosen.modules(&mut per_layer, numbered.as_ref(), strictness)?;
-    if strictness == Strictness::Fresh {
-        parameters::check(config)?;
-    }
     if !config.target_parameters.is_empty() {
         chosen.add_parameters(&mut targeted, &mut per_layer, strictness)?;
     }
