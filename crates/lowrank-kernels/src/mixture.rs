@@ -20,22 +20,20 @@ pub struct Choice {
 /// An element operation is an exponential, and a comparison for each that is chosen.
 const COST_OF_LOGIT: usize = 20;
 
-/// The experts of each row, those of the largest logits first and of two that are equal the first, and their weights: a
-/// row's softmax at these places, divided by its sum over them where the choice is normalised.
+/// The experts of each row, those of the largest logits first and of two that are equal the first.
 ///
 /// # Shapes
-/// `logits`: `[rows, experts]`; `chosen`, `weights`: `[rows, chosen]`.
+/// `logits`: `[rows, experts]`; `chosen`: `[rows, chosen]`.
 ///
 /// # Panics
 /// If more are chosen than there are.
-pub fn choose(choice: Choice, logits: &[f32], chosen: &mut [usize], weights: &mut [f32]) {
-    let Choice { experts, chosen: most, normalised } = choice;
+pub fn choose(choice: Choice, logits: &[f32], chosen: &mut [usize]) {
+    let Choice { experts, chosen: most, .. } = choice;
     assert!(0 < most && most <= experts, "{most} of {experts} experts");
     let rows = logits.len() / experts;
-    let outputs = (PerRow { data: chosen, per_row: most }, PerRow { data: weights, per_row: most });
-    for_each_row_block(rows, COST_OF_LOGIT * experts, outputs, |range, (chosen, weights)| {
-        let outputs = chosen.data.chunks_exact_mut(most).zip(weights.data.chunks_exact_mut(most));
-        for (row, (chosen, weights)) in range.zip(outputs) {
+    let outputs = PerRow { data: chosen, per_row: most };
+    for_each_row_block(rows, COST_OF_LOGIT * experts, outputs, |range, chosen| {
+        for (row, chosen) in range.zip(chosen.data.chunks_exact_mut(most)) {
             let logits = &logits[row * experts..(row + 1) * experts];
             for place in 0..most {
                 let free = (0..experts).filter(|expert| !chosen[..place].contains(expert));
@@ -43,9 +41,28 @@ pub fn choose(choice: Choice, logits: &[f32], chosen: &mut [usize], weights: &mu
                 let best = free.reduce(|best, next| if logits[next] > logits[best] { next } else { best });
                 chosen[place] = best.unwrap_or(0);
             }
-            let highest = logits[chosen[0]];
+        }
+    });
+}
+
+/// The weights of the experts that rows go to: a row's softmax at their places, divided by its sum over them where the
+/// choice is normalised.
+///
+/// # Shapes
+/// `logits`: `[rows, experts]`; `chosen`, `weights`: `[rows, chosen]`.
+///
+/// # Panics
+/// If an expert is none.
+pub fn weights_of(choice: Choice, logits: &[f32], chosen: &[usize], weights: &mut [f32]) {
+    let Choice { experts, chosen: most, normalised } = choice;
+    let rows = logits.len() / experts;
+    let outputs = PerRow { data: weights, per_row: most };
+    for_each_row_block(rows, COST_OF_LOGIT * experts, outputs, |range, weights| {
+        for (row, weights) in range.zip(weights.data.chunks_exact_mut(most)) {
+            let logits = &logits[row * experts..(row + 1) * experts];
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let all: f32 = logits.iter().map(|logit| (logit - highest).exp()).sum();
-            for (weight, expert) in weights.iter_mut().zip(&*chosen) {
+            for (weight, expert) in weights.iter_mut().zip(&chosen[row * most..]) {
                 *weight = (logits[*expert] - highest).exp() / all;
             }
             if normalised {
@@ -56,11 +73,11 @@ pub fn choose(choice: Choice, logits: &[f32], chosen: &mut [usize], weights: &mu
     });
 }
 
-/// The backward of [`choose`] for the weights; the choice itself has no gradient.
+/// The backward of [`weights_of`]; the choice itself has no gradient.
 ///
 /// # Shapes
-/// As [`choose`]; `dweights`: `[rows, chosen]`, `dlogits`: `[rows, experts]`.
-pub fn choose_backward(
+/// As [`weights_of`]; `dweights`: `[rows, chosen]`, `dlogits`: `[rows, experts]`.
+pub fn weights_backward(
     choice: Choice,
     logits: &[f32],
     chosen: &[usize],
@@ -85,7 +102,7 @@ pub fn choose_backward(
                 continue;
             }
             let logits = &logits[row * experts..(row + 1) * experts];
-            let highest = logits[chosen[0]];
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let all: f32 = logits.iter().map(|logit| (logit - highest).exp()).sum();
             for (d, logit) in dlogits.iter_mut().zip(logits) {
                 *d = -mean * (logit - highest).exp() / all;

@@ -12,7 +12,7 @@ use lowrank::data::Labels;
 use lowrank::hub::{Checkpoint, StoredDtype, TensorToWrite, write_safetensors};
 use lowrank::models::{self, HeadSpec, LoadIn, Model};
 use lowrank::nn::for_each_parameter;
-use lowrank::tape::AdapterId;
+use lowrank::tape::{AdapterId, Tape};
 use lowrank::train::{
     AdaptedModel, LoadOptions, MergeOptions, QuantizeOptions, merge, quantize, write_random_weights,
 };
@@ -305,6 +305,34 @@ fn a_mixture_in_8_bits_merges_into_a_checkpoint_of_transformers() {
             }
         }
     }
+}
+
+#[test]
+fn a_pass_that_repeats_the_choices_of_another_sends_rows_to_the_same_experts() {
+    let case = Case::named("qwen3_moe_query_value");
+    let (adapted, mut batch) = load(&case, Compute::F32);
+    batch.labels = Labels::None;
+    let mut noting = Tape::inference(Compute::F32).noting_choices();
+    let forward = |tape: &mut Tape, adapted: &AdaptedModel| {
+        adapted.forward(tape, &batch, Some(ADAPTER)).map(|logits| logits.value().to_f32_vec())
+    };
+    let wanted = forward(&mut noting, &adapted).unwrap();
+    let choices = noting.into_choices();
+    assert_eq!(choices.len(), 2, "one of three layers is dense");
+    let repeat = |choices: &[_], adapted: &AdaptedModel| {
+        forward(&mut Tape::inference(Compute::F32).repeating_choices(choices), adapted)
+    };
+    assert_eq!(repeat(&choices, &adapted).unwrap(), wanted);
+    let options = LoadOptions { load_in: LoadIn::Int8, ..case.options(Compute::F32) };
+    let eight = AdaptedModel::load(&case.model(), case.adapter().as_deref(), options).unwrap();
+    let off = |found: &[f32]| difference(found, &wanted).0;
+    let (free, repeated) = (forward(&mut Tape::inference(Compute::F32), &eight), repeat(&choices, &eight));
+    let (free, repeated) = (off(&free.unwrap()), off(&repeated.unwrap()));
+    assert!(repeated < 0.1 && repeated <= free, "{repeated} where {free} is without");
+    let mut reversed = choices.clone();
+    reversed[1] = choices[1].iter().rev().copied().collect();
+    assert!(off(&repeat(&reversed, &adapted).unwrap()) > 0.0);
+    assert!(repeat(&choices[..1], &adapted).unwrap_err().to_string().contains("choices of experts"));
 }
 
 /// As Transformers saves them.

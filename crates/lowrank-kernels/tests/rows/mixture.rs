@@ -1,4 +1,4 @@
-use lowrank_kernels::mixture::{Choice, choose, choose_backward, weigh, weigh_backward};
+use lowrank_kernels::mixture::{Choice, choose, weigh, weigh_backward, weights_backward, weights_of};
 use lowrank_kernels::{Element, Rows, RowsMut};
 
 use crate::for_both;
@@ -17,7 +17,8 @@ const CHOICES: [Choice; 5] = [
 fn chosen(choice: Choice, logits: &[f32]) -> (Vec<usize>, Vec<f32>) {
     let count = logits.len() / choice.experts * choice.chosen;
     let (mut chosen, mut weights) = (vec![usize::MAX; count], vec![f32::NAN; count]);
-    choose(choice, logits, &mut chosen, &mut weights);
+    choose(choice, logits, &mut chosen);
+    weights_of(choice, logits, &chosen, &mut weights);
     (chosen, weights)
 }
 
@@ -59,7 +60,7 @@ fn the_backward_of_the_weights_is_their_derivative() {
         let (chosen, found) = chosen(choice, &logits);
         let upstream = numbers(5, found.len());
         let mut dlogits = vec![f32::NAN; logits.len()];
-        choose_backward(choice, &logits, &chosen, &found, &upstream, &mut dlogits);
+        weights_backward(choice, &logits, &chosen, &found, &upstream, &mut dlogits);
         for (row, dlogits) in dlogits.chunks_exact(choice.experts).enumerate() {
             let own = row * choice.chosen..(row + 1) * choice.chosen;
             let (chosen, upstream) = (&chosen[own.clone()], wide(&upstream[own]));

@@ -115,6 +115,17 @@ pub struct Tape {
     module: String,
     /// What is shown the inputs of linear layers.
     watcher: Option<Watcher>,
+    choices: Choices,
+}
+
+/// The experts that rows go to.
+enum Choices {
+    /// Those of the largest logits.
+    Free,
+    /// The same, and they are noted.
+    Noted(Vec<Arc<[usize]>>),
+    /// Those of another pass, the next one's last.
+    Repeated(Vec<Arc<[usize]>>),
 }
 
 /// Is given the name of a weight and the rows that it multiplies.
@@ -131,6 +142,7 @@ impl Tape {
             checked: false,
             module: String::new(),
             watcher: None,
+            choices: Choices::Free,
         }
     }
 
@@ -162,6 +174,48 @@ impl Tape {
     pub fn watched(mut self, watcher: impl FnMut(&str, &Tensor) + Send + 'static) -> Self {
         self.watcher = Some(Box::new(watcher));
         self
+    }
+
+    /// Notes which experts rows go to.
+    #[must_use]
+    pub fn noting_choices(mut self) -> Self {
+        self.choices = Choices::Noted(Vec::new());
+        self
+    }
+
+    /// The experts that rows went to, one list for each mixture, if they are noted.
+    pub fn into_choices(self) -> Vec<Arc<[usize]>> {
+        if let Choices::Noted(choices) = self.choices { choices } else { Vec::new() }
+    }
+
+    /// Sends rows to the experts of another pass over the same rows, whatever their logits: two models of which one is
+    /// rounded can be compared, where a row whose experts are nearly equal would go to others.
+    #[must_use]
+    pub fn repeating_choices(mut self, choices: &[Arc<[usize]>]) -> Self {
+        self.choices = Choices::Repeated(choices.iter().rev().cloned().collect());
+        self
+    }
+
+    /// So many experts, none beyond `experts`: what `choose` gives, or those of another pass.
+    pub(crate) fn chosen(
+        &mut self,
+        count: usize,
+        experts: usize,
+        choose: impl FnOnce() -> Arc<[usize]>,
+    ) -> Result<Arc<[usize]>> {
+        match &mut self.choices {
+            Choices::Free => Ok(choose()),
+            Choices::Noted(noted) => {
+                noted.push(choose());
+                Ok(Arc::clone(&noted[noted.len() - 1]))
+            }
+            Choices::Repeated(rest) => rest
+                .pop()
+                .filter(|chosen| chosen.len() == count && chosen.iter().all(|expert| *expert < experts))
+                .ok_or_else(|| {
+                    Error::Usage("the choices of experts are those of another batch or model".into())
+                }),
+        }
     }
 
     /// Shows the rows that a weight multiplies, if somebody watches.

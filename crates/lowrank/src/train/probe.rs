@@ -6,7 +6,7 @@ use super::adapted_model::AdaptedModel;
 use super::bench::random_batch;
 use crate::Result;
 use crate::models;
-use crate::tape::AdapterId;
+use crate::tape::{AdapterId, Tape};
 
 const SEED: u64 = 42;
 /// The lengths of the sequences.
@@ -25,13 +25,32 @@ pub(super) fn complete(adapted: &mut AdaptedModel) -> Result<()> {
 /// The logits of random inputs, the same for every model of a configuration.
 ///
 /// # Errors
-/// As [`AdaptedModel::logits`].
+/// As [`AdaptedModel::forward`].
 pub(super) fn outputs(adapted: &AdaptedModel, adapter: Option<AdapterId>) -> Result<Vec<f32>> {
+    outputs_on(&mut Tape::inference(adapted.compute()), adapted, adapter)
+}
+
+/// As [`outputs`], of two models that are to be one: in a mixture, the rows of the second go to the same experts as those
+/// of the first.
+///
+/// # Errors
+/// As [`AdaptedModel::forward`].
+pub(super) fn outputs_of_both(
+    (one, adapter): (&AdaptedModel, Option<AdapterId>),
+    (other, of_other): (&AdaptedModel, Option<AdapterId>),
+) -> Result<[Vec<f32>; 2]> {
+    let mut tape = Tape::inference(one.compute()).noting_choices();
+    let first = outputs_on(&mut tape, one, adapter)?;
+    let mut repeating = Tape::inference(other.compute()).repeating_choices(&tape.into_choices());
+    Ok([first, outputs_on(&mut repeating, other, of_other)?])
+}
+
+fn outputs_on(tape: &mut Tape, adapted: &AdaptedModel, adapter: Option<AdapterId>) -> Result<Vec<f32>> {
     let info = adapted.model().info();
     let lengths = LENGTHS.map(|length| length.min(info.max_length.max(1)));
     let generator = &mut Philox::new(SEED, 0);
     let batch = random_batch(&lengths, ANSWER, info, adapted.config().regression, generator)?;
-    adapted.logits(&batch, adapter)
+    Ok(adapted.forward(tape, &batch, adapter)?.value().to_f32_vec())
 }
 
 /// The largest difference of two models' outputs; not a number where one of them is not.

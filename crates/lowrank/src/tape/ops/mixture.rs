@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lowrank_kernels::Compute;
 pub use lowrank_kernels::mixture::Choice;
-use lowrank_kernels::mixture::{choose, choose_backward, weigh, weigh_backward};
+use lowrank_kernels::mixture::{choose, weigh, weigh_backward, weights_backward, weights_of};
 
 use super::block::{all, all_mut};
 use super::{select_rows, with_rows};
@@ -39,7 +39,8 @@ impl Routes {
 /// `logits`: `[tokens, experts]`.
 ///
 /// # Errors
-/// If there are not as many logits as experts, or more are chosen than there are.
+/// If there are not as many logits as experts, or more are chosen than there are; if the tape repeats the choices of another
+/// pass, which were others' rows.
 ///
 /// # Source
 /// Shazeer et al., Outrageously Large Neural Networks (arXiv 1701.06538), section 2.1, without its noise; in the order of
@@ -51,9 +52,13 @@ pub fn route(tape: &mut Tape, logits: &Var, choice: Choice) -> Result<Routes> {
         return Err(Error::Usage(format!("{most} of {experts} experts are to be chosen by {width} logits")));
     }
     let wide = logits.value().to_dtype(DType::F32);
-    let mut chosen = vec![0; tokens * most];
+    let chosen = tape.chosen(tokens * most, experts, || {
+        let mut chosen = vec![0; tokens * most];
+        choose(choice, wide.as_slice::<f32>(), &mut chosen);
+        chosen.into()
+    })?;
     let mut weights = Tensor::uninit([tokens, most], DType::F32);
-    choose(choice, wide.as_slice::<f32>(), &mut chosen, weights.make_mut::<f32>());
+    weights_of(choice, wide.as_slice::<f32>(), &chosen, weights.make_mut::<f32>());
 
     let mut counts = vec![0; experts];
     chosen.iter().for_each(|expert: &usize| counts[*expert] += 1);
@@ -67,7 +72,7 @@ pub fn route(tape: &mut Tape, logits: &Var, choice: Choice) -> Result<Routes> {
         *place += 1;
     }
     let backward = logits.id().map(|input| {
-        let (chosen, weights) = (chosen.into(), weights.clone());
+        let weights = weights.clone();
         let dtype = logits.value().dtype();
         Box::new(RouteBackward { input, choice, logits: wide, chosen, weights, dtype }) as Box<dyn Backward>
     });
@@ -84,7 +89,7 @@ struct RouteBackward {
     input: VarId,
     choice: Choice,
     logits: Tensor,
-    chosen: Box<[usize]>,
+    chosen: Arc<[usize]>,
     weights: Tensor,
     /// That of the logits.
     dtype: DType,
@@ -93,7 +98,7 @@ struct RouteBackward {
 impl Backward for RouteBackward {
     fn backward(self: Box<Self>, dweights: Tensor, activations: &mut Activations, _: &mut Gradients) {
         let mut dlogits = Tensor::uninit(self.logits.shape(), DType::F32);
-        choose_backward(
+        weights_backward(
             self.choice,
             self.logits.as_slice::<f32>(),
             &self.chosen,
