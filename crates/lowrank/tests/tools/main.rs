@@ -8,6 +8,7 @@ mod convolutions;
 mod extract;
 mod folders;
 mod golden;
+mod mixtures;
 mod resize;
 mod variants;
 
