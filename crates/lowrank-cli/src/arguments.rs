@@ -174,6 +174,9 @@ pub struct LoraArguments {
     /// [default: the architecture's usual ones]
     #[arg(long, value_name = "NAMES")]
     pub target_modules: Option<String>,
+    /// Parameters of a mixture, as mlp.experts.gate_up_proj,mlp.experts.down_proj
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub target_parameters: Vec<String>,
     /// Rank of the adapter
     #[arg(long, value_name = "R")]
     pub rank: Option<usize>,

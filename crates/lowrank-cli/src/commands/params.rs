@@ -28,7 +28,7 @@ pub struct Arguments {
     #[command(flatten)]
     source: Source,
     /// PEFT adapter to count: a folder, or a Hub id
-    #[arg(long, value_name = "A", conflicts_with_all = ["target_modules", "rank"])]
+    #[arg(long, value_name = "A", conflicts_with_all = ["target_modules", "target_parameters", "rank"])]
     adapter: Option<String>,
     #[command(flatten)]
     lora: LoraArguments,
@@ -91,6 +91,7 @@ pub fn lora_config(arguments: &LoraArguments) -> LoraConfig {
     LoraConfig {
         r: arguments.rank.unwrap_or(default.r),
         target_modules: arguments.target_modules.as_deref().map(Targets::from_words),
+        target_parameters: arguments.target_parameters.clone(),
         ..default
     }
 }

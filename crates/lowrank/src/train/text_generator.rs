@@ -58,7 +58,7 @@ impl TextGenerator {
         let head = config.usual_head();
         if !head.is_language_model() {
             let reason = format!(
-                "it is of the type {:?}, which writes no text; gpt2, llama, mistral, qwen2, qwen3 and t5 do",
+                "it is of the type {:?}, which writes no text; gpt2, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe and t5 do",
                 config.model_type
             );
             return Err(Error::file(model, reason));
