@@ -95,5 +95,4 @@ def names_of_4(name, model_name, targets, layers):
     write_tensors(path / "inputs.safetensors", inputs)
     write_tensors(path / "expected.safetensors", outputs)
     targets = [n.removeprefix("base_model.model.") for n, m in model.named_modules() if hasattr(m, "lora_A")]
-    facts = {"model": model_name, "task": LM, "padding": "right", "targets": targets}
-    write_json(path / "case.json", facts | {"ignored": sorted(key for key in saved if ".experts." in key)})
+    write_json(path / "case.json", {"model": model_name, "task": LM, "padding": "right", "targets": targets})

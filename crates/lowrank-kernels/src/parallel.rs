@@ -105,7 +105,8 @@ pub(crate) fn flush_denormals_of_pool() {
     }
 }
 
-/// Runs `work` within the pool, whose other threads meanwhile look for its parts and do not fall asleep between them.
+/// Runs `work` within the pool, whose other threads meanwhile look for its parts and do not fall asleep between them,
+/// unless for some milliseconds there are none.
 ///
 /// A step is hundreds of kernels of a millisecond and less, and to wake a thread takes a tenth of one on a virtual
 /// machine. A thread that finds nothing for some time gives its processor to whoever wants it.
@@ -144,7 +145,8 @@ thread_local! {
 impl Engaged {
     /// Nothing if this thread has the mark.
     fn new() -> Option<Self> {
-        (!ENGAGED.replace(true)).then_some(Self)
+        // Not `then_some`, which would make one for the refusal as well, and drop it: the mark would be gone.
+        (!ENGAGED.replace(true)).then(|| Self)
     }
 }
 
@@ -344,5 +346,20 @@ impl<S: SplitRows> SplitRows for Blocks<S> {
         let at = (block * ROW_BLOCK).min(self.rows);
         let (head, tail) = self.outputs.split_rows(at);
         (Self { rows: at, outputs: head }, Self { rows: self.rows - at, outputs: tail })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Engaged;
+
+    #[test]
+    fn a_refusal_leaves_the_mark_on_the_thread() {
+        let mark = Engaged::new();
+        assert!(mark.is_some());
+        assert!(Engaged::new().is_none() && Engaged::new().is_none());
+        drop(mark);
+        assert!(Engaged::new().is_some());
+        assert!(Engaged::new().is_some(), "the one before is gone");
     }
 }

@@ -14,7 +14,7 @@ use lowrank::models::{self, HeadSpec, LoadIn, Model};
 use lowrank::nn::for_each_parameter;
 use lowrank::tape::{AdapterId, Tape};
 use lowrank::train::{
-    AdaptedModel, LoadOptions, MergeOptions, QuantizeOptions, merge, quantize, write_random_weights,
+    AdaptedModel, LoadOptions, MergeOptions, QuantizeOptions, forward, merge, quantize, write_random_weights,
 };
 use lowrank_kernels::Compute;
 use serde_json::{Value, json};
@@ -93,6 +93,44 @@ fn an_adapter_with_the_names_of_4_is_saved_under_those_of_5() {
     assert_eq!(written["alpha_pattern"], json!({r".*\.gate_up_proj": 8}));
     let before = answers(&case, &case.model(), Some(&folder), LoadIn::Auto);
     assert_eq!(answers(&case, &case.model(), out.path().to_str(), LoadIn::Auto), before);
+
+    // Gradients are under the keys of each file, and the same.
+    let gradients = |folder: &Path| {
+        let file = AdapterFile::open(folder).unwrap();
+        let options = case.options(Compute::F32);
+        let mut adapted = AdaptedModel::load(&case.model(), folder.to_str(), options).unwrap();
+        let outputs = forward(&mut adapted, &case.inputs(), Some(ADAPTER), Some(&file)).unwrap();
+        move |key: &str| outputs[&format!("grad.base_model.model.model.layers.1.{key}")].to_f32_vec()
+    };
+    let (of_4, of_5) = (gradients(folder.as_ref()), gradients(out.path()));
+    let (stacked_a, stacked_b) =
+        (of_5("mlp.experts.base_layer.lora_A.weight"), of_5("mlp.experts.base_layer.lora_B.weight"));
+    for (expert, (at, name)) in (0..4).flat_map(|expert| [(expert, (0, "w1")), (expert, (1, "w3"))]) {
+        let own = format!("block_sparse_moe.experts.{expert}.{name}");
+        let rows = (expert * 6 + at * 3) * 24..(expert * 6 + at * 3 + 3) * 24;
+        assert_eq!(of_4(&format!("{own}.lora_A.weight")), stacked_a[rows], "{own}");
+        let b = of_4(&format!("{own}.lora_B.weight"));
+        for (row, b) in b.chunks_exact(3).enumerate() {
+            let wanted = (0..3).map(|k| stacked_b[(at * 20 + row) * 24 + (at * 3 + k) * 4 + expert]);
+            assert_eq!(b, wanted.collect::<Vec<_>>(), "{own}");
+        }
+        assert!(b.iter().any(|value| *value != 0.0), "{own}");
+    }
+}
+
+#[test]
+fn ranks_that_no_two_layers_share_are_refused() {
+    let case = Case::named("mixtral_names_of_4");
+    let folder = tempfile::tempdir().unwrap();
+    let source = case.adapter().unwrap();
+    let name = "adapter_model.safetensors";
+    std::fs::copy(Path::new(&source).join(name), folder.path().join(name)).unwrap();
+    let mut config = config_of(source.as_ref());
+    config["rank_pattern"] = json!({"gate_up_proj": 3});
+    std::fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let loaded = AdaptedModel::load(&case.model(), folder.path().to_str(), case.options(Compute::F32));
+    let error = loaded.err().unwrap().to_string();
+    assert!(error.contains("experts.0.w1.lora_A.weight") && error.contains("that is 3"), "{error}");
 }
 
 /// What PEFT takes for other layers alone, the file shows to be the experts' too.
@@ -157,6 +195,11 @@ fn names_of_layers_of_experts_mean_their_stacks_where_they_do_in_peft() {
         let is_double = layer.path.contains("gate_up");
         assert_eq!((layer.r, layer.scaling), (if is_double { 4 } else { 2 }, 4.0), "{}", layer.path);
     }
+    // A pattern of one's own for both stacks leaves the one for two layers nothing to do.
+    let own = LoraConfig { rank_pattern: vec![("experts.*".into(), 4)], ..on_modules(&["w1", "w2", "w3"]) };
+    assert!(plan("mixtral", &own).targets.linears.iter().all(|layer| layer.r == 4));
+    let unused = LoraConfig { rank_pattern: vec![("q_proj".into(), 4)], ..on_modules(&["w1", "w2", "w3"]) };
+    refused("mixtral", &unused, &["rank_pattern", "\"q_proj\""]);
     // Of a pair of two, each scales as it would alone.
     let rslora = LoraConfig { use_rslora: true, ..on_modules(&["w1", "w2", "w3"]) };
     let scalings = plan("mixtral", &rslora).targets.linears.into_iter().map(|layer| layer.scaling);

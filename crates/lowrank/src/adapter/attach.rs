@@ -1,5 +1,7 @@
 //! Putting an adapter on a model, taking it off, and what of it is trained.
 
+use std::collections::HashMap;
+
 use super::config::{Bias, Init, LoraConfig, Targets};
 use super::initialise;
 use super::layers::Adapted;
@@ -28,12 +30,30 @@ pub struct Plan {
     pub tokens: Vec<TrainedTokens>,
     /// The modules of `modules_to_save`, the head among them.
     pub modules_to_save: Vec<String>,
+    /// The places of the linear layers among the targets, by their names: mixtures have thousands.
+    places: HashMap<String, usize>,
 }
 
 impl Plan {
+    fn new(
+        targets: Targeted,
+        replaced: Vec<String>,
+        tokens: Vec<TrainedTokens>,
+        modules_to_save: Vec<String>,
+    ) -> Self {
+        let places = Adapted::places(&targets.linears);
+        Self { targets, replaced, tokens, modules_to_save, places }
+    }
+
+    /// The same plan for the same layers, of which each gets something else.
+    pub(super) fn with_targets(&self, targets: Targeted) -> Self {
+        let Self { replaced, tokens, modules_to_save, .. } = self.clone();
+        Self::new(targets, replaced, tokens, modules_to_save)
+    }
+
     /// What the linear layer at `path` gets.
     pub fn linear(&self, path: &str) -> Option<&Adapted> {
-        Adapted::find(&self.targets.linears, path)
+        self.places.get(path).map(|place| &self.targets.linears[*place])
     }
 
     /// The rows that the parameter at `path` gets.
@@ -138,10 +158,11 @@ fn planned(
         let reason = format!("{} is an embedding, whose pair has no bias; leave it out", embedding.path);
         return Err(Error::setting("lora_bias", reason));
     }
+    let places = Adapted::places(&targets.linears);
     let mut result = Ok(());
     for_each_linear(model, |path, linear| {
-        if let Some(layer) = Adapted::find(&targets.linears, path).filter(|_| result.is_ok()) {
-            result = check_groups(path, linear, layer, config.r);
+        if let Some(place) = places.get(path).filter(|_| result.is_ok()) {
+            result = check_groups(path, linear, &targets.linears[*place], config.r);
         }
     });
     result?;
@@ -153,7 +174,7 @@ fn planned(
             && match config.bias {
                 Bias::None => false,
                 Bias::All => true,
-                Bias::LoraOnly => Adapted::find(&targets.linears, module).is_some(),
+                Bias::LoraOnly => places.contains_key(module),
             };
         if trained_bias || saved.iter().any(|name| is_saved(module, name)) {
             replaced.push(path.to_owned());
@@ -171,7 +192,7 @@ fn planned(
     });
     result?;
     let tokens = trained_tokens(model, config, &targets, &saved)?;
-    Ok(Plan { targets, replaced, tokens, modules_to_save: saved })
+    Ok(Plan::new(targets, replaced, tokens, saved))
 }
 
 /// Puts a fresh adapter on a model: `A` and `B` drawn as the configuration says, everything else that is trained

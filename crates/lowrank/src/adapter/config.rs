@@ -20,7 +20,8 @@ pub struct LoraConfig {
     pub lora_alpha: Option<f64>,
     /// The probability with which an element of an adapter's input is dropped in training.
     pub lora_dropout: f32,
-    /// The layers to adapt; absent: the architecture's usual ones, or none beside `target_parameters`.
+    /// The layers to adapt; absent: the architecture's usual ones, or none beside `target_parameters`, where PEFT adds the
+    /// usual ones of models that are no mixtures.
     pub target_modules: Option<Targets>,
     /// Parameters to adapt, by their names or the ends of these: the stacked weights of experts, a router's, or those of
     /// linear layers.

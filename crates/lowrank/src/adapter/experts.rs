@@ -227,6 +227,24 @@ impl Factor {
         }
     }
 
+    /// The parts of a matrix of such a layer that are of its `count` layers: the reverse of [`Factor::joined`].
+    pub(super) fn parts(self, whole: &Tensor, count: usize) -> Vec<Tensor> {
+        let (rows, width) = whole.rows_and_width();
+        let each = rows / count;
+        let part = |number: usize| {
+            let own = whole.rows(number * each..(number + 1) * each);
+            if self == Self::A {
+                return own;
+            }
+            let columns = width / count;
+            let rows = own.as_slice::<f32>().chunks_exact(width.max(1));
+            let values: Vec<f32> =
+                rows.flat_map(|row| &row[number * columns..(number + 1) * columns]).copied().collect();
+            Tensor::from_slice([each, columns], &values)
+        };
+        (0..count).map(part).collect()
+    }
+
     /// The matrix of a layer that consists of several, from those of their pairs: `A` one below the other, `B` beside and
     /// below each other, with zeros elsewhere.
     pub(super) fn joined(self, parts: &[Tensor]) -> Tensor {

@@ -11,7 +11,7 @@ use super::layers::Adapted;
 use super::matcher::is_saved;
 use super::peft_config;
 use super::tokens::TrainedTokens;
-use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, to_tensor};
+use crate::hub::{ADAPTER_CONFIG, Checkpoint, TensorView, Tensors, to_tensor};
 use crate::models::{Head, HeadStyle, ModelInfo};
 use crate::nn::{
     Embedding, Expert, Linear, Module, for_each_embedding_mut, for_each_linear_mut, for_each_parameter_mut,
@@ -222,7 +222,7 @@ impl AdapterFile {
         let (inputs, outputs) = (linear.inputs(), linear.outputs());
         let part = |name: &str, here: Shape| {
             let key = || self.key_of(&format!("{}.{name}", layer.path), binding.info, binding.plan);
-            let of_expert = self.source_of_expert(layer, name, binding);
+            let of_expert = self.source_of_expert(layer, name, binding.info, binding.plan);
             let own = || Source::Own { key: key(), in_file: linear.shape_in_file(name, here) };
             Part { source: of_expert.unwrap_or_else(own), here }
         };
@@ -250,12 +250,12 @@ impl AdapterFile {
     }
 
     /// Where the tensor of this name of an expert's pair is, if the layer is one.
-    fn source_of_expert(&self, layer: &Adapted, name: &str, binding: &Binding<'_>) -> Option<Source> {
+    fn source_of_expert(&self, layer: &Adapted, name: &str, info: &ModelInfo, plan: &Plan) -> Option<Source> {
         let (stacked, parameter) = (layer.stacked()?, layer.parameter.as_ref()?);
         let (factor, expert) = (Factor::of(name)?, stacked.expert);
-        let key_of = |module: &str| self.key_of(&format!("{module}.{name}"), binding.info, binding.plan);
+        let key_of = |module: &str| self.key_of(&format!("{module}.{name}"), info, plan);
         let key = key_of(&stacked.module);
-        let older = names_of_4(binding.info, &parameter.name, expert.number);
+        let older = names_of_4(info, &parameter.name, expert.number);
         let keys: Vec<String> = older.iter().map(|module| key_of(module)).collect();
         let is_there = |key: &String| self.checkpoint.get(key).is_some();
         Some(match !is_there(&key) && keys.iter().any(is_there) {
@@ -334,6 +334,32 @@ impl AdapterFile {
         format!("{PREFIX}{}", self.name_of(path, info))
     }
 
+    /// Takes the tensors of experts, by the names of [`for_each_leaf_mut`](super::for_each_leaf_mut), that are several in
+    /// this file, which has a pair for each layer of each expert, and gives them under the keys of those.
+    pub(crate) fn take_layers_of_experts(
+        &self,
+        tensors: &mut Tensors,
+        info: &ModelInfo,
+        plan: &Plan,
+    ) -> Vec<(String, Tensor)> {
+        let mut taken = Vec::new();
+        if !self.has_layers_of_experts(info) {
+            return taken;
+        }
+        for layer in &plan.targets.linears {
+            for name in ["lora_A.weight", "lora_B.weight"] {
+                let (Some(Source::Layers { keys, factor }), path) =
+                    (self.source_of_expert(layer, name, info, plan), format!("{}.{name}", layer.path))
+                else {
+                    continue;
+                };
+                let parts = tensors.remove(&path).map(|whole| factor.parts(&whole, keys.len()));
+                taken.extend(keys.into_iter().zip(parts.into_iter().flatten()));
+            }
+        }
+        taken
+    }
+
     /// The name that this file has for a module or tensor: files of older versions of Transformers have older names.
     fn name_of(&self, path: &str, info: &ModelInfo) -> String {
         let Some(older) = info.older_name.map(|older| older(path)) else { return path.to_owned() };
@@ -373,6 +399,13 @@ impl AdapterFile {
             }
             Source::Layers { keys, factor } => {
                 let count = keys.len();
+                let rank = if *factor == Factor::A { part.here.rows() } else { part.here.width() };
+                if !rank.is_multiple_of(count) {
+                    let reason = format!(
+                        "its pair and those beside it have one rank, of which each has a part, and that is {rank}"
+                    );
+                    return Err(self.error(&keys[0], &reason));
+                }
                 let own = match factor {
                     Factor::A => [part.here.rows() / count, part.here.width()],
                     Factor::B => [part.here.rows() / count, part.here.width() / count],

@@ -1,5 +1,7 @@
 //! What a configuration says of single layers: their rank and alpha by pattern, and which are meant by number.
 
+use std::collections::HashMap;
+
 use fancy_regex::Regex;
 
 use super::config::LoraConfig;
@@ -51,6 +53,11 @@ impl Adapted {
         layers.iter().find(|layer| layer.path == path)
     }
 
+    /// A layer that is what a parameter consists of, or a part of that, and gets what patterns give the parameter.
+    pub(super) fn on_parameter(of_parameter: &Self, path: &str, parameter: OnParameter) -> Self {
+        Self { path: path.to_owned(), parameter: Some(parameter), ..of_parameter.clone() }
+    }
+
     /// The name that a configuration means it by: that of the module, or of the parameter.
     pub fn name(&self) -> &str {
         self.parameter.as_ref().map_or(&self.path, |parameter| &parameter.name)
@@ -59,6 +66,11 @@ impl Adapted {
     /// Where a file has its pair, if it is that of an expert.
     pub fn stacked(&self) -> Option<&Stacked> {
         self.parameter.as_ref()?.stacked.as_ref()
+    }
+
+    /// Where each is, by its name.
+    pub(super) fn places(layers: &[Self]) -> HashMap<String, usize> {
+        layers.iter().enumerate().map(|(place, layer)| (layer.path.clone(), place)).collect()
     }
 
     /// Their names.
@@ -131,32 +143,33 @@ impl<'c> PerLayer<'c> {
         Ok(Adapted { path: path.to_owned(), r, lora_alpha, scaling, lora_bias, use_dora, parameter: None })
     }
 
-    /// The layer at `path`, which is what the parameter consists of or a part of that: patterns mean the parameter.
-    pub(super) fn on_parameter(
-        &mut self,
-        path: &str,
-        older: Option<&str>,
-        parameter: OnParameter,
-    ) -> Result<Adapted> {
-        let own = self.adapted(&parameter.name, older)?;
-        Ok(Adapted { path: path.to_owned(), parameter: Some(parameter), ..own })
-    }
-
     /// What is wrong with each pattern that decided nothing.
     pub(super) fn unused(&self) -> impl Iterator<Item = Error> {
-        let ranks = self.ranks.unused().map(|at| ("rank_pattern", &self.config.rank_pattern[at].0));
-        let alphas = self.alphas.unused().map(|at| ("alpha_pattern", &self.config.alpha_pattern[at].0));
-        ranks.chain(alphas).map(|(key, pattern)| {
-            let reason = "means no layer that is adapted, or none that an earlier pattern has not decided; it must \
-                          match the end of a layer's name, as query and layer.1.*query do";
-            Error::setting(key, format!("{pattern:?} {reason}"))
-        })
+        let ranks = self.ranks.unused().map(|at| self.unused_rank(at));
+        ranks.chain(self.alphas.unused().map(|at| self.unused_alpha(at)))
     }
 
-    /// Checks that every pattern decided something.
-    pub(super) fn check_all_used(&self) -> Result<()> {
-        self.unused().next().map_or(Ok(()), Err)
+    fn unused_rank(&self, at: usize) -> Error {
+        unused("rank_pattern", &self.config.rank_pattern[at].0)
     }
+
+    fn unused_alpha(&self, at: usize) -> Error {
+        unused("alpha_pattern", &self.config.alpha_pattern[at].0)
+    }
+
+    /// Checks that every pattern of a configuration decided something; this one's may be more, which come after those.
+    pub(super) fn check_used(&self, given: &LoraConfig) -> Result<()> {
+        let ranks = self.ranks.unused().filter(|at| *at < given.rank_pattern.len());
+        let alphas = self.alphas.unused().filter(|at| *at < given.alpha_pattern.len());
+        let mut unused = ranks.map(|at| self.unused_rank(at)).chain(alphas.map(|at| self.unused_alpha(at)));
+        unused.next().map_or(Ok(()), Err)
+    }
+}
+
+fn unused(key: &str, pattern: &str) -> Error {
+    let reason = "means no layer that is adapted, or none that an earlier pattern has not decided; it must match the \
+                  end of a layer's name, as query and layer.1.*query do";
+    Error::setting(key, format!("{pattern:?} {reason}"))
 }
 
 /// The layers of `layers_to_transform`.

@@ -3,6 +3,8 @@
 //! # Source
 //! PEFT's `target_parameters` and `lora.ParamWrapper`.
 
+use std::collections::HashSet;
+
 use super::config::{Init, LoraConfig};
 use super::layers::{OnParameter, Stacked};
 use super::matcher::is_suffix;
@@ -86,10 +88,11 @@ impl Parameters {
                 None => all.push(TargetParameter { name, layers: vec![layer] }),
             }
         });
+        let layers = all.iter().flat_map(|parameter| &parameter.layers);
+        let layers: HashSet<&str> = layers.map(|(path, _)| path.as_str()).collect();
         let mut others = Vec::new();
         for_each_parameter(model, |path, _| {
-            let is_part = |(layer, _): &(String, _)| path.strip_prefix(layer.as_str()) == Some(".weight");
-            if !all.iter().any(|parameter| parameter.layers.iter().any(is_part)) {
+            if !path.strip_suffix(".weight").is_some_and(|layer| layers.contains(layer)) {
                 others.push(path.to_owned());
             }
         });

@@ -118,7 +118,7 @@ fn as_plain(plan: &Plan, config: &LoraConfig) -> (Plan, LoraConfig) {
         init_lora_weights: Init::Default,
         ..config.clone()
     };
-    (Plan { targets, ..plan.clone() }, config)
+    (plan.with_targets(targets), config)
 }
 
 /// Writes an adapter folder; the same adapter gives the same bytes. What began as a part of the weights is written as an

@@ -1,6 +1,6 @@
 //! Which modules and parameters a configuration means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{LoraConfig, Targets};
 use super::experts::{in_names_of_now, is_taken_for_an_expert};
@@ -120,10 +120,10 @@ pub fn target_modules(model: &dyn Module, info: &ModelInfo, config: &LoraConfig)
 pub(super) fn targeted(
     model: &dyn Module,
     info: &ModelInfo,
-    config: &LoraConfig,
+    given: &LoraConfig,
     strictness: Strictness,
 ) -> Result<Targeted> {
-    let config = &*in_names_of_now(model, info, config, false)?;
+    let config = &*in_names_of_now(model, info, given, false)?;
     if strictness == Strictness::Fresh {
         parameters::check(config)?;
     }
@@ -146,7 +146,7 @@ pub(super) fn targeted(
         chosen.add_parameters(&mut targeted, &mut per_layer, strictness)?;
     }
     if strictness == Strictness::Fresh {
-        per_layer.check_all_used()?;
+        per_layer.check_used(given)?;
     }
     match (targets, left_out) {
         _ if targeted != Targeted::default() => Ok(targeted),
@@ -239,10 +239,11 @@ impl Chosen<'_> {
         const KEY: &str = "target_parameters";
         let parameters = Parameters::of(self.model);
         let meant = parameters.meant(&self.config.target_parameters)?;
+        let modules: BTreeSet<String> = targeted.modules().map(str::to_owned).collect();
         let saved = modules_to_save(self.config, self.info);
         for parameter in &meant {
             let (name, module) = (&parameter.name, parameter.module());
-            if targeted.modules().any(|path| path == module) {
+            if modules.contains(module) {
                 let reason = format!(
                     "{name} is the weight of a layer that target_modules means; leave one of them out"
                 );
@@ -259,9 +260,9 @@ impl Chosen<'_> {
                 return Err(Error::setting("exclude_modules", reason));
             }
             let older = self.info.older_name.map(|older| older(name)).filter(|older| older != name);
-            for (path, on) in parameter.layers(&meant) {
-                targeted.linears.push(per_layer.on_parameter(path, older.as_deref(), on)?);
-            }
+            let own = per_layer.adapted(name, older.as_deref())?;
+            let layers = parameter.layers(&meant).map(|(path, on)| Adapted::on_parameter(&own, path, on));
+            targeted.linears.extend(layers);
         }
         let mut order = BTreeMap::new();
         for_each_linear(self.model, |path, _| {

@@ -6,6 +6,7 @@ use super::config::LoraConfig;
 use super::layers::{Adapted, OnParameter, PerLayer, Stacked};
 use super::matcher::{Matcher, is_suffix};
 use crate::hub::ADAPTER_CONFIG;
+use crate::models::MOST_EXPERTS;
 use crate::nn::Expert;
 use crate::{Error, Result};
 
@@ -37,35 +38,56 @@ pub(super) fn module_in_file(parameter: &str, adapted: &BTreeSet<&str>) -> Strin
 /// The layers that the pair below a module belongs to, `all` of which have pairs: the module itself, or each expert of a
 /// stack, as many as the rows of `A` are times the rank.
 ///
+/// # Shapes
+/// Of `A` `[experts·r, inputs]` and `B` `[outputs, r·experts]`, if they are there.
+///
 /// # Errors
-/// If only a model could tell which parameter it is on.
+/// If only a model could tell which parameter it is on, or the factors are none of experts.
 pub(crate) fn layers_of_pair(
     config: &LoraConfig,
     per_layer: &mut PerLayer<'_>,
     module: &str,
     all: &BTreeSet<&str>,
-    rows_of_a: usize,
+    [a, b]: [Option<&[usize]>; 2],
 ) -> Result<Vec<Adapted>> {
     let Some(name) = parameter_of(config, module, all)? else {
         return Ok(vec![per_layer.adapted(module, None)?]);
     };
-    let on = |stacked: Option<Stacked>| OnParameter { name: name.clone(), stacked };
+    let own = per_layer.adapted(&name, None)?;
+    let on =
+        |path: &str, stacked| Adapted::on_parameter(&own, path, OnParameter { name: name.clone(), stacked });
     if name.ends_with(".weight") {
-        return Ok(vec![per_layer.on_parameter(module, None, on(None))?]);
+        return Ok(vec![on(module, None)]);
     }
-    let r = per_layer.on_parameter(module, None, on(None))?.r;
-    if rows_of_a == 0 || !rows_of_a.is_multiple_of(r) {
+    let refuse = |reason: String| Err(Error::Usage(format!("{module}: {reason}")));
+    let r = own.r;
+    let rows = match (a, b) {
+        (Some(&[rows, inputs]), Some(&[outputs, columns])) if rows == columns && inputs.min(outputs) > 0 => {
+            rows
+        }
+        (None, _) | (_, None) => return refuse("one factor of its pair is missing".to_owned()),
+        (Some(a), Some(b)) => {
+            let reason = format!(
+                "its A is {a:?} and its B {b:?}; those of experts are [experts*r, N] and [M, r*experts]"
+            );
+            return refuse(reason);
+        }
+    };
+    if rows == 0 || !rows.is_multiple_of(r) {
         let reason = format!(
-            "its A has {rows_of_a} rows, which is no multiple of the rank {r} of {name} in {ADAPTER_CONFIG}"
+            "its A has {rows} rows, which is no multiple of the rank {r} of {name} in {ADAPTER_CONFIG}"
         );
-        return Err(Error::Usage(format!("{module}: {reason}")));
+        return refuse(reason);
     }
-    let of = rows_of_a / r;
+    let of = rows / r;
+    if of > MOST_EXPERTS {
+        return refuse(format!("its pair would be that of {of} experts; {MOST_EXPERTS} are the most"));
+    }
     let layer = |number: usize| {
         let stacked = Stacked { expert: Expert { number, of }, module: module.to_owned() };
-        per_layer.on_parameter(&format!("{name}.{number}"), None, on(Some(stacked)))
+        on(&format!("{name}.{number}"), Some(stacked))
     };
-    (0..of).map(layer).collect()
+    Ok((0..of).map(layer).collect())
 }
 
 /// The parameter that the pair below a module is on; none if it is on the module.

@@ -205,8 +205,8 @@ fn with_layers(entries: Vec<Entry>, config: &LoraConfig, checkpoint: &Checkpoint
             made.push(Entry { name, keys });
             continue;
         };
-        let rows = checkpoint.get(&a).and_then(|view| view.shape.first().copied()).unwrap_or(0);
-        let layers = layers_of_pair(config, &mut per_layer, &name, &modules, rows);
+        let shapes = [&a, &b].map(|key| checkpoint.get(key).map(|view| view.shape));
+        let layers = layers_of_pair(config, &mut per_layer, &name, &modules, shapes);
         for layer in layers.map_err(|error| Error::file(checkpoint.path(), error.to_string()))? {
             let (name, layer) = (layer.path.clone(), Some(Box::new(layer)));
             made.push(Entry { name, keys: Keys::Pair { a: a.clone(), b: b.clone(), of_embedding, layer } });

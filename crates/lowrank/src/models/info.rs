@@ -67,6 +67,8 @@ pub struct ExpertNames {
     pub up: &'static str,
     /// Back to the hidden width.
     pub down: &'static str,
+    /// How many experts a layer has.
+    pub count: usize,
     /// Whether PEFT takes these names, as targets, for the stacks; else they mean other layers of the same name alone.
     pub are_targets: bool,
 }

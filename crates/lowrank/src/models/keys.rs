@@ -44,7 +44,8 @@ impl<'a> Keys<'a> {
         found.or_else(|| {
             let expert = ExpertPath::of(path)?;
             let all = self.spellings(&format!("{}.{}", expert.stack, expert.name)).into_iter().find_map(get);
-            let own = all.and_then(|(key, view)| Some((key, part_of(view, expert.number)?)));
+            let count = self.experts.map_or(0, |names| names.count);
+            let own = all.and_then(|(key, view)| Some((key, part_of(view, expert.number, count)?)));
             own.or_else(|| match &self.tensors_of_expert(&expert)[..] {
                 [only] => self.spellings(only).into_iter().find_map(get),
                 _ => None,
@@ -144,10 +145,10 @@ impl<'p> ExpertPath<'p> {
     }
 }
 
-/// One of the matrices that a tensor consists of.
-fn part_of(view: TensorView<'_>, number: usize) -> Option<TensorView<'_>> {
-    let [count, shape @ ..] = view.shape else { return None };
-    if shape.len() != 2 || number >= *count {
+/// One of the matrices that a tensor consists of, if there are `count`.
+fn part_of(view: TensorView<'_>, number: usize, count: usize) -> Option<TensorView<'_>> {
+    let [found, shape @ ..] = view.shape else { return None };
+    if shape.len() != 2 || *found != count || number >= count {
         return None;
     }
     let size = view.bytes.len() / count;

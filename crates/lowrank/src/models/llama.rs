@@ -40,12 +40,13 @@ pub fn new(config: &DecoderConfig, head: HeadSpec) -> Decoder<DecoderModel> {
         eos_token_ids: config.eos_token_ids.clone(),
         initializer_range: config.initializer_range,
         older_name: (config.model_type == "mixtral").then_some(older_name_of_mixtral),
-        experts: config.mixture.as_ref().map(|_| match config.model_type.as_str() {
-            "mixtral" => ExpertNames { gate: "w1", up: "w3", down: "w2", are_targets: true },
-            other => {
-                let are_targets = other != "qwen2_moe";
-                ExpertNames { gate: "gate_proj", up: "up_proj", down: "down_proj", are_targets }
-            }
+        experts: config.mixture.as_ref().map(|mixture| {
+            let (gate, up, down) = match config.model_type.as_str() {
+                "mixtral" => ("w1", "w3", "w2"),
+                _ => ("gate_proj", "up_proj", "down_proj"),
+            };
+            let (count, are_targets) = (mixture.num_experts, config.model_type != "qwen2_moe");
+            ExpertNames { gate, up, down, count, are_targets }
         }),
         ..lm_head.info(head, config.vocab_size)
     };

@@ -27,6 +27,7 @@ use std::path::Path;
 
 pub use cache::Cache;
 pub(crate) use cache::select_sequences;
+pub(crate) use config::MOST_EXPERTS;
 pub use config::{
     Architecture, DecoderConfig, DistilBertConfig, EncoderConfig, Gpt2Config, MODEL_TYPES, MixtureConfig,
     ModelConfig, Rope, RopeKind, T5Config, VitConfig,

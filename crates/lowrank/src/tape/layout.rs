@@ -172,13 +172,6 @@ impl Layout {
         &self.row_ids
     }
 
-    /// The part of [`Layout::segments`] that is within `rows`.
-    pub fn segments_within(&self, rows: &Range<usize>) -> Vec<(Range<usize>, Option<AdapterId>)> {
-        let within = |own: Range<usize>| own.start.max(rows.start)..own.end.min(rows.end);
-        let segments = self.segments().into_iter().map(|(own, adapter)| (within(own), adapter));
-        segments.filter(|(own, _)| !own.is_empty()).collect()
-    }
-
     /// Neighbouring rows with the same adapter, as ranges.
     pub fn segments(&self) -> Vec<(Range<usize>, Option<AdapterId>)> {
         let mut segments: Vec<(Range<usize>, Option<AdapterId>)> = Vec::new();

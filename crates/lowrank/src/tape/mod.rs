@@ -169,7 +169,7 @@ impl Tape {
     }
 
     /// Shows `watcher` the name of each linear layer's weight, and the rows that it multiplies: `[tokens, inputs]`. Experts,
-    /// which read a few rows each, are not shown.
+    /// which read rows of their own, are not shown.
     #[must_use]
     pub fn watched(mut self, watcher: impl FnMut(&str, &Tensor) + Send + 'static) -> Self {
         self.watcher = Some(Box::new(watcher));

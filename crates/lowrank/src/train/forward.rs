@@ -74,7 +74,9 @@ pub fn forward(
             own.insert(name.to_owned(), gradient);
         });
         let key = |name: &str| file.key_of(name, &info, &plan);
-        for (key, gradient) in adapter::in_file(adapted.model(), id, &plan, own, key) {
+        let of_layers = file.take_layers_of_experts(&mut own, &info, &plan);
+        let others = adapter::in_file(adapted.model(), id, &plan, own, key);
+        for (key, gradient) in others.into_iter().chain(of_layers) {
             for alias in file.aliases(&key) {
                 outputs.insert(format!("grad.{alias}"), gradient.clone());
             }

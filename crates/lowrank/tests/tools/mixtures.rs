@@ -6,7 +6,7 @@ use lowrank::adapter::tools::{
     CombineOptions, MajoritySign, Merging, Method, RankChoice, combine, diff, inspect, resize, validate,
 };
 use lowrank::analysis::{MatrixFile, Subject};
-use lowrank::hub::Checkpoint;
+use lowrank::hub::{Checkpoint, StoredDtype, TensorToWrite, write_safetensors};
 use lowrank::train::{AdaptedModel, ExtractOptions, MergeOptions, extract, merge};
 use lowrank_kernels::Compute;
 use serde_json::{Value, json};
@@ -155,6 +155,94 @@ fn an_adapter_on_experts_that_was_merged_comes_out_again() {
         let (off, scale) = difference(&answers(&case, &out), &answers(&case, adapters[0].as_ref()));
         assert!(off <= 1e-2 * scale.max(1.0), "{name}: off by {off:e} of {scale}");
     }
+}
+
+/// `mixtral_down`'s adapter with other factors on the experts of its first layer.
+fn with_factors(a: &[usize], b: &[usize], out: &Path) {
+    let source = Case::named("mixtral_down").adapter().unwrap();
+    let file = Checkpoint::open_adapter(&source).unwrap();
+    let first = "base_model.model.model.layers.0.mlp.experts.lora_";
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for key in file.names() {
+        let view = file.get(key).unwrap();
+        let (shape, bytes) = match key.strip_prefix(first) {
+            Some("A.weight") => (a.to_vec(), vec![0; 4 * a.iter().product::<usize>()]),
+            Some("B.weight") => (b.to_vec(), vec![0; 4 * b.iter().product::<usize>()]),
+            _ => (view.shape.to_vec(), view.bytes.to_vec()),
+        };
+        tensors.push((key.to_owned(), shape, bytes));
+    }
+    let tensors: Vec<TensorToWrite<'_>> = tensors
+        .iter()
+        .map(|(name, shape, bytes)| TensorToWrite { name, dtype: StoredDtype::F32, shape, bytes })
+        .collect();
+    write_safetensors(out.join("adapter_model.safetensors"), &tensors, &[("format", "pt")]).unwrap();
+    std::fs::copy(Path::new(&source).join("adapter_config.json"), out.join("adapter_config.json")).unwrap();
+}
+
+/// Nothing is made of as many experts as a header claims.
+#[test]
+fn factors_that_are_none_of_experts_are_refused_at_once() {
+    for (a, b, part) in [
+        (&[1 << 40, 0][..], &[24, 0][..], "those of experts"),
+        (&[1 << 40, 0], &[0, 1 << 40], "those of experts"),
+        (&[1 << 20, 1], &[1, 1 << 20], "524288 experts"),
+        (&[8, 20], &[24, 6], "those of experts"),
+        (&[7, 20], &[24, 7], "no multiple of the rank 2"),
+        (&[8], &[24, 8], "those of experts"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        with_factors(a, b, folder.path());
+        let name = folder.path().to_str().unwrap();
+        for error in [inspect(name).unwrap_err(), MatrixFile::open(folder.path()).unwrap_err()] {
+            assert!(error.to_string().contains(part), "{a:?} {b:?}: {error}");
+        }
+        assert!(!validate(name).is_valid());
+    }
+    // More experts than another adapter has are no sum with those.
+    let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    with_factors(&[16, 20], &[24, 16], folder.path());
+    let adapters =
+        [Case::named("mixtral_down").adapter().unwrap(), folder.path().to_str().unwrap().to_owned()];
+    let error = combined(&adapters.map(|name| (name, 1.0)), Method::Cat, out.path()).unwrap_err().to_string();
+    assert!(error.contains("8 experts where another adapter has 4"), "{error}");
+    let of_4 = Case::named("mixtral_names_of_4").adapter().unwrap();
+    let of_5 = Case::named("mixtral_experts").adapter().unwrap();
+    let error =
+        combined(&[of_4, of_5].map(|name| (name, 1.0)), Method::Cat, out.path()).unwrap_err().to_string();
+    assert!(error.contains("Transformers 4"), "{error}");
+}
+
+/// A module may have the name of a stack.
+#[test]
+fn a_layer_that_is_called_as_a_stack_keeps_its_rank() {
+    let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let numbers = |count: usize| -> Vec<u8> {
+        (0..count).flat_map(|i| ((i * 7 % 11) as f32 - 5.0).to_le_bytes()).collect()
+    };
+    let names =
+        ["m.experts", "m.experts.gate_up_proj"].map(|module| format!("base_model.model.{module}.lora_"));
+    let shapes = [([2, 6], [5, 2]), ([4, 6], [5, 4])];
+    let keys: Vec<(String, [usize; 2], Vec<u8>)> = names
+        .iter()
+        .zip(shapes)
+        .flat_map(|(name, (a, b))| [(format!("{name}A.weight"), a), (format!("{name}B.weight"), b)])
+        .map(|(name, shape)| (name, shape, numbers(shape[0] * shape[1])))
+        .collect();
+    let tensors: Vec<TensorToWrite<'_>> = keys
+        .iter()
+        .map(|(name, shape, bytes)| TensorToWrite { name, dtype: StoredDtype::F32, shape, bytes })
+        .collect();
+    write_safetensors(folder.path().join("adapter_model.safetensors"), &tensors, &[]).unwrap();
+    let mut config = config(Case::named("mixtral_down").adapter().unwrap().as_ref());
+    config["target_parameters"] = json!(["experts.gate_up_proj"]);
+    config["target_modules"] = json!(["gate_up_proj"]);
+    config["r"] = json!(1);
+    config["rank_pattern"] = json!({"^m.experts.gate_up_proj": 4});
+    std::fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    // One name for both: what is written cannot say which is which, and is refused rather than wrong.
+    let resized = resize(folder.path().to_str().unwrap(), RankChoice::Energy(1.0), out.path());
+    assert!(resized.is_err());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Several adapters as one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lowrank_kernels::random::Philox;
@@ -74,6 +74,7 @@ pub fn combine(options: &CombineOptions<'_>) -> Result<MadeReport> {
         options.adapters.iter().map(|(name, _)| AdapterFolder::open(name)).collect::<Result<Vec<_>>>()?;
     check_magnitudes(&folders, options)?;
     check_tokens(&folders)?;
+    check_experts(&folders)?;
     let others = saved::others(&folders)?;
     let settings = saved::settings(&folders)?;
     let names: BTreeSet<(&str, bool)> = folders
@@ -122,6 +123,37 @@ fn check_tokens(folders: &[AdapterFolder]) -> Result<()> {
         Some(folder) => {
             let reason =
                 "its trainable_token_indices are not those of the first adapter: rows of one would be lost";
+            Err(Error::file(folder.path(), reason))
+        }
+    }
+}
+
+/// Stacks are of as many experts in all adapters, and no adapter has a pair for each layer of an expert.
+fn check_experts(folders: &[AdapterFolder]) -> Result<()> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for folder in folders {
+        for layer in folder.layers() {
+            let Some(expert) = layer.expert() else { continue };
+            let count = *counts.entry(layer.adapted.name()).or_insert(expert.of);
+            if count != expert.of {
+                let (name, of) = (layer.adapted.name(), expert.of);
+                let reason = format!(
+                    "it has {of} experts where another adapter has {count}: they are for different models"
+                );
+                return Err(folder.error(name, reason));
+            }
+        }
+    }
+    let is_of_4 = |name: &str| {
+        let mut parts = name.split('.').skip_while(|part| *part != "experts").skip(1);
+        parts.next().is_some_and(|number| number.parse::<usize>().is_ok())
+    };
+    let older = folders.iter().find(|folder| folder.layers().iter().any(|layer| is_of_4(layer.name())));
+    match older.filter(|_| !counts.is_empty()) {
+        None => Ok(()),
+        Some(folder) => {
+            let reason = "it has the experts' layers of Transformers 4 and another adapter the stacks of 5: train or save it \
+                          again with lowrank or PEFT, which write stacks";
             Err(Error::file(folder.path(), reason))
         }
     }
@@ -177,8 +209,8 @@ fn parts(
 ) -> Result<Vec<Part>> {
     let mut parts: Vec<Part> = Vec::new();
     for (folder, (_, weight)) in folders.iter().zip(options.adapters) {
-        let of_name = |layer: &&AdapterLayer| layer.name() == name && layer.is_embedding == is_embedding;
-        let Some(layer) = folder.layers().iter().find(of_name) else { continue };
+        let same_kind = |layer: &&AdapterLayer| layer.is_embedding == is_embedding;
+        let Some(layer) = folder.layer(name).filter(same_kind) else { continue };
         let product = folder.product(layer)?;
         let factors = Factors::stored(&product)?;
         let inputs = folder.inputs(layer)?;

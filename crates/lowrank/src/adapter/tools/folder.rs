@@ -1,6 +1,6 @@
 //! An adapter folder as it is, without the model that it is for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -31,6 +31,8 @@ pub struct AdapterFolder {
     settings: Map<String, Value>,
     checkpoint: Checkpoint,
     layers: Vec<AdapterLayer>,
+    /// The places of these by their names.
+    places: HashMap<String, usize>,
     /// What is wrong with patterns of the configuration.
     pub(super) unused_patterns: Vec<Error>,
 }
@@ -82,13 +84,16 @@ impl AdapterFolder {
         let mut per_layer = PerLayer::new(&config)?;
         let mut layers = Vec::new();
         for (name, is_embedding) in names {
-            let rows = checkpoint.get(&keys(name, is_embedding)[0]).and_then(|a| a.shape.first().copied());
-            let found = layers_of_pair(&config, &mut per_layer, name, &modules, rows.unwrap_or(0));
+            let [a, b, _] = keys(name, is_embedding);
+            let shapes = [a, b].map(|key| checkpoint.get(&key).map(|view| view.shape));
+            let found = layers_of_pair(&config, &mut per_layer, name, &modules, shapes);
             let found = found.map_err(|error| Error::file(&path, error.to_string()))?;
             layers.extend(found.into_iter().map(|adapted| AdapterLayer { adapted, is_embedding }));
         }
         let unused_patterns = per_layer.unused().collect();
-        Ok(Self { path, config, settings, checkpoint, layers, unused_patterns })
+        let place = |(place, layer): (usize, &AdapterLayer)| (layer.name().to_owned(), place);
+        let places = layers.iter().enumerate().map(place).collect();
+        Ok(Self { path, config, settings, checkpoint, layers, places, unused_patterns })
     }
 
     /// The folder.
@@ -118,7 +123,7 @@ impl AdapterFolder {
 
     /// The layer of this name.
     pub fn layer(&self, name: &str) -> Option<&AdapterLayer> {
-        self.layers.iter().find(|layer| layer.name() == name)
+        self.places.get(name).map(|place| &self.layers[*place])
     }
 
     /// The dimensions of what `A` reads: the inputs, or the channels and the kernel of a convolution.

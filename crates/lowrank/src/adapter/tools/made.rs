@@ -105,7 +105,8 @@ fn fill_up_stacks(pairs: &mut [MadePair]) {
         .map(|(name, stack)| (name.to_owned(), stack.iter().map(|pair| pair.factors.r).max().unwrap_or(1)))
         .collect();
     for pair in pairs {
-        if let Some(r) = ranks.get(pair.target()) {
+        let is_stacked = pair.parameter.as_ref().is_some_and(|parameter| parameter.stacked.is_some());
+        if let Some(r) = ranks.get(pair.target()).filter(|_| is_stacked) {
             pair.factors = pair.factors.filled_up(*r);
         }
     }

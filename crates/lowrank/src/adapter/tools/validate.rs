@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::folder::{AdapterFolder, AdapterLayer};
 use crate::adapter::config::{Bias, Targets, TokenIndices};
 use crate::adapter::file::PREFIX;
-use crate::adapter::layers::{Numbered, OnParameter};
+use crate::adapter::layers::Numbered;
 use crate::adapter::matcher::{Matcher, is_saved, is_suffix, is_within};
 use crate::adapter::peft_config::NEEDS_BASE;
 use crate::hub::to_tensor;
@@ -55,6 +55,9 @@ pub fn validate(adapter: &str) -> Validation {
             }
             check_others(&folder, &mut findings);
             check_tokens(&folder, &mut findings);
+            // What is wrong with a tensor of several layers is so once.
+            let mut told = BTreeSet::new();
+            findings.retain(|finding: &String| told.insert(finding.clone()));
             validation.findings = findings;
         }
         Err(error) => validation.findings.push(error.to_string()),
@@ -96,7 +99,8 @@ fn check_targets(folder: &AdapterFolder, findings: &mut Vec<String>) -> Result<(
             findings.push(format!("target_parameters: {target:?} names no parameter that has a pair"));
         }
     }
-    for OnParameter { name, .. } in parameters() {
+    let names_of_parameters: BTreeSet<&str> = parameters().map(|parameter| parameter.name.as_str()).collect();
+    for name in names_of_parameters {
         if config.modules_to_save.iter().any(|saved| is_within(name, saved)) {
             findings.push(format!("{name}: it has a pair, but modules_to_save means it"));
         }

@@ -9,6 +9,10 @@ use super::fields::{
 };
 use super::rope::Rope;
 
+/// No mixture of today has more experts in a layer, or in all: each takes memory before any weight is looked for.
+pub(crate) const MOST_EXPERTS: usize = 1 << 12;
+const MOST_EXPERTS_IN_ALL: usize = 1 << 16;
+
 /// The sizes of Llama, Mistral, Qwen2 or Qwen3, or of a mixture among them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
@@ -178,6 +182,15 @@ impl MixtureConfig {
         if config.num_experts_per_tok > config.num_experts {
             let (chosen, experts) = (config.num_experts_per_tok, config.num_experts);
             return Err(format!("num_experts_per_tok {chosen} is beyond num_experts {experts}"));
+        }
+        if config.num_experts > MOST_EXPERTS {
+            return Err(format!("num_experts is {}; it must be at most {MOST_EXPERTS}", config.num_experts));
+        }
+        let all = config.num_experts * config.sparse.iter().filter(|sparse| **sparse).count();
+        if all > MOST_EXPERTS_IN_ALL {
+            return Err(format!(
+                "it has {all} experts in all its layers; {MOST_EXPERTS_IN_ALL} are the most"
+            ));
         }
         product("gate and up of an expert", &[2, config.intermediate_size])?;
         Ok(Some(config))

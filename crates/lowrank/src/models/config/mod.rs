@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+pub(crate) use decoder::MOST_EXPERTS;
 pub use decoder::{DecoderConfig, Gpt2Config, MixtureConfig};
 pub use encoder::{DistilBertConfig, EncoderConfig};
 pub use rope::{Rope, RopeKind};

@@ -101,7 +101,7 @@ pub fn linear_of_rows(
     }
     let place = |(branch, rows): (_, &Range<usize>)| Placed { branch, rows: rows.clone(), columns: 0..width };
     let placed: Vec<_> = branches.iter().zip(rows).map(place).collect();
-    placed_linear(tape, x, None, &placed)
+    placed_linear(tape, x, None, &placed, Reading::Own)
 }
 
 /// As [`linear`], where `dropped` is the input of adapters with dropout: without it, masks are drawn here.
@@ -117,7 +117,7 @@ pub(super) fn linear_beside(
     let place =
         |(branch, pair): (_, &[usize])| Placed { branch, rows: rows.clone(), columns: pair[0]..pair[1] };
     let placed: Vec<_> = branches.iter().zip(offsets.windows(2)).map(place).collect();
-    placed_linear(tape, x, dropped, &placed)
+    placed_linear(tape, x, dropped, &placed, Reading::All)
 }
 
 /// A layer, the rows that it reads, and where its outputs are.
@@ -127,21 +127,36 @@ struct Placed<'b, 'a> {
     columns: Range<usize>,
 }
 
-fn placed_linear(tape: &mut Tape, x: &Var, dropped: Option<&Var>, placed: &[Placed<'_, '_>]) -> Result<Var> {
+/// Which rows layers read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// All of them read the same.
+    All,
+    /// Each reads its own.
+    Own,
+}
+
+fn placed_linear(
+    tape: &mut Tape,
+    x: &Var,
+    dropped: Option<&Var>,
+    placed: &[Placed<'_, '_>],
+    reading: Reading,
+) -> Result<Var> {
     let (rows, inputs) = x.value().rows_and_width();
     let compute = x.compute();
     let width = placed.iter().map(|placed| placed.columns.end).max().unwrap_or(0);
     let (mut bases, mut parts, mut sites, mut idle) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let all_segments = x.layout().segments();
     for (index, Placed { branch, rows, columns }) in placed.iter().enumerate() {
         branch.check(inputs)?;
         // A site is taken for every branch, adapted or not, so that masks do not depend on the targets.
         let dropout = branch.lora.iter().map(|lora| lora.dropout).fold(0.0, f32::max);
         sites.push(tape.dropout_site(dropout));
-        let segments = x.layout().segments_within(rows);
-        if *rows == (0..x.value().shape().rows()) {
-            tape.show(branch.weight.name(), x.value());
-        } else {
-            idle.extend(untouched(branch, x.layout(), &segments));
+        let segments = within(&all_segments, rows);
+        match reading {
+            Reading::All => tape.show(branch.weight.name(), x.value()),
+            Reading::Own => idle.extend(untouched(branch, x.layout(), &segments)),
         }
         if rows.is_empty() {
             continue;
@@ -190,12 +205,19 @@ fn placed_linear(tape: &mut Tape, x: &Var, dropped: Option<&Var>, placed: &[Plac
     tape.finish(|| Named::Module(names(placed)), y, x.layout(), backward)
 }
 
+/// Neighbouring rows with the same adapter.
+type Segment = (Range<usize>, Option<AdapterId>);
+
+/// The part of segments, which are in order, that is within `rows`.
+fn within(segments: &[Segment], rows: &Range<usize>) -> Vec<Segment> {
+    let first = segments.partition_point(|(own, _)| own.end <= rows.start);
+    let own = segments[first..].iter().take_while(|(own, _)| own.start < rows.end);
+    let clipped = own.map(|(own, adapter)| (own.start.max(rows.start)..own.end.min(rows.end), *adapter));
+    clipped.filter(|(own, _)| !own.is_empty()).collect()
+}
+
 /// What a layer trains under the adapters of a batch and no row of its own is under.
-fn untouched(
-    branch: &Branch<'_>,
-    layout: &Layout,
-    segments: &[(Range<usize>, Option<AdapterId>)],
-) -> Vec<Leaf> {
+fn untouched(branch: &Branch<'_>, layout: &Layout, segments: &[Segment]) -> Vec<Leaf> {
     let has_rows = |adapter| segments.iter().any(|(_, own)| *own == adapter);
     let is_untouched =
         |lora: &&Lora| layout.adapters().contains(&Some(lora.adapter)) && !has_rows(Some(lora.adapter));

@@ -1,5 +1,6 @@
 //! The adapters of linear layers that read the same rows.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use lowrank_kernels::{Element, Rows, RowsMut, low_rank};
@@ -46,9 +47,9 @@ impl Reads {
         matches!(self, Self::Given)
     }
 
-    /// Whether it is the same for both.
-    fn is_like(&self, other: &Self) -> bool {
-        matches!((self, other), (Self::Whole, Self::Whole) | (Self::Given, Self::Given))
+    /// Whether several layers can read it; each mask is one layer's.
+    fn is_shared(&self) -> bool {
+        matches!(self, Self::Whole | Self::Given)
     }
 }
 
@@ -64,6 +65,7 @@ struct Block<'a> {
 /// Joins the parts that can share a product; `is_given` where the input is there with dropout done.
 pub(super) fn stack(parts: Vec<Part>, sites: &[Option<DropoutSite>], is_given: bool) -> Vec<Stack> {
     let mut groups: Vec<(Range<usize>, Reads, Vec<Part>)> = Vec::new();
+    let mut shared: HashMap<(Range<usize>, bool), usize> = HashMap::new();
     for part in parts {
         let site = sites[part.branch].filter(|_| part.lora.dropout > 0.0);
         let reads = match site {
@@ -71,8 +73,11 @@ pub(super) fn stack(parts: Vec<Part>, sites: &[Option<DropoutSite>], is_given: b
             Some(site) => Reads::Masked(DropoutSite { probability: part.lora.dropout, ..site }),
             None => Reads::Whole,
         };
-        let shared = groups.iter_mut().find(|(rows, other, _)| *rows == part.rows && reads.is_like(other));
-        match shared {
+        let place = match reads.is_shared() {
+            true => *shared.entry((part.rows.clone(), reads.is_given())).or_insert(groups.len()),
+            false => groups.len(),
+        };
+        match groups.get_mut(place) {
             Some((_, _, group)) => group.push(part),
             None => groups.push((part.rows.clone(), reads, vec![part])),
         }

@@ -1,0 +1,116 @@
+//! What the processors of this machine do at most: multiplications in registers, bytes through memory.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use lowrank_kernels::{Compute, Tier};
+use rayon::prelude::*;
+
+/// Rounds of a measurement, of which the fastest counts.
+const ROUNDS: usize = 5;
+
+/// Floating-point operations a second of all threads of the pool, for a type on a tier; none where no loop here measures
+/// that: it computes as another does, or needs instructions that stable Rust has not.
+pub fn flops(tier: Tier, compute: Compute) -> Option<f64> {
+    let kernel = kernel(tier, compute)?;
+    let threads = rayon::current_num_threads();
+    let fastest = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        let flops: f64 = (0..threads).into_par_iter().map(|_| kernel(2_000_000)).sum();
+        flops / start.elapsed().as_secs_f64()
+    });
+    Some(fastest.fold(0.0, f64::max))
+}
+
+/// Bytes a second that all threads of the pool read and write, of buffers that no cache holds.
+pub fn bytes() -> f64 {
+    const BYTES: usize = 256 << 20;
+    let from = vec![1u8; BYTES];
+    let mut to = vec![0u8; BYTES];
+    let part = BYTES.div_ceil(rayon::current_num_threads());
+    let mut fastest: f64 = 0.0;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
+        fastest = fastest.max(2.0 * BYTES as f64 / start.elapsed().as_secs_f64());
+        black_box(&to);
+    }
+    fastest
+}
+
+/// A loop of so many rounds that returns how many operations it did.
+type Kernel = fn(usize) -> f64;
+
+#[cfg(not(target_arch = "x86_64"))]
+fn kernel(_: Tier, _: Compute) -> Option<Kernel> {
+    None
+}
+
+#[cfg(target_arch = "x86_64")]
+fn kernel(tier: Tier, compute: Compute) -> Option<Kernel> {
+    let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let has_avx512 = is_x86_feature_detected!("avx512f");
+    match (tier, compute) {
+        // bf16 is widened, and multiplied as f32.
+        (Tier::Portable, _) if has_avx2 => Some(x86::avx2),
+        (Tier::Avx512 | Tier::Amx, Compute::F32) if has_avx512 => Some(x86::avx512),
+        (Tier::Avx512, Compute::Bf16) if has_avx512 && is_x86_feature_detected!("avx512bf16") => {
+            Some(x86::bf16)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    /// Sums in registers of which none waits for another: more than two units of four cycles each can have under way.
+    const SUMS: usize = 12;
+
+    pub fn avx2(rounds: usize) -> f64 {
+        #[target_feature(enable = "avx2,fma")]
+        fn run(rounds: usize) {
+            let (a, b) = (black_box(_mm256_set1_ps(1.0)), black_box(_mm256_set1_ps(1e-9)));
+            let mut sums = [_mm256_setzero_ps(); SUMS];
+            for _ in 0..rounds {
+                sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(a, b, *sum));
+            }
+            black_box(sums);
+        }
+        // SAFETY: `kernel` gives this function only where the processor has AVX2 and FMA.
+        unsafe { run(rounds) }
+        (rounds * SUMS * 8 * 2) as f64
+    }
+
+    pub fn avx512(rounds: usize) -> f64 {
+        #[target_feature(enable = "avx512f")]
+        fn run(rounds: usize) {
+            let (a, b) = (black_box(_mm512_set1_ps(1.0)), black_box(_mm512_set1_ps(1e-9)));
+            let mut sums = [_mm512_setzero_ps(); SUMS];
+            for _ in 0..rounds {
+                sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(a, b, *sum));
+            }
+            black_box(sums);
+        }
+        // SAFETY: `kernel` gives this function only where the processor has AVX-512.
+        unsafe { run(rounds) }
+        (rounds * SUMS * 16 * 2) as f64
+    }
+
+    pub fn bf16(rounds: usize) -> f64 {
+        #[target_feature(enable = "avx512f,avx512bf16")]
+        fn run(rounds: usize) {
+            let pairs = black_box(_mm512_cvtne2ps_pbh(_mm512_set1_ps(1.0), _mm512_set1_ps(1e-9)));
+            let mut sums = [_mm512_setzero_ps(); SUMS];
+            for _ in 0..rounds {
+                sums.iter_mut().for_each(|sum| *sum = _mm512_dpbf16_ps(*sum, pairs, pairs));
+            }
+            black_box(sums);
+        }
+        // SAFETY: `kernel` gives this function only where the processor has these instructions.
+        unsafe { run(rounds) }
+        (rounds * SUMS * 32 * 2) as f64
+    }
+}

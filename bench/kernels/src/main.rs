@@ -1,0 +1,99 @@
+//! Every kernel on the tier of this process, beside the most that its processors do: a table, or JSON lines.
+//!
+//! ```sh
+//! cargo run --release --manifest-path bench/kernels/Cargo.toml -- [--threads N] [--only NAME] [--json]
+//! ```
+
+use std::time::Instant;
+
+use lowrank_bench::ceiling;
+use lowrank_bench::work::{Cost, Work, all};
+use lowrank_kernels::{Compute, Tier};
+
+/// How long a kernel runs before it is timed, and is timed.
+const WARM_UP: f64 = 0.1;
+const TIMED: f64 = 0.4;
+
+struct Options {
+    threads: usize,
+    only: String,
+    json: bool,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options { threads: 0, only: String::new(), json: false };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--threads" => {
+                options.threads = value()?.parse().map_err(|error| format!("--threads: {error}"))?
+            }
+            "--only" => options.only = value()?,
+            "--json" => options.json = true,
+            _ => {
+                return Err(format!(
+                    "unknown argument {argument}; there are --threads N, --only NAME, --json"
+                ));
+            }
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> Result<(), String> {
+    let options = options()?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
+    pool.map_err(|error| error.to_string())?;
+    let tier = Tier::from_env().map_err(|error| error.to_string())?;
+    let bandwidth = ceiling::bytes();
+    if !options.json {
+        let threads = rayon::current_num_threads();
+        println!("tier {}, {threads} threads, {:.1} GB/s through memory", tier.kernels(), bandwidth / 1e9);
+    }
+    for (compute, name_of_type) in [(Compute::F32, "f32"), (Compute::Bf16, "bf16")] {
+        let peak = ceiling::flops(tier, compute);
+        if !options.json {
+            let peak = peak.map_or("not known here".to_owned(), |peak| format!("{:.1} GFLOP/s", peak / 1e9));
+            println!("\n{name_of_type}: {peak} in registers");
+        }
+        for mut work in all(compute).into_iter().filter(|work| work.name.contains(&options.only)) {
+            let seconds = seconds(&mut work);
+            let (rate, unit, most) = match work.cost {
+                Cost::Flops(flops) => (flops / seconds, "GFLOP/s", peak),
+                Cost::Bytes(bytes) => (bytes / seconds, "GB/s", Some(bandwidth)),
+            };
+            let part = most.map(|most| rate / most);
+            let name = &work.name;
+            if options.json {
+                let part = part.map_or("null".to_owned(), |part| format!("{part:.4}"));
+                let tier = tier.to_string();
+                println!(
+                    "{{\"tier\":\"{tier}\",\"compute\":\"{name_of_type}\",\"kernel\":\"{name}\",\"seconds\":{seconds:e},\
+                     \"rate\":{rate:e},\"unit\":\"{}\",\"of_ceiling\":{part}}}",
+                    &unit[1..]
+                );
+            } else {
+                let part = part.map_or(String::new(), |part| format!("{:.0} %", 100.0 * part));
+                println!("  {name:34} {:9.3} ms {:8.1} {unit:7} {part:>6}", 1e3 * seconds, rate / 1e9);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The median of the time that a kernel takes.
+fn seconds(work: &mut Work) -> f64 {
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < WARM_UP {
+        (work.run)();
+    }
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 5 || start.elapsed().as_secs_f64() < TIMED {
+        let one = Instant::now();
+        (work.run)();
+        times.push(one.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
