@@ -118,6 +118,23 @@ fn an_adapter_with_the_names_of_4_is_saved_under_those_of_5() {
     }
 }
 
+/// PEFT looks for the weight of a module that has none, were it told how the pair began.
+#[test]
+fn a_beginning_that_peft_has_not_for_parameters_is_not_written() {
+    let case = Case::named("mixtral_query_value");
+    for (init_lora_weights, written) in
+        [(Init::Orthogonal, json!(true)), (Init::Gaussian, json!("gaussian")), (Init::Random, json!(false))]
+    {
+        let mut adapted = AdaptedModel::load(&case.model(), None, case.options(Compute::F32)).unwrap();
+        let info = adapted.model().info().clone();
+        let config = LoraConfig { init_lora_weights, ..on_parameters(&["experts.down_proj"]) };
+        let plan = adapter::attach(adapted.model_mut(), &info, &config, ADAPTER, 3).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        adapter::save(adapted.model_mut(), &info, ADAPTER, &plan, &config, "base", out.path()).unwrap();
+        assert_eq!(config_of(out.path())["init_lora_weights"], written);
+    }
+}
+
 #[test]
 fn ranks_that_no_two_layers_share_are_refused() {
     let case = Case::named("mixtral_names_of_4");
@@ -275,6 +292,18 @@ fn what_goes_with_no_pair_on_a_parameter_is_refused() {
         ..on_parameters(&["layers.0.mlp.experts.gate_up_proj"])
     };
     assert_eq!(plan("mixtral", &with_layers).targets.linears.len(), 5);
+    // The names of Transformers 4 say which layers are meant.
+    let of_4 = LoraConfig { layers_to_transform: Some(vec![1]), ..on_modules(&["w1", "w2", "w3", "q_proj"]) };
+    let found = plan("mixtral", &of_4);
+    assert_eq!(found.targets.linears.len(), 2 * 4 + 1);
+    assert!(Adapted::paths(&found.targets.linears).all(|path| path.starts_with("model.layers.1.")));
+    let experts_alone = LoraConfig { layers_to_transform: Some(vec![1]), ..on_modules(&["w2"]) };
+    assert_eq!(plan("mixtral", &experts_alone).targets.linears.len(), 4);
+    let excluded = LoraConfig {
+        exclude_modules: Some(Targets::Names(names(&["down_proj"]))),
+        ..on_modules(&["q_proj", "down_proj"])
+    };
+    refused("qwen3-moe", &excluded, &["exclude_modules", "mlp.experts.down_proj"]);
     let excluded = LoraConfig { exclude_modules: Some(Targets::Names(names(&["experts"]))), ..experts() };
     refused("mixtral", &excluded, &["exclude_modules", "experts"]);
     let twice = LoraConfig {
@@ -297,6 +326,11 @@ fn names_that_mean_no_parameter_are_refused_with_what_would() {
         &["target_modules", "model.embed_tokens.weight"],
     );
     refused("mixtral", &on_parameters(&["norm.weight"]), &["model.norm.weight"]);
+    refused("mixtral", &on_parameters(&["weight"]), &["\"weight\" means model.embed_tokens.weight"]);
+    let saved = LoraConfig { modules_to_save: names(&["w1"]), ..on_modules(&["q_proj"]) };
+    let model = self::model("mixtral");
+    let error = adapter::plan(&*model, model.info(), &saved).unwrap_err().to_string();
+    assert!(!error.contains("did you mean 0") && !error.contains("did you mean 1"), "{error}");
     refused("mixtral", &on_modules(&["gate_up_proj"]), &["no module, but a parameter", "target_parameters"]);
     refused("mixtral", &on_modules(&["experts"]), &["experts.gate_up_proj, experts.down_proj"]);
     refused("qwen2-moe", &on_modules(&["gate"]), &["target_parameters: gate.weight"]);

@@ -11,10 +11,11 @@
 use std::borrow::Cow;
 
 use super::config::{LoraConfig, Targets};
-use super::matcher::Matcher;
+use super::layers::Numbered;
+use super::matcher::{Matcher, is_suffix};
 use super::parameters::Parameters;
 use crate::models::{ExpertNames, ModelInfo};
-use crate::nn::{Expert, Module};
+use crate::nn::{Expert, Module, Role, for_each_linear, join};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -31,7 +32,7 @@ const ROUTER: &str = "gate";
 /// If one of these two is a target and the other is not; if a pattern takes too long.
 ///
 /// # Source
-/// PEFT's `_convert_peft_config_moe`, but for two things: a regular expression means the stacks of which it matches an expert's
+/// PEFT's `_convert_peft_config_moe`, but for three things: `layers_to_transform` means the stacks of its layers; a regular expression means the stacks of which it matches an expert's
 /// layer, not all of the same last name; and under rslora, the pair of two layers scales as the pairs of both, not by √2 more.
 pub(super) fn in_names_of_now<'c>(
     model: &dyn Module,
@@ -60,10 +61,15 @@ pub(super) fn in_names_of_now<'c>(
             }
         }
         Targets::AllLinear => {
+            // Layers that are no mixtures have none of these.
+            let parameters = Parameters::of(model);
             for layer in [names.gate, names.up, names.down] {
-                names.stack_of(layer).into_iter().for_each(|stack| found.add(layer, stack));
+                let stack = names.stack_of(layer).filter(|stack| parameters.has(stack));
+                stack.into_iter().for_each(|stack| found.add(layer, stack));
             }
-            found.add(ROUTER, "gate.weight");
+            if parameters.routers().next().is_some() {
+                found.add(ROUTER, "gate.weight");
+            }
         }
         Targets::Pattern(_) => {
             let matcher = Matcher::new("target_modules", targets)?;
@@ -92,6 +98,7 @@ pub(super) fn in_names_of_now<'c>(
     if found.0.is_empty() {
         return Ok(Cow::Borrowed(config));
     }
+    found.only_numbered(model, config)?;
     let mut converted = config.clone();
     for (_, new) in &found.0 {
         found.check_whole(&names, new)?;
@@ -104,6 +111,10 @@ pub(super) fn in_names_of_now<'c>(
         }
     }
     if let Targets::Names(_) = targets {
+        if modules.is_empty() {
+            // There is nothing left that it could number.
+            (converted.layers_to_transform, converted.layers_pattern) = (None, Vec::new());
+        }
         converted.target_modules = Some(Targets::Names(modules));
     }
     Ok(Cow::Owned(converted))
@@ -119,6 +130,18 @@ impl Found {
         if !self.0.contains(&both) {
             self.0.push(both);
         }
+    }
+
+    /// Under `layers_to_transform`, which PEFT does not apply to parameters, names those of these layers alone.
+    fn only_numbered(&mut self, model: &dyn Module, config: &LoraConfig) -> Result<()> {
+        let Some(numbered) = Numbered::new(config)? else { return Ok(()) };
+        let parameters = Parameters::of(model);
+        let all = parameters.stacks().chain(parameters.routers()).map(|own| own.name.as_str());
+        let meant: Vec<&str> = all.filter(|name| numbered.means(numbered.number(name))).collect();
+        for (layer, parameter) in std::mem::take(&mut self.0) {
+            meant.iter().filter(|name| is_suffix(name, &parameter)).for_each(|name| self.add(&layer, name));
+        }
+        Ok(())
     }
 
     /// Checks that all layers that a parameter consists of are there.
@@ -155,6 +178,19 @@ fn double(converted: &mut LoraConfig, config: &LoraConfig, parameter: &str, laye
 
 fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
+}
+
+/// The parameters that no module's name means: experts, routers, and layers whose names are taken for those of experts.
+pub(crate) fn parameters_beside_modules(model: &dyn Module, info: &ModelInfo) -> Vec<String> {
+    let parameters = Parameters::of(model);
+    let of_mixtures = parameters.stacks().chain(parameters.routers());
+    let mut names: Vec<String> = of_mixtures.map(|parameter| parameter.name.clone()).collect();
+    for_each_linear(model, |path, linear| {
+        if linear.role() == Role::Layer && is_taken_for_an_expert(info, path) {
+            names.push(join(path, "weight"));
+        }
+    });
+    names
 }
 
 /// Whether a module is one whose name PEFT takes for that of a layer of experts, which it then is not.

@@ -119,14 +119,14 @@ impl Parameters {
     /// If an entry means nothing, or something that no pair can be put on.
     pub(super) fn meant(&self, names: &[String]) -> Result<Vec<&TargetParameter>> {
         for name in names {
-            if self.all.iter().any(|parameter| is_suffix(&parameter.name, name)) {
-                continue;
-            }
             if let Some(other) = self.others.iter().find(|other| is_suffix(other, name)) {
                 let reason = format!(
                     "{name:?} means {other}, on which no pair can be put by its name; a layer is named in target_modules"
                 );
                 return Err(Error::setting(KEY, reason));
+            }
+            if self.has(name) {
+                continue;
             }
             let mut ends: Vec<String> =
                 self.all.iter().flat_map(|parameter| ends_of(&parameter.name)).collect();
@@ -163,7 +163,7 @@ fn ends_of(name: &str) -> impl Iterator<Item = String> {
 ///
 /// # Errors
 /// Names the setting that it cannot have.
-pub(super) fn check(config: &LoraConfig) -> Result<()> {
+pub(crate) fn check(config: &LoraConfig) -> Result<()> {
     let refuse = |key: &str, what: &str| {
         let reason =
             format!("{what} does not go with a pair on a parameter (target_parameters, experts), as in PEFT");

@@ -85,8 +85,15 @@ fn to_value(config: &LoraConfig, meaning: &Meaning<'_>) -> Value {
         }
     };
     let init = match config.init_lora_weights.word() {
-        // PEFT would bring the base model into 4 or 8 bits of its own as it loads the file, or ask for data.
-        Some(word) if !matches!(config.init_lora_weights, Init::Loftq | Init::Eva) => json!(word),
+        // PEFT would bring the base model into 4 or 8 bits of its own as it loads the file, or ask for data, or look for the
+        // weight of a module that has none.
+        Some(word)
+            if !matches!(config.init_lora_weights, Init::Loftq | Init::Eva)
+                && (config.target_parameters.is_empty()
+                    || matches!(config.init_lora_weights, Init::Gaussian)) =>
+        {
+            json!(word)
+        }
         _ => json!(!matches!(config.init_lora_weights, Init::Random)),
     };
     json!({

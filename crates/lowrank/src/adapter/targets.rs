@@ -254,9 +254,17 @@ impl Chosen<'_> {
                 return Err(Error::setting(KEY, reason));
             }
             let place = self.places.iter().find(|place| place.path == module);
-            if strictness == Strictness::Fresh && place.map_or(Ok(false), |place| self.is_excluded(place))? {
-                let reason =
-                    format!("it means {module} and leaves modules out alone; {name} is in target_parameters");
+            let excluded = match &self.excluded {
+                Some(matcher) if strictness == Strictness::Fresh => {
+                    matcher.matches(name)? || place.map_or(Ok(false), |place| place.matches(matcher))?
+                }
+                _ => false,
+            };
+            if excluded {
+                let reason = format!(
+                    "it leaves modules out, and {name} is a parameter, which target_parameters or the name of a layer of \
+                     experts means"
+                );
                 return Err(Error::setting("exclude_modules", reason));
             }
             let older = self.info.older_name.map(|older| older(name)).filter(|older| older != name);
@@ -339,7 +347,8 @@ fn last_parts(paths: &[String]) -> Vec<String> {
     for path in paths {
         let mut names = path.rsplitn(3, '.');
         let last = names.next().unwrap_or_default();
-        parts.push(last.to_owned());
+        // A number alone is nobody's name.
+        parts.extend(last.parse::<usize>().is_err().then(|| last.to_owned()));
         parts.extend(names.next().map(|parent| format!("{parent}.{last}")));
     }
     parts.sort();

@@ -109,20 +109,12 @@ fn parameter_of(config: &LoraConfig, module: &str, all: &BTreeSet<&str>) -> Resu
         None => false,
     };
     // What a list of modules names is one of them, unless its parameter is named with it.
-    let own = match (with_module.is_empty(), is_module) {
-        (false, _) => with_module,
-        (true, false) => by_end,
-        (true, true) => return Ok(None),
-    };
+    if with_module.is_empty() && is_module {
+        return Ok(None);
+    }
     let wrappers = all.iter().filter(|other| unwrapped(other).0 == inner).count();
-    let known: Vec<&str> = ORDER.into_iter().filter(|name| own.contains(name)).collect();
-    let found = match (own.len(), known.len()) {
-        (1, _) if wrappers == 1 => own.first().copied(),
-        (count, known_count) if count == known_count && count == wrappers => {
-            known.get(wrappers.wrapping_sub(1 + depth)).copied()
-        }
-        _ => None,
-    };
+    let of_either = with_module.union(&by_end).copied().collect();
+    let found = [with_module, of_either].iter().find_map(|own| among(own, wrappers, depth));
     match found {
         Some(own) => Ok(Some(format!("{inner}.{own}"))),
         None => {
@@ -131,4 +123,17 @@ fn parameter_of(config: &LoraConfig, module: &str, all: &BTreeSet<&str>) -> Resu
             Err(Error::Usage(format!("{module}: {reason}")))
         }
     }
+}
+
+/// Which of a module's parameters has the wrapper that is so far inside, where each has one of all.
+fn among<'n>(own: &BTreeSet<&'n str>, wrappers: usize, depth: usize) -> Option<&'n str> {
+    if own.len() != wrappers {
+        return None;
+    }
+    if wrappers == 1 {
+        return own.first().copied();
+    }
+    let known: Vec<&str> = ORDER.iter().filter_map(|name| own.get(name).copied()).collect();
+    let inside_out = known.get(wrappers.checked_sub(1 + depth)?).copied();
+    inside_out.filter(|_| known.len() == wrappers)
 }

@@ -14,6 +14,7 @@ use crate::models::{
     self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadIn, LoadReport, Model, ModelConfig, Needs,
     Placement, Source, Tokens,
 };
+use crate::nn::for_each_parameter;
 use crate::tape::{AdapterId, Layout, Tape, Var, ops};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -244,7 +245,7 @@ impl AdaptedModel {
         let eight = self
             .adapters
             .iter()
-            .filter(|attached| self.placement != Placement::Int8 && trained_in_eight_bits(&attached.name));
+            .filter(|attached| !self.is_in_eight_bits() && trained_in_eight_bits(&attached.name));
         let eight = eight.map(|attached| {
             format!(
                 "{}: it was trained on weights in 8 bits, and these are not: --load-in int8",
@@ -253,6 +254,15 @@ impl AdaptedModel {
         });
         let found = self.placement_note.clone().into_iter().chain(self.report.untied_note());
         found.chain(idle).chain(eight).collect()
+    }
+
+    /// Whether any weight is in 8 bits, in memory or in the model's file.
+    fn is_in_eight_bits(&self) -> bool {
+        let mut found = self.placement == Placement::Int8;
+        for_each_parameter(&*self.model, |_, parameter| {
+            found |= parameter.base().is_some_and(|leaf| leaf.as_quantized().is_some());
+        });
+        found
     }
 
     /// The model's tokeniser.

@@ -18,9 +18,6 @@ use crate::{Error, Result};
 
 const ADAPTER: AdapterId = AdapterId(0);
 
-/// What changed in a mixture beside what `all-linear` means.
-const EXPERTS_AND_ROUTER: [&str; 3] = ["gate_up_proj", "down_proj", "gate.weight"];
-
 /// What to extract.
 #[derive(Clone, Debug)]
 pub struct ExtractOptions<'a> {
@@ -134,9 +131,9 @@ fn extracted(
     options: &ExtractOptions<'_>,
 ) -> Result<BTreeMap<String, Extracted>> {
     let targets = options.target_modules.clone().unwrap_or(Targets::AllLinear);
-    // `all-linear` means these of some mixtures only.
-    let of_mixture = info.experts.filter(|_| options.target_modules.is_none()).map(|_| EXPERTS_AND_ROUTER);
-    let target_parameters = of_mixture.iter().flatten().map(|name| (*name).to_owned()).collect();
+    let is_usual = options.target_modules.is_none() && info.experts.is_some();
+    let target_parameters =
+        if is_usual { adapter::parameters_beside_modules(model, info) } else { Vec::new() };
     let config = LoraConfig { target_modules: Some(targets), target_parameters, ..LoraConfig::default() };
     let targets = target_modules(model, info, &config)?;
     let keys = Keys::new(info, base);

@@ -74,6 +74,7 @@ impl Subject {
                 "its targets or modules are not those of init_adapter; leave [lora] out to take them over";
             return Err(Error::setting("lora", reason));
         }
+        adapter::check_parameters(&config).map_err(|error| error.unsuitable(&name))?;
         adapter::set_trainable(adapted.model_mut(), ADAPTER, true);
         Ok(Self::Adapter { config: Box::new(config), plan })
     }

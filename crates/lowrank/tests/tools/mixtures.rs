@@ -263,6 +263,11 @@ fn what_is_wrong_with_a_pair_of_experts_is_found() {
     assert!(found.contains("\"mlp.gate.weight\" names no parameter that has a pair"), "{found}");
     let found = findings(&|config| config["target_parameters"] = json!(["mlp.experts.down_proj"]));
     assert!(found.contains("which of target_parameters"), "{found}");
+    let found = findings(&|config| config["lora_dropout"] = json!(0.1));
+    assert!(found.contains("lora_dropout") && found.contains("as in PEFT"), "{found}");
+    // One name of the two with its module, and one without.
+    let mixed = json!(["mlp.experts.gate_up_proj", "down_proj"]);
+    assert_eq!(findings(&|config| config["target_parameters"] = mixed.clone()), "");
     let found = findings(&|config| config["r"] = json!(5));
     assert!(found.contains("no multiple of the rank 5"), "{found}");
     let found = findings(&|config| config["target_parameters"] = Value::Null);

@@ -37,24 +37,7 @@ const GPT2: [(&str, &str); 4] = [
 
 /// Writes a folder with one file in it; errors name what was read.
 pub(super) fn write(parts: &Parts, base: Option<&Base>, from: &Path, out: &Path) -> Result<()> {
-    let Some(base) = base else {
-        let reason =
-            "llama.cpp's names and the order of its rows are those of an architecture: --model M says which";
-        return Err(Error::setting("model", reason));
-    };
-    let architecture = match (&base.config.architecture, &*base.config.model_type) {
-        (Architecture::Gpt2(_), _) => "gpt2",
-        // The converter of models calls it so, too.
-        (Architecture::Decoder(_), "mistral") => "llama",
-        (Architecture::Decoder(config), _) => &config.model_type,
-        _ => {
-            let kind = &base.config.model_type;
-            let reason = format!(
-                "{kind:?} is none of the models that GGUF is written for: gpt2, llama, mistral, qwen2, qwen3"
-            );
-            return Err(Error::setting("model", reason));
-        }
-    };
+    let (base, architecture) = architecture(base)?;
     if let Some(name) = parts.saved.keys().chain(parts.biases.keys()).next() {
         let reason = "it is no factor of a low-rank pair: llama.cpp's adapters have no place for it";
         return Err(Error::tensor(from, name, reason));
@@ -79,6 +62,36 @@ pub(super) fn write(parts: &Parts, base: Option<&Base>, from: &Path, out: &Path)
     let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
     fs::create_dir_all(out).map_err(Error::io(out))?;
     write_gguf(&out.join(FILE), &notes, &tensors)
+}
+
+/// The model, and what llama.cpp calls its kind.
+///
+/// # Errors
+/// If there is none, or none that adapters are written for.
+pub(super) fn architecture(base: Option<&Base>) -> Result<(&Base, &str)> {
+    let Some(base) = base else {
+        let reason =
+            "llama.cpp's names and the order of its rows are those of an architecture: --model M says which";
+        return Err(Error::setting("model", reason));
+    };
+    let architecture = match (&base.config.architecture, &*base.config.model_type) {
+        (Architecture::Gpt2(_), _) => "gpt2",
+        (Architecture::Decoder(config), kind) if config.mixture.is_some() => {
+            let reason = format!("{kind:?} is a mixture, of whose adapters no GGUF is written");
+            return Err(Error::setting("model", reason));
+        }
+        // The converter of models calls it so, too.
+        (Architecture::Decoder(_), "mistral") => "llama",
+        (Architecture::Decoder(config), _) => &config.model_type,
+        _ => {
+            let kind = &base.config.model_type;
+            let reason = format!(
+                "{kind:?} is none of the models that GGUF is written for: gpt2, llama, mistral, qwen2, qwen3"
+            );
+            return Err(Error::setting("model", reason));
+        }
+    };
+    Ok((base, architecture))
 }
 
 /// What llama.cpp calls a layer, without the ending of its weight.

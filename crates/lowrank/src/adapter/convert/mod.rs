@@ -109,6 +109,9 @@ pub fn convert(options: &ConvertOptions<'_>) -> Result<ConvertReport> {
         let (pairs, others) = peft::copy(&place, out)?;
         return Ok(ConvertReport { from, to, out: out.to_path_buf(), pairs, others });
     }
+    if to == AdapterForm::Gguf && base.is_some() {
+        gguf::architecture(base)?;
+    }
     let parts = match from {
         AdapterForm::Mlx => mlx::read(&place, base)?,
         AdapterForm::Kohya => kohya::read(&place, base)?,

@@ -211,6 +211,7 @@ fn parts(
     for (folder, (_, weight)) in folders.iter().zip(options.adapters) {
         let same_kind = |layer: &&AdapterLayer| layer.is_embedding == is_embedding;
         let Some(layer) = folder.layer(name).filter(same_kind) else { continue };
+        folder.check_magnitude(layer)?;
         let product = folder.product(layer)?;
         let factors = Factors::stored(&product)?;
         let inputs = folder.inputs(layer)?;

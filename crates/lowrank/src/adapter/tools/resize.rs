@@ -63,6 +63,7 @@ pub fn resize(adapter: &str, choice: RankChoice, out: &Path) -> Result<MadeRepor
     let folder = AdapterFolder::open(adapter)?;
     let (mut pairs, mut layers) = (Vec::new(), Vec::new());
     for layer in folder.layers() {
+        folder.check_magnitude(layer)?;
         let (name, product) = (layer.name().to_owned(), folder.product(layer)?);
         let spectrum = product.spectrum()?;
         let factors = resized(&name, &product, choice.of(&spectrum))?.rounded();

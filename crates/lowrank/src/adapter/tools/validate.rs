@@ -11,6 +11,7 @@ use crate::adapter::config::{Bias, Targets, TokenIndices};
 use crate::adapter::file::PREFIX;
 use crate::adapter::layers::Numbered;
 use crate::adapter::matcher::{Matcher, is_saved, is_suffix, is_within};
+use crate::adapter::parameters;
 use crate::adapter::peft_config::NEEDS_BASE;
 use crate::hub::to_tensor;
 use crate::tape::is_finite;
@@ -93,13 +94,17 @@ fn check_targets(folder: &AdapterFolder, findings: &mut Vec<String>) -> Result<(
     let config = folder.config();
     let modules = folder.layers().iter().filter(|layer| layer.adapted.parameter.is_none());
     let names = || modules.clone().map(AdapterLayer::name);
-    let parameters = || folder.layers().iter().filter_map(|layer| layer.adapted.parameter.as_ref());
+    let on_parameters = || folder.layers().iter().filter_map(|layer| layer.adapted.parameter.as_ref());
+    if let Err(error) = parameters::check(config) {
+        findings.push(error.to_string());
+    }
     for target in &config.target_parameters {
-        if !parameters().any(|parameter| is_suffix(&parameter.name, target)) {
+        if !on_parameters().any(|parameter| is_suffix(&parameter.name, target)) {
             findings.push(format!("target_parameters: {target:?} names no parameter that has a pair"));
         }
     }
-    let names_of_parameters: BTreeSet<&str> = parameters().map(|parameter| parameter.name.as_str()).collect();
+    let names_of_parameters: BTreeSet<&str> =
+        on_parameters().map(|parameter| parameter.name.as_str()).collect();
     for name in names_of_parameters {
         if config.modules_to_save.iter().any(|saved| is_within(name, saved)) {
             findings.push(format!("{name}: it has a pair, but modules_to_save means it"));
