@@ -266,7 +266,7 @@ impl Merged {
         for_each_parameter(&*model, |path, parameter| shapes.extend([(path.to_owned(), parameter.shape())]));
         let before = self.before.iter().filter_map(|(path, leaf)| Some((path, leaf.as_ref()?)));
         for (path, leaf) in before.chain(&self.changes.replacements) {
-            if shapes.get(path) != Some(&leaf.value().shape()) {
+            if shapes.get(path) != Some(&leaf.shape()) {
                 let reason = format!("{path} is not that of the model that the adapter was merged into");
                 return Err(Error::Usage(reason));
             }
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn a_weight_that_is_never_packed_is_not_packed_once_it_is_merged() {
         let mut leaf = Leaf::frozen(weight());
-        leaf.stream(Queue::places(vec![weight()]).next().unwrap());
+        leaf.stream(&mut Queue::places(vec![weight()]));
         let mut layer = layer(leaf);
         merge(&mut layer, A).unwrap();
         assert!(layer.weight.base().unwrap().queue().is_some());

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use half::{bf16, f16};
-
 use super::initialise::is_inside;
 use super::keys::{Keys, TensorRows};
 use super::placement::{Placement, quantizable, stream};
@@ -12,7 +10,7 @@ use super::{Model, ModelInfo, eight_bits};
 use crate::hub::{Checkpoint, StoredDtype, TensorView, to_tensor};
 use crate::nn::{for_each_linear, for_each_parameter, for_each_parameter_mut};
 use crate::tape::{Leaf, Parameter};
-use crate::tensor::{DType, Quantized, Stored, Tensor};
+use crate::tensor::{DType, Quantized, Tensor};
 use crate::{Error, Result};
 
 /// What loading left out.
@@ -266,24 +264,26 @@ fn set(parameter: &mut Parameter, parts: &[(String, TensorView<'_>)], in_eight_b
     parameter.set_base(Leaf::frozen(value))
 }
 
-/// As [`set`], of several tensors one below the other: the only values that do not stay in their file.
+/// As [`set`], of several tensors one below the other.
 fn set_joined(
     parameter: &mut Parameter,
     parts: &[(String, TensorView<'_>)],
     in_eight_bits: bool,
 ) -> Result<()> {
-    let value = join_rows(parts)?;
+    let tensors = tensors_to_join(parts)?;
     let (key, view) = &parts[0];
-    if value.shape() != parameter.shape() {
-        let (rows, shape) = (value.shape().rows(), parameter.shape());
+    let rows: usize = tensors.iter().map(|tensor| tensor.shape().rows()).sum();
+    if rows != parameter.shape().rows() {
+        let shape = parameter.shape();
         let reason = format!("with those beside it, it has {rows} rows where the model has {shape}");
         return Err(Error::tensor(view.file, key, reason));
     }
-    let leaf = match in_eight_bits {
-        true => Leaf::quantized(Quantized::from_float(&value).ok_or_else(|| not_finite(view, key))?),
-        false => Leaf::frozen(value),
-    };
-    parameter.set_base(leaf)
+    if !in_eight_bits {
+        return parameter.set_base(Leaf::joined(tensors));
+    }
+    let quantized = Quantized::from_float(&Tensor::join_rows(&tensors));
+    tensors.iter().for_each(Tensor::release_pages);
+    parameter.set_base(Leaf::quantized(quantized.ok_or_else(|| not_finite(view, key))?))
 }
 
 /// Matrices of one width, one below the other, in memory. The pages of their files are given back.
@@ -291,34 +291,26 @@ fn set_joined(
 /// # Errors
 /// If they are of different types, or of one that is no weight.
 pub(crate) fn join_rows(parts: &[(String, TensorView<'_>)]) -> Result<Tensor> {
-    fn copy<T: Stored>(tensors: &[Tensor], joined: &mut Tensor) {
-        let mut rest = joined.make_mut::<T>();
-        for tensor in tensors {
-            let (own, after) = rest.split_at_mut(tensor.elements());
-            own.copy_from_slice(tensor.as_slice::<T>());
-            rest = after;
-        }
-    }
-    let tensors: Vec<Tensor> = parts.iter().map(|(key, view)| to_tensor(key, view)).collect::<Result<_>>()?;
-    let dtype = tensors.first().map_or(DType::F32, Tensor::dtype);
-    if let Some(((key, view), other)) = parts.iter().zip(&tensors).find(|(_, other)| other.dtype() != dtype) {
-        let reason = format!("its type is {}, and that of what is one matrix with it {dtype}", other.dtype());
-        return Err(Error::tensor(view.file, key, reason));
-    }
-    let rows = tensors.iter().map(|tensor| tensor.shape().rows()).sum();
-    let width = tensors.first().map_or(0, |tensor| tensor.shape().width());
-    let mut joined = Tensor::uninit([rows, width], dtype);
-    match dtype {
-        DType::F32 => copy::<f32>(&tensors, &mut joined),
-        DType::Bf16 => copy::<bf16>(&tensors, &mut joined),
-        DType::F16 => copy::<f16>(&tensors, &mut joined),
-        _ => {
-            let (key, view) = &parts[0];
-            return Err(Error::tensor(view.file, key, format!("its type is {dtype}, which is no weight's")));
-        }
-    }
+    let tensors = tensors_to_join(parts)?;
+    let joined = Tensor::join_rows(&tensors);
     tensors.iter().for_each(Tensor::release_pages);
     Ok(joined)
+}
+
+fn tensors_to_join(parts: &[(String, TensorView<'_>)]) -> Result<Vec<Tensor>> {
+    let tensors: Vec<Tensor> = parts.iter().map(|(key, view)| to_tensor(key, view)).collect::<Result<_>>()?;
+    let dtype = tensors.first().map_or(DType::F32, Tensor::dtype);
+    for ((key, view), tensor) in parts.iter().zip(&tensors) {
+        let own = tensor.dtype();
+        if own != dtype {
+            let reason = format!("its type is {own}, and that of what is one matrix with it {dtype}");
+            return Err(Error::tensor(view.file, key, reason));
+        }
+        if !matches!(own, DType::F32 | DType::Bf16 | DType::F16) {
+            return Err(Error::tensor(view.file, key, format!("its type is {own}, which is no weight's")));
+        }
+    }
+    Ok(tensors)
 }
 
 /// The error of a weight that cannot be brought into 8 bits.

@@ -165,15 +165,13 @@ pub(super) fn stream(model: &mut dyn Model) {
     let mut order = Vec::new();
     for_each_parameter(&*model, |path, parameter| {
         if let Some(leaf) = parameter.base().filter(|_| names.contains(path)) {
-            order.push(leaf.value().clone());
+            order.extend(leaf.tensors().cloned());
         }
     });
     let mut places = Queue::places(order);
     for_each_parameter_mut(model, |path, parameter| {
-        if let Some(leaf) = parameter.base_mut().filter(|_| names.contains(path))
-            && let Some(place) = places.next()
-        {
-            leaf.stream(place);
+        if let Some(leaf) = parameter.base_mut().filter(|_| names.contains(path)) {
+            leaf.stream(&mut places);
         }
     });
 }

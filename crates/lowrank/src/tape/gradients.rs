@@ -33,7 +33,7 @@ impl Gradients {
 
     /// The accumulator of `leaf`: zeros at its first use.
     pub(crate) fn accumulator(&mut self, leaf: &Leaf) -> &mut [f32] {
-        self.of(leaf.id(), leaf.value().shape())
+        self.of(leaf.id(), leaf.shape())
     }
 
     pub(crate) fn of(&mut self, id: LeafId, shape: Shape) -> &mut [f32] {

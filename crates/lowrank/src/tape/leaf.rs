@@ -1,13 +1,13 @@
 //! Leaves of the tape: tensors that no operation made.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lowrank_kernels::Compute;
 use lowrank_kernels::gemm::{Stored, Streamed, Weight};
 
 use super::operand::{Operand, Queue};
-use crate::tensor::{DType, Quantized, Tensor};
+use crate::tensor::{DType, Quantized, Shape, Tensor};
 
 /// The identity of a leaf's storage; equal for tied parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,11 @@ pub struct LeafId(u64);
 #[derive(Clone, Debug)]
 pub struct Leaf {
     id: LeafId,
-    value: Tensor,
+    shape: Shape,
+    /// Of one that consists of parts, not there until somebody asks for it.
+    value: OnceLock<Tensor>,
+    /// The leaves whose rows it is, one below the other, if it is not one by itself.
+    parts: Vec<Self>,
     trainable: bool,
     prepared: Arc<Mutex<Option<Prepared>>>,
     /// The scales and outliers of a value in 8 bits.
@@ -57,7 +61,9 @@ impl Leaf {
         let (prepared, version) = Default::default();
         Self {
             id,
-            value,
+            shape: value.shape(),
+            value: value.into(),
+            parts: Vec::new(),
             trainable: false,
             prepared,
             quantized: None,
@@ -65,6 +71,16 @@ impl Leaf {
             queue: None,
             version,
         }
+    }
+
+    /// A frozen leaf whose rows are those of matrices of one width and type, one below the other. They stay where they are:
+    /// products go by the parts.
+    pub(crate) fn joined(parts: Vec<Tensor>) -> Self {
+        let rows: usize = parts.iter().map(|part| part.shape().rows()).sum();
+        let width = parts.first().map_or(0, |part| part.shape().width());
+        let parts: Vec<Self> = parts.into_iter().map(Self::frozen).collect();
+        let empty = Self::frozen(Tensor::zeros([0, width], DType::F32));
+        Self { shape: [rows, width].into(), value: OnceLock::new(), parts, ..empty }
     }
 
     /// A frozen leaf in 8 bits. Products decode it as they go; it is never packed.
@@ -92,9 +108,21 @@ impl Leaf {
         self.id
     }
 
-    /// The value.
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The value. That of a leaf in parts is made at the first call, and kept: [`Leaf::tensors`] and [`Leaf::float`] do
+    /// without.
     pub fn value(&self) -> &Tensor {
-        &self.value
+        self.value.get_or_init(|| Tensor::join_rows(&self.tensors().cloned().collect::<Vec<_>>()))
+    }
+
+    /// The value, or those of the parts that it consists of.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let whole = self.parts.is_empty().then(|| self.value());
+        whole.into_iter().chain(self.parts.iter().map(Self::value))
     }
 
     /// The parts of a value in 8 bits.
@@ -104,20 +132,26 @@ impl Leaf {
 
     /// The value in a floating type: decoded where it is in 8 bits.
     pub fn float(&self) -> Tensor {
-        self.quantized.as_ref().map_or_else(|| self.value.clone(), |quantized| quantized.to_f32())
+        match (&self.quantized, self.value.get()) {
+            (Some(quantized), _) => quantized.to_f32(),
+            (None, Some(value)) => value.clone(),
+            (None, None) => Tensor::join_rows(&self.tensors().cloned().collect::<Vec<_>>()),
+        }
     }
 
     /// A frozen leaf of another value, of which no packed form is kept if none is of this one.
     pub(crate) fn with_value(&self, value: Tensor) -> Self {
-        Self { queue: self.queue.clone(), ..Self::frozen(value) }
+        Self { queue: self.queue().cloned(), ..Self::frozen(value) }
     }
 
     /// Keeps no packed form of a frozen value: products read it where it is, and have the next weights of the queue
-    /// read ahead from their file.
-    pub(crate) fn stream(&mut self, queue: Queue) {
-        if !self.trainable {
+    /// read ahead from their file. There is a place for each of [`Leaf::tensors`].
+    pub(crate) fn stream(&mut self, places: &mut impl Iterator<Item = Queue>) {
+        if !self.parts.is_empty() {
+            self.parts.iter_mut().for_each(|part| part.stream(places));
+        } else if let Some(place) = places.next().filter(|_| !self.trainable) {
             self.prepared = Arc::default();
-            self.queue = Some(queue);
+            self.queue = Some(place);
         }
     }
 
@@ -127,7 +161,12 @@ impl Leaf {
     /// If the value is not f32.
     pub fn value_mut(&mut self) -> &mut [f32] {
         (self.prepared, self.version) = Default::default();
-        self.value.make_mut::<f32>()
+        let mut value = self.value.take().unwrap_or_else(|| self.float());
+        // No other holds it: nothing is copied.
+        value.make_mut::<f32>();
+        self.parts.clear();
+        self.value = value.into();
+        self.value.get_mut().map_or(&mut [], Tensor::make_mut::<f32>)
     }
 
     /// Whether the tape computes this leaf's gradient.
@@ -139,7 +178,8 @@ impl Leaf {
     /// prepared from them.
     pub fn set_trainable(&mut self, trainable: bool) {
         if trainable {
-            self.value = self.float().to_dtype(DType::F32);
+            self.value = self.float().to_dtype(DType::F32).into();
+            self.parts.clear();
             (self.quantized, self.unquantized, self.queue) = (None, None, None);
         }
         self.trainable = trainable;
@@ -154,7 +194,7 @@ impl Leaf {
         // Without the lock: preparing waits for other threads, and rayon may run another user of this leaf meanwhile
         // on this one, which would wait for itself.
         let weight = Arc::new(self.prepare(compute));
-        self.value.release_pages();
+        self.value().release_pages();
         let mut kept = self.prepared();
         if let Some(other) = Prepared::of(&kept, compute) {
             return other;
@@ -165,7 +205,9 @@ impl Leaf {
 
     /// The value as the operand of matrix products.
     pub(crate) fn operand(&self, compute: Compute) -> Operand {
-        if self.quantized.is_some() || self.queue.is_some() {
+        if !self.parts.is_empty() {
+            Operand::Below(self.parts.iter().map(|part| (part.shape.rows(), part.operand(compute))).collect())
+        } else if self.quantized.is_some() || self.queue.is_some() {
             Operand::Streamed(self.clone(), compute)
         } else {
             Operand::Prepared(self.weight(compute))
@@ -189,13 +231,13 @@ impl Leaf {
     pub(super) fn stored(&self) -> Stored<'_> {
         match &self.quantized {
             Some(quantized) => Stored::Int8(quantized.view()),
-            None => Stored::Float(self.value.source()),
+            None => Stored::Float(self.value().source()),
         }
     }
 
     /// The value as it is stored, for products that decode it.
     pub(super) fn streamed(&self, compute: Compute) -> Streamed<'_> {
-        let (outputs, inputs) = self.value.rows_and_width();
+        let (outputs, inputs) = self.value().rows_and_width();
         Streamed::new(compute, self.stored(), outputs, inputs)
     }
 
@@ -206,7 +248,7 @@ impl Leaf {
 
     /// Where it stands among the streamed weights.
     pub(crate) fn queue(&self) -> Option<&Queue> {
-        self.queue.as_ref()
+        self.parts.first().map_or(self.queue.as_ref(), Self::queue)
     }
 
     fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
@@ -214,13 +256,13 @@ impl Leaf {
     }
 
     fn prepare(&self, compute: Compute) -> Weight {
-        let (outputs, inputs) = self.value.rows_and_width();
-        Weight::new(compute, self.value.source(), outputs, inputs)
+        let (outputs, inputs) = self.value().rows_and_width();
+        Weight::new(compute, self.value().source(), outputs, inputs)
     }
 
     /// The value of a vector (a bias, a norm's weight) as f32.
     pub(crate) fn vector(&self) -> Tensor {
-        self.value.to_dtype(DType::F32)
+        self.value().to_dtype(DType::F32)
     }
 }
 

@@ -46,12 +46,22 @@ pub(crate) enum Operand {
     Streamed(Leaf, Compute),
     /// Some rows, read where they are.
     Part { value: Tensor, rows: Range<usize>, compute: Compute },
+    /// Several, one below the other, with their rows.
+    Below(Vec<(usize, Self)>),
 }
 
 impl Operand {
     /// `y = x·Wᵀ + bias`.
-    pub fn forward<T: Element>(&self, x: Rows<'_, T>, bias: Option<&[f32]>, y: RowsMut<'_, T>) {
+    pub fn forward<T: Element>(&self, x: Rows<'_, T>, bias: Option<&[f32]>, mut y: RowsMut<'_, T>) {
         match self {
+            Self::Below(parts) => {
+                let mut start = 0;
+                for (rows, part) in parts {
+                    let bias = bias.map(|bias| &bias[start..start + rows]);
+                    part.forward(x, bias, y.reborrow().narrow(start, *rows));
+                    start += rows;
+                }
+            }
             Self::Prepared(weight) => weight.forward(x, bias, y),
             Self::Streamed(leaf, compute) => {
                 leaf.queue().into_iter().for_each(|queue| queue.read_ahead(true));
@@ -62,8 +72,15 @@ impl Operand {
     }
 
     /// `dx = dy·W`, or `dx += dy·W`.
-    pub fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
+    pub fn backward<T: Element>(&self, dy: Rows<'_, T>, mut dx: RowsMut<'_, T>, accumulate: bool) {
         match self {
+            Self::Below(parts) => {
+                let mut start = 0;
+                for (rows, part) in parts {
+                    part.backward(dy.narrow(start, *rows), dx.reborrow(), accumulate || start > 0);
+                    start += rows;
+                }
+            }
             Self::Prepared(weight) => weight.backward(dy, dx, accumulate),
             Self::Streamed(leaf, compute) => {
                 leaf.queue().into_iter().for_each(|queue| queue.read_ahead(false));

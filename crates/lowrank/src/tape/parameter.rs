@@ -261,10 +261,10 @@ impl Parameter {
     }
 
     fn check(&self, leaf: &Leaf) -> Result<()> {
-        if leaf.value().shape() == self.shape {
+        if leaf.shape() == self.shape {
             return Ok(());
         }
-        let (name, shape, got) = (&self.name, self.shape, leaf.value().shape());
+        let (name, shape, got) = (&self.name, self.shape, leaf.shape());
         Err(Error::Usage(format!("{name} has the shape {shape}, not {got}")))
     }
 }

@@ -135,6 +135,33 @@ impl Tensor {
         }
     }
 
+    /// Matrices of one width and type, one below the other.
+    ///
+    /// # Panics
+    /// If their types differ.
+    pub fn join_rows(parts: &[Self]) -> Self {
+        fn copy<T: Stored>(parts: &[Tensor], joined: &mut Tensor) {
+            let mut rest = joined.make_mut::<T>();
+            for part in parts {
+                let (own, after) = rest.split_at_mut(part.elements());
+                own.copy_from_slice(part.as_slice::<T>());
+                rest = after;
+            }
+        }
+        let rows: usize = parts.iter().map(|part| part.shape.rows()).sum();
+        let (width, dtype) = parts.first().map_or((0, DType::F32), |part| (part.shape.width(), part.dtype));
+        let mut joined = Self::uninit([rows, width], dtype);
+        match dtype {
+            DType::F32 => copy::<f32>(parts, &mut joined),
+            DType::Bf16 => copy::<bf16>(parts, &mut joined),
+            DType::F16 => copy::<f16>(parts, &mut joined),
+            DType::I8 => copy::<i8>(parts, &mut joined),
+            DType::U8 => copy::<u8>(parts, &mut joined),
+            DType::I64 => copy::<i64>(parts, &mut joined),
+        }
+        joined
+    }
+
     /// The matrix with its rows and columns exchanged.
     pub fn transposed(&self) -> Self {
         fn exchange<T: Copy>(from: &[T], to: &mut [T], rows: usize, width: usize) {

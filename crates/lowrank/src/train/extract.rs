@@ -113,11 +113,11 @@ fn changed(model: &dyn Module, info: &ModelInfo, base: &Checkpoint) -> Result<BT
             return;
         }
         match base_value(path, parameter, &keys) {
-            Ok(Some(before)) if before.to_f32_vec() == leaf.value().to_f32_vec() => {}
+            Ok(Some(before)) if before.to_f32_vec() == leaf.float().to_f32_vec() => {}
             Ok(_) => drop(changed.insert(path.to_owned())),
             Err(error) => result = Err(error),
         }
-        leaf.value().release_pages();
+        leaf.tensors().for_each(Tensor::release_pages);
     });
     result.map(|()| changed)
 }
@@ -150,7 +150,7 @@ fn extracted(
                         "the base model has no weight of this shape; it must be the one that was trained";
                     Error::tensor(base.path(), path, reason)
                 })?;
-                approximate(target, leaf.value(), &before, options.choice)
+                approximate(target, &leaf.float(), &before, options.choice)
             });
             result = layer.map(|layer| drop(layers.insert(module.to_owned(), layer)));
         }

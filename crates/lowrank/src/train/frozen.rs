@@ -53,8 +53,11 @@ fn is_looked_at(leaf: &Leaf) -> bool {
 
 /// A number for a value, the scales and outliers of one in 8 bits included. Pages of a file are given back.
 fn hash_of(leaf: &Leaf) -> u64 {
-    let value = hash(leaf.value().bytes());
-    leaf.value().release_pages();
+    let mut value = 0;
+    for tensor in leaf.tensors() {
+        value = u64::rotate_left(value, 1) ^ hash(tensor.bytes());
+        tensor.release_pages();
+    }
     leaf.as_quantized().map_or(value, |quantized| {
         let scales = hash(bytemuck::cast_slice(quantized.scales()));
         value ^ scales.rotate_left(17) ^ hash(bytemuck::cast_slice(quantized.outliers())).rotate_left(34)

@@ -55,8 +55,8 @@ pub struct MergeReport {
 }
 
 /// Writes a model folder that answers as the base model does under adapters, one tensor after the other: no more of the
-/// model is held in memory than a block of a tensor, but for layers of experts that are one layer here. Then both are run
-/// on random inputs, with their weights in their files; in a mixture, rows go to the same experts in both. Shards, names and types of tensors are the base model's; a value that has no place there goes into the last file.
+/// model is held in memory than a block of a tensor. Then both are run on random inputs, with their weights in their
+/// files; in a mixture, rows go to the same experts in both. Shards, names and types of tensors are the base model's; a value that has no place there goes into the last file.
 ///
 /// # Errors
 /// If a file cannot be read or written, or the folder is not empty; if two adapters have a value of their own for one

@@ -98,7 +98,7 @@ fn fingerprint(model: &mut dyn Model) -> u64 {
         places.for_each(|place| hash.add(&bytes[place..bytes.len().min(place + 8)]));
     };
     let mut add = |name: &str, leaf: &Leaf| {
-        sample(name, leaf.value());
+        leaf.tensors().for_each(|tensor| sample(name, tensor));
         // The same bytes under other scales are another weight.
         if let Some(quantized) = leaf.as_quantized() {
             let (scales, outliers) = (quantized.scales(), quantized.outliers());

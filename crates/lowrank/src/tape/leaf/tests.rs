@@ -64,3 +64,40 @@ fn a_weight_follows_its_value() {
     leaf.value_mut()[1] = 0.0;
     assert_eq!(product(&leaf), 5.0);
 }
+
+/// Whether its parts are packed or read where they are, and nothing is joined for that.
+#[test]
+fn a_leaf_in_parts_is_the_operand_that_a_whole_one_is() {
+    let whole = leaf(70, 33);
+    let parts = [0..40, 40..70].map(|rows| whole.value().rows(rows));
+    let x: Vec<f32> = (0..5 * 33).map(|i| (i % 11) as f32 * 0.1).collect();
+    let dy: Vec<f32> = (0..5 * 70).map(|i| (i % 13) as f32 * 0.1).collect();
+    let bias: Vec<f32> = (0..70).map(|i| i as f32).collect();
+    let products = |leaf: &Leaf| {
+        let operand = leaf.operand(Compute::F32);
+        let (mut y, mut dx) = (vec![0.0; 5 * 70], vec![1.0; 5 * 33]);
+        operand.forward(Rows::dense(&x, 5, 33), Some(&bias), RowsMut::dense(&mut y, 5, 70));
+        for accumulate in [false, true] {
+            operand.backward(Rows::dense(&dy, 5, 70), RowsMut::dense(&mut dx, 5, 33), accumulate);
+        }
+        [y, dx]
+    };
+    let wanted = products(&whole);
+    let mut joined = Leaf::joined(parts.to_vec());
+    assert_eq!(joined.shape(), whole.shape());
+    for streamed in [false, true] {
+        if streamed {
+            joined.stream(&mut Queue::places(parts.to_vec()));
+        }
+        for (found, wanted) in products(&joined).into_iter().flatten().zip(wanted.iter().flatten()) {
+            assert!((found - wanted).abs() < 1e-4, "{found} and {wanted}");
+        }
+        assert_eq!(joined.queue().is_some(), streamed);
+    }
+    assert!(joined.value.get().is_none());
+    assert_eq!(joined.float().to_f32_vec(), whole.value().to_f32_vec());
+    joined.set_trainable(true);
+    joined.value_mut()[0] += 1.0;
+    assert_eq!(joined.value().to_f32_vec()[0], whole.value().to_f32_vec()[0] + 1.0);
+    assert_eq!(joined.tensors().count(), 1);
+}
