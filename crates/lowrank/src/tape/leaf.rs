@@ -113,8 +113,7 @@ impl Leaf {
         self.shape
     }
 
-    /// The value. That of a leaf in parts is made at the first call, and kept: [`Leaf::tensors`] and [`Leaf::float`] do
-    /// without.
+    /// The value. That of a leaf in parts is made at the first call, and kept; [`Leaf::float`] makes one that is not.
     pub fn value(&self) -> &Tensor {
         self.value.get_or_init(|| Tensor::join_rows(&self.tensors().cloned().collect::<Vec<_>>()))
     }
