@@ -109,7 +109,8 @@ pub fn convert(options: &ConvertOptions<'_>) -> Result<ConvertReport> {
         let (pairs, others) = peft::copy(&place, out)?;
         return Ok(ConvertReport { from, to, out: out.to_path_buf(), pairs, others });
     }
-    if to == AdapterForm::Gguf && base.is_some() {
+    // Before the names of its experts are looked for among a model's modules.
+    if to == AdapterForm::Gguf && base.is_some_and(|base| base.info().experts.is_some()) {
         gguf::architecture(base)?;
     }
     let parts = match from {
