@@ -32,8 +32,9 @@ const ROUTER: &str = "gate";
 /// If one of these two is a target and the other is not; if a pattern takes too long.
 ///
 /// # Source
-/// PEFT's `_convert_peft_config_moe`, but for three things: `layers_to_transform` means the stacks of its layers; a regular expression means the stacks of which it matches an expert's
-/// layer, not all of the same last name; and under rslora, the pair of two layers scales as the pairs of both, not by √2 more.
+/// PEFT's `_convert_peft_config_moe`, but for three things: `layers_to_transform` means the stacks of its layers; a regular
+/// expression means the stacks of which it matches an expert's layer, not all of the same last name; and under rslora, the
+/// pair of two layers scales as the pairs of both, not by √2 more.
 pub(super) fn in_names_of_now<'c>(
     model: &dyn Module,
     info: &ModelInfo,
@@ -227,22 +228,15 @@ impl Factor {
 
     /// The matrices of all experts as a file has them.
     pub(super) fn stack(self, of_experts: &[Tensor]) -> Tensor {
+        if self == Self::A {
+            return Tensor::join_rows(of_experts);
+        }
         let own = of_experts.first().map_or((0, 0), Tensor::rows_and_width);
-        let shape = self.stacked_shape(own.into(), of_experts.len());
-        let mut stacked = Tensor::zeros(shape, DType::F32);
+        let mut stacked = Tensor::zeros(self.stacked_shape(own.into(), of_experts.len()), DType::F32);
         let values = stacked.make_mut::<f32>();
-        match self {
-            Self::A => {
-                for (to, from) in values.chunks_exact_mut((own.0 * own.1).max(1)).zip(of_experts) {
-                    to.copy_from_slice(from.as_slice::<f32>());
-                }
-            }
-            Self::B => {
-                for (number, from) in of_experts.iter().enumerate() {
-                    let columns = values.iter_mut().skip(number).step_by(of_experts.len());
-                    columns.zip(from.as_slice::<f32>()).for_each(|(to, from)| *to = *from);
-                }
-            }
+        for (number, from) in of_experts.iter().enumerate() {
+            let columns = values.iter_mut().skip(number).step_by(of_experts.len());
+            columns.zip(from.as_slice::<f32>()).for_each(|(to, from)| *to = *from);
         }
         stacked
     }
@@ -250,15 +244,11 @@ impl Factor {
     /// The matrix of one expert among those that a file has.
     pub(super) fn of_expert(self, stacked: &Tensor, Expert { number, of }: Expert) -> Tensor {
         let (rows, width) = stacked.rows_and_width();
-        let values = stacked.as_slice::<f32>();
         match self {
-            Self::A => {
-                let own = rows / of * width;
-                Tensor::from_slice([rows / of, width], &values[number * own..][..own])
-            }
+            Self::A => stacked.rows(number * (rows / of)..(number + 1) * (rows / of)),
             Self::B => {
-                let own: Vec<f32> = values.iter().skip(number).step_by(of).copied().collect();
-                Tensor::from_slice([rows, width / of], &own)
+                let columns = stacked.as_slice::<f32>().iter().skip(number).step_by(of);
+                Tensor::from_slice([rows, width / of], &columns.copied().collect::<Vec<f32>>())
             }
         }
     }
@@ -284,12 +274,12 @@ impl Factor {
     /// The matrix of a layer that consists of several, from those of their pairs: `A` one below the other, `B` beside and
     /// below each other, with zeros elsewhere.
     pub(super) fn joined(self, parts: &[Tensor]) -> Tensor {
+        if self == Self::A {
+            return Tensor::join_rows(parts);
+        }
         let shapes: Vec<(usize, usize)> = parts.iter().map(Tensor::rows_and_width).collect();
         let rows = shapes.iter().map(|shape| shape.0).sum();
-        let width = match self {
-            Self::A => shapes.first().map_or(0, |shape| shape.1),
-            Self::B => shapes.iter().map(|shape| shape.1).sum(),
-        };
+        let width = shapes.iter().map(|shape| shape.1).sum();
         let mut joined = Tensor::zeros([rows, width], DType::F32);
         let mut targets = joined.make_mut::<f32>().chunks_exact_mut(width.max(1));
         let mut column = 0;
@@ -297,10 +287,17 @@ impl Factor {
             for (row, to) in part.as_slice::<f32>().chunks_exact(own.max(1)).zip(&mut targets) {
                 to[column..column + own].copy_from_slice(row);
             }
-            column += if self == Self::B { own } else { 0 };
+            column += own;
         }
         joined
     }
+}
+
+/// The layer of an expert that a name of Transformers 4 is that of, or of something below it.
+pub(super) fn layer_of_expert(name: &str) -> Option<&str> {
+    let mut parts = name.split('.').skip_while(|part| *part != "experts").skip(1);
+    parts.next()?.parse::<usize>().ok()?;
+    parts.next()
 }
 
 /// What the layers that one expert's part of a stack consists of are called in files of Transformers 4.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::attach::{Plan, base_value, detach, plan_any_rank, tied_leaves};
 use super::config::{Init, LoraConfig};
-use super::experts::{Factor, in_names_of_now, names_of_4};
+use super::experts::{Factor, in_names_of_now, layer_of_expert, names_of_4};
 use super::initialise::part_of_weight;
 use super::layers::Adapted;
 use super::matcher::is_saved;
@@ -129,12 +129,7 @@ impl AdapterFile {
     /// Whether the layers of each expert have pairs of their own, as in Transformers 4.
     fn has_layers_of_experts(&self, info: &ModelInfo) -> bool {
         let Some(names) = info.experts else { return false };
-        let is_one = |key: &str| {
-            let mut parts = key.split('.').skip_while(|part| *part != "experts").skip(1);
-            let number = parts.next().is_some_and(|part| part.parse::<usize>().is_ok());
-            number && parts.next().is_some_and(|layer| names.stack_of(layer).is_some())
-        };
-        self.checkpoint.names().any(is_one)
+        self.checkpoint.names().filter_map(layer_of_expert).any(|layer| names.stack_of(layer).is_some())
     }
 
     /// What the adapter changes in a model; shapes are enough. PEFT saves the head with an adapter that says what its model

@@ -32,8 +32,8 @@ pub fn tensors(model: &mut dyn Module, adapter: AdapterId, plan: &Plan) -> Tenso
     for_each_linear(&*model, |path, linear| {
         let own = linear.adapter(adapter);
         if let Some((lora, Initial { a, b })) = own.and_then(|lora| Some((lora, lora.initial.as_ref()?))) {
-            let below = join_rows(lora.a.value(), a.value());
-            let beside = join_rows(&lora.b.value().transposed(), &negative(b.value()).transposed());
+            let below = Tensor::join_rows(&[lora.a.value().clone(), a.value().clone()]);
+            let beside = Tensor::join_rows(&[lora.b.value().transposed(), negative(b.value()).transposed()]);
             for (name, value) in [("lora_A.weight", below), ("lora_B.weight", beside.transposed())] {
                 tensors.insert(format!("{path}.{name}"), value);
             }
@@ -74,13 +74,6 @@ pub(crate) fn in_file(
     in_file.extend(tensors.into_iter().map(|(name, value)| (key(&name), value)));
     in_file.extend(of_experts.into_iter().map(|((name, factor), own)| (key(&name), factor.stack(&own))));
     in_file
-}
-
-/// One matrix below another.
-fn join_rows(above: &Tensor, below: &Tensor) -> Tensor {
-    let (rows, width) = above.rows_and_width();
-    let values = [above.as_slice::<f32>(), below.as_slice::<f32>()].concat();
-    Tensor::from_slice([rows + below.shape().rows(), width], &values)
 }
 
 fn negative(tensor: &Tensor) -> Tensor {

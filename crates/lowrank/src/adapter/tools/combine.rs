@@ -12,6 +12,7 @@ use super::merging::{Pruning, merge};
 use super::method::{MajoritySign, Merging, Method};
 use super::report::{MadeLayer, MadeReport};
 use super::saved;
+use crate::adapter::experts::layer_of_expert;
 use crate::adapter::initialise::stream_of;
 use crate::analysis::Matrix;
 use crate::hub::check_is_free;
@@ -144,11 +145,8 @@ fn check_experts(folders: &[AdapterFolder]) -> Result<()> {
             }
         }
     }
-    let is_of_4 = |name: &str| {
-        let mut parts = name.split('.').skip_while(|part| *part != "experts").skip(1);
-        parts.next().is_some_and(|number| number.parse::<usize>().is_ok())
-    };
-    let older = folders.iter().find(|folder| folder.layers().iter().any(|layer| is_of_4(layer.name())));
+    let is_of_4 = |layer: &AdapterLayer| layer_of_expert(layer.name()).is_some();
+    let older = folders.iter().find(|folder| folder.layers().iter().any(is_of_4));
     match older.filter(|_| !counts.is_empty()) {
         None => Ok(()),
         Some(folder) => {
