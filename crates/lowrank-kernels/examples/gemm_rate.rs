@@ -1,4 +1,4 @@
-//! GFLOP/s of the frozen products, for each tier that this machine has, and of the `gemm` crate beside them:
+//! GFLOP/s of the frozen products, for each tier that this machine has, in whole numbers, and of the `gemm` crate:
 //! `cargo run --release -p lowrank-kernels --example gemm_rate [-- ROWSxOUTPUTSxINPUTS ...]`.
 //!
 //! The variants of a shape are timed in turn, over and over, so that a busy neighbour slows all of them alike;
@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use half::bf16;
-use lowrank_kernels::gemm::{Matrix, MatrixMut, Weight, matmul};
+use lowrank_kernels::gemm::{Int8Weight, Matrix, MatrixMut, Weight, matmul};
 use lowrank_kernels::{Element, Rows, RowsMut, Source, Tier};
 
 const SHAPES: [&str; 6] =
@@ -24,6 +24,17 @@ fn frozen<'a, T: Element>(tier: Tier, w: &'a [f32], m: usize, n: usize, k: usize
     let (x, dy) = (vec![T::round(0.5); m * k], vec![T::round(0.5); m * n]);
     let (mut y, mut dx) = (dy.clone(), x.clone());
     let name = |direction| format!("{tier} {} {direction}", format!("{:?}", T::COMPUTE).to_lowercase());
+    let forward = move || forward.forward(Rows::dense(&x, m, k), None, RowsMut::dense(&mut y, m, n));
+    let backward = move || backward.backward(Rows::dense(&dy, m, n), RowsMut::dense(&mut dx, m, k), false);
+    [(name("forward"), Box::new(forward)), (name("backward"), Box::new(backward))]
+}
+
+fn whole<'a, T: Element>(w: &'a [f32], m: usize, n: usize, k: usize) -> [Variant<'a>; 2] {
+    let weight = || Int8Weight::quantize(Source::F32(w), n, k);
+    let (forward, backward) = (weight(), weight());
+    let (x, dy) = (vec![T::round(0.5); m * k], vec![T::round(0.5); m * n]);
+    let (mut y, mut dx) = (dy.clone(), x.clone());
+    let name = |direction| format!("int8 {} {direction}", format!("{:?}", T::COMPUTE).to_lowercase());
     let forward = move || forward.forward(Rows::dense(&x, m, k), None, RowsMut::dense(&mut y, m, n));
     let backward = move || backward.backward(Rows::dense(&dy, m, n), RowsMut::dense(&mut dx, m, k), false);
     [(name("forward"), Box::new(forward)), (name("backward"), Box::new(backward))]
@@ -56,6 +67,8 @@ fn measure(shape: &str, threads: usize) {
         variants.extend(frozen::<f32>(tier, &w, m, n, k));
         variants.extend(frozen::<bf16>(tier, &w, m, n, k));
     }
+    variants.extend(whole::<f32>(&w, m, n, k));
+    variants.extend(whole::<bf16>(&w, m, n, k));
     let mut seconds = vec![Vec::new(); variants.len()];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
     pool.install(|| {

@@ -11,7 +11,7 @@ use crate::attention::{self, Attention, AttentionGradients};
 use crate::dropout::{self, Dropout};
 use crate::element::Element;
 use crate::embedding::{self, Lookup};
-use crate::gemm::{Streamed, Weight, gradient};
+use crate::gemm::{Int8Weight, Streamed, Weight, gradient};
 use crate::rotary::{self, HeadNorms, RotaryShape, Rotations};
 use crate::rows::{Rows, RowsMut};
 use crate::unfold::{self, Unfolding};
@@ -84,6 +84,8 @@ pub struct Compiled<T: Element> {
     pub(crate) mean_squared_error: fn(&[T], &[f32], f32, Option<&mut [T]>) -> f32,
     pub(crate) weight_forward: fn(&Weight, Rows<T>, Option<&[f32]>, RowsMut<T>),
     pub(crate) weight_backward: fn(&Weight, Rows<T>, RowsMut<T>, bool),
+    pub(crate) int8_forward: fn(&Int8Weight, Rows<T>, Option<&[f32]>, RowsMut<T>),
+    pub(crate) int8_backward: fn(&Int8Weight, Rows<T>, RowsMut<T>, bool),
     pub(crate) streamed: fn(&Streamed, bool, Rows<T>, Option<&[f32]>, bool, RowsMut<T>),
 }
 
@@ -133,6 +135,8 @@ impl<T: Element> Compiled<T> {
             mean_squared_error: loss::mean_squared_error_kernel::<T>,
             weight_forward: Weight::forward_kernel::<T>,
             weight_backward: Weight::backward_kernel::<T>,
+            int8_forward: Int8Weight::forward_kernel::<T>,
+            int8_backward: Int8Weight::backward_kernel::<T>,
             streamed: |weight, forward, left, bias, accumulate, out| {
                 weight.kernel(forward, left, bias, accumulate, out);
             },

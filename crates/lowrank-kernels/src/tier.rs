@@ -142,6 +142,12 @@ fn has_avx512() -> bool {
     false
 }
 
+/// Whether the processor has AVX-512's `vpdpwssd`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512_vnni() -> bool {
+    is_x86_feature_detected!("avx512vnni")
+}
+
 /// Whether the processor has `vdpbf16ps`.
 pub fn has_avx512_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]

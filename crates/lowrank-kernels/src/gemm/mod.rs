@@ -1,5 +1,5 @@
-//! Matrix products: by a frozen weight that is prepared once ([`Weight`]) or decoded in each ([`Streamed`]), between
-//! any two f32 matrices ([`matmul`](matmul::matmul)), and the gradient of a weight that is trained
+//! Matrix products: by a frozen weight that is prepared once ([`Weight`]), multiplied in whole numbers ([`Int8Weight`]) or
+//! decoded in each product ([`Streamed`]), between any two f32 matrices ([`matmul`](matmul::matmul)), and the gradient of a weight that is trained
 //! ([`weight_gradient`]).
 
 pub mod amx;
@@ -13,13 +13,13 @@ mod check;
 mod decode;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod driver;
+pub mod eight_bits;
 pub mod gradient;
 pub mod int8;
 mod kernel;
 pub mod matmul;
 #[cfg(target_arch = "x86_64")]
 mod packed;
-#[cfg(any(test, target_arch = "x86_64"))]
 mod panels;
 mod portable;
 mod rows;
@@ -30,6 +30,7 @@ pub mod streamed;
 mod tile;
 pub mod weight;
 
+pub use eight_bits::Int8Weight;
 pub use gradient::weight_gradient;
 pub use int8::{Int8, quantize};
 pub use matmul::{Matrix, MatrixMut, matmul};

@@ -4,9 +4,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use bytemuck::Pod;
 use rayon::prelude::*;
-
-use crate::element::Element;
 
 /// How a kernel wants its panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub(super) trait Supply<V>: Sync {
     ) -> (&'a [V], usize);
 }
 
-impl<V: Element> Supply<V> for Panels<V> {
+impl<V: Pod + Send + Sync> Supply<V> for Panels<V> {
     const MADE: bool = false;
 
     fn depth(&self) -> usize {
@@ -85,7 +84,7 @@ pub(super) struct Panels<V> {
     kind: PhantomData<V>,
 }
 
-impl<V: Element> Panels<V> {
+impl<V: Pod + Send + Sync> Panels<V> {
     /// Packs a matrix; `read(w, d, into)` copies the elements from (d, w) on, down column w, at most
     /// [`PACK_DEPTH`] of them and starting at a multiple of that.
     pub fn new(
@@ -139,18 +138,18 @@ impl<V: Element> Panels<V> {
 }
 
 /// Writes one panel of some columns, its padding included; `read` as in [`Panels::new`].
-pub(super) fn fill<V: Element>(
+pub(super) fn fill<V: Pod + Send + Sync>(
     layout: Layout,
     depth: usize,
     columns: Range<usize>,
     read: impl Fn(usize, usize, &mut [V]),
     values: &mut [V],
 ) {
-    let mut block = vec![V::round(0.0); layout.cols * PACK_DEPTH];
+    let mut block = vec![V::zeroed(); layout.cols * PACK_DEPTH];
     let rows = values.chunks_mut(PACK_DEPTH * layout.cols);
     for (d, rows) in (0..depth).step_by(PACK_DEPTH).zip(rows) {
         let count = PACK_DEPTH.min(depth - d);
-        block.fill(V::round(0.0));
+        block.fill(V::zeroed());
         for (w, column) in columns.clone().zip(block.chunks_exact_mut(PACK_DEPTH)) {
             read(w, d, &mut column[..count]);
         }
@@ -164,7 +163,7 @@ pub(super) fn fill<V: Element>(
 
 /// Writes columns of [`PACK_DEPTH`] elements, one after the other in `block`, as rows of a panel of `cols`.
 #[inline(always)]
-fn interleave<V: Element, const GROUP: usize>(block: &[V], cols: usize, rows: &mut [V]) {
+fn interleave<V: Pod + Send + Sync, const GROUP: usize>(block: &[V], cols: usize, rows: &mut [V]) {
     for (d, row) in (0..PACK_DEPTH).step_by(GROUP).zip(rows.chunks_exact_mut(cols * GROUP)) {
         for (into, column) in row.chunks_exact_mut(GROUP).zip(block.chunks_exact(PACK_DEPTH)) {
             into.copy_from_slice(&column[d..d + GROUP]);
@@ -179,7 +178,7 @@ pub(super) struct Directions<V> {
     backward: OnceLock<Panels<V>>,
 }
 
-impl<V: Element> Directions<V> {
+impl<V: Pod + Send + Sync> Directions<V> {
     /// Packs `W [outputs, inputs]`; `read(i, into)` copies the elements from i on of its row-major form.
     pub fn new(layout: Layout, outputs: usize, inputs: usize, read: impl Fn(usize, &mut [V]) + Sync) -> Self {
         let forward = Panels::new(layout, inputs, outputs, |w, d, into| read(w * inputs + d, into));

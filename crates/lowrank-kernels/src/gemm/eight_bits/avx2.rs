@@ -1,0 +1,93 @@
+//! The kernel on AVX2: six rows by sixteen columns, pairs by `vpmaddwd`.
+
+use std::arch::x86_64::*;
+
+use super::driver::{Dot, Sums};
+use crate::gemm::panels::Layout;
+use crate::tier::has_avx2;
+
+const COLS: usize = 16;
+
+/// Exists only where the processor has AVX2.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    /// The kernel, if the processor has it.
+    pub fn detect() -> Option<Self> {
+        has_avx2().then_some(Self(()))
+    }
+}
+
+impl Dot for Avx2 {
+    const LAYOUT: Layout = Layout { cols: COLS, group: 2, depth_multiple: 2, panel_multiple: 1 };
+    const ROWS: usize = 6;
+
+    unsafe fn run(
+        self,
+        rows: usize,
+        pairs: usize,
+        left: *const i16,
+        stride: usize,
+        panel: *const i8,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: an `Avx2` exists only where the instructions do; the rest is the caller's promise.
+        unsafe {
+            match rows {
+                6 => tile::<6>(pairs, left, stride, panel, sums),
+                5 => tile::<5>(pairs, left, stride, panel, sums),
+                4 => tile::<4>(pairs, left, stride, panel, sums),
+                3 => tile::<3>(pairs, left, stride, panel, sums),
+                2 => tile::<2>(pairs, left, stride, panel, sums),
+                _ => tile::<1>(pairs, left, stride, panel, sums),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Dot::run`] for `R` rows; the processor has AVX2.
+#[target_feature(enable = "avx2")]
+unsafe fn tile<const R: usize>(
+    pairs: usize,
+    left: *const i16,
+    stride: usize,
+    panel: *const i8,
+    sums: &mut Sums,
+) {
+    let mut totals = [[_mm256_setzero_si256(); 2]; R];
+    // SAFETY: the caller promises `R` rows and a panel of so many pairs.
+    unsafe {
+        for pair in 0..pairs {
+            let step = panel.add(pair * 2 * COLS).cast::<__m128i>();
+            let columns = [
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(step)),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(1))),
+            ];
+            for (r, totals) in totals.iter_mut().enumerate() {
+                let value = left.add(r * stride + 2 * pair).cast::<i32>().read_unaligned();
+                let value = _mm256_set1_epi32(value);
+                totals[0] = _mm256_add_epi32(totals[0], _mm256_madd_epi16(value, columns[0]));
+                totals[1] = _mm256_add_epi32(totals[1], _mm256_madd_epi16(value, columns[1]));
+            }
+        }
+    }
+    for (sums, totals) in sums.0.chunks_exact_mut(COLS).zip(totals) {
+        for (sums, total) in sums.chunks_exact_mut(8).zip(totals) {
+            // SAFETY: there is room for eight sums.
+            unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), total) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_agrees_with_the_reference() {
+        match super::Avx2::detect() {
+            Some(kernel) => super::super::check::check_kernel(kernel),
+            None => println!("skipped: this machine does not have AVX2"),
+        }
+    }
+}

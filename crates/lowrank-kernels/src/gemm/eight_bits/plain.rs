@@ -1,0 +1,48 @@
+//! The kernel in plain Rust.
+
+use super::driver::{Dot, Sums};
+use crate::gemm::panels::Layout;
+
+const COLS: usize = 16;
+
+/// No instructions beyond the baseline.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain;
+
+impl Dot for Plain {
+    const LAYOUT: Layout = Layout { cols: COLS, group: 2, depth_multiple: 2, panel_multiple: 1 };
+    const ROWS: usize = 4;
+
+    unsafe fn run(
+        self,
+        rows: usize,
+        pairs: usize,
+        left: *const i16,
+        stride: usize,
+        panel: *const i8,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: the caller promises as many steps of the panel.
+        let panel = unsafe { std::slice::from_raw_parts(panel, pairs * 2 * COLS) };
+        for (row, sums) in sums.0.chunks_exact_mut(COLS).take(rows).enumerate() {
+            // SAFETY: the caller promises as many numbers of each row.
+            let left = unsafe { std::slice::from_raw_parts(left.add(row * stride), 2 * pairs) };
+            let mut totals = [0_i32; COLS];
+            for (pair, step) in left.chunks_exact(2).zip(panel.chunks_exact(2 * COLS)) {
+                let (first, second) = (i32::from(pair[0]), i32::from(pair[1]));
+                for (total, column) in totals.iter_mut().zip(step.chunks_exact(2)) {
+                    *total += first * i32::from(column[0]) + second * i32::from(column[1]);
+                }
+            }
+            sums.copy_from_slice(&totals);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_agrees_with_the_reference() {
+        super::super::check::check_kernel(super::Plain);
+    }
+}
