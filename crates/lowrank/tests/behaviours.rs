@@ -424,8 +424,8 @@ impl Row {
 
         let order = [Some(ADAPTER), None, Some(OTHER), Some(ADAPTER)];
         let adapters: Vec<_> = order.into_iter().cycle().take(self.batch.sequences()).collect();
-        let tape = &mut Tape::inference(Compute::F32);
-        let mixed = self.adapted.forward_adapters(tape, &self.batch, &adapters, None).unwrap();
+        let inference = || Tape::inference(Compute::F32);
+        let mixed = self.adapted.forward_adapters(&mut inference(), &self.batch, &adapters, None).unwrap();
         let (values, width) = (mixed.value().to_f32_vec(), mixed.value().rows_and_width().1);
         for (sequence, adapter) in adapters.iter().enumerate() {
             let rows = mixed.layout().offsets()[sequence]..mixed.layout().offsets()[sequence + 1];

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{Case, difference};
 use lowrank::adapter::{self, AdapterFile, Init, LoraConfig, Targets};
 use lowrank::hub::{Checkpoint, StoredDtype, TensorToWrite, Tensors, write_safetensors};
-use lowrank::models::{self, LoadIn, Placement};
+use lowrank::models::{self, LoadIn, Operands, Placement};
 use lowrank::nn::for_each_parameter;
 use lowrank::tape::AdapterId;
 use lowrank::train::{AdaptedModel, LoadOptions, QuantizeOptions, forward, quantize, read_batch};
@@ -70,6 +70,38 @@ fn in_8_bits_logits_and_gradients_are_about_as_near_to_pytorchs_f32_as_in_bf16()
             let pytorch = case.facts["pytorch_bf16_error"][what].as_f64().unwrap();
             assert!(error <= (3.0 * pytorch).max(4.5e-2), "{name}, {what}: {error}, PyTorch {pytorch}");
             assert!(error > 1e-6, "{name}: nothing was in 8 bits");
+        }
+    }
+}
+
+/// The weights are the same, and rows have 13 bits: in f32 little else is left, in bf16 the rounding of rows on the way.
+#[test]
+fn products_in_whole_numbers_are_those_of_the_decoded_weights() {
+    for (name, compute) in CASES.into_iter().flat_map(|name| [Compute::F32, Compute::Bf16].map(|c| (name, c)))
+    {
+        let case = Case::named(name);
+        let outputs = |load_in, operands| {
+            let options = LoadOptions { load_in, operands, ..case.options(compute) };
+            let mut adapted = AdaptedModel::load(&case.model(), case.adapter().as_deref(), options).unwrap();
+            outputs(&case, &mut adapted)
+        };
+        let decoded = outputs(LoadIn::Int8, Operands::Rows);
+        let error = |found: &Tensors| {
+            let (mut off, mut whole) = (0.0, 0.0);
+            for (key, tensor) in &decoded {
+                for (found, wanted) in found[key].to_f32_vec().into_iter().zip(tensor.to_f32_vec()) {
+                    off += f64::from(found - wanted).powi(2);
+                    whole += f64::from(wanted).powi(2);
+                }
+            }
+            f64::sqrt(off / whole)
+        };
+        // Weights of the checkpoint are brought into the same 8 bits.
+        for load_in in [LoadIn::Int8, LoadIn::Auto] {
+            let found = error(&outputs(load_in, Operands::Int8));
+            println!("{name}, {compute:?}, {load_in:?}: {found:.2e}");
+            let allowed = if compute == Compute::F32 { 5e-4 } else { 4e-2 };
+            assert!(found > 0.0 && found < allowed, "{name}, {compute:?}, {load_in:?}: {found:e}");
         }
     }
 }

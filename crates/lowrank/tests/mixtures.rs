@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{Case, difference, head_of, load};
+use lowrank::Result;
 use lowrank::adapter::{self, Adapted, AdapterFile, Init, LoraConfig, Plan, Targets};
-use lowrank::data::Labels;
+use lowrank::data::{Batch, Labels};
 use lowrank::hub::{Checkpoint, StoredDtype, TensorToWrite, write_safetensors};
 use lowrank::models::{self, HeadSpec, LoadIn, Model};
 use lowrank::nn::for_each_parameter;
@@ -390,21 +391,21 @@ fn a_pass_that_repeats_the_choices_of_another_sends_rows_to_the_same_experts() {
     let (adapted, mut batch) = load(&case, Compute::F32);
     batch.labels = Labels::None;
     let mut noting = Tape::inference(Compute::F32).noting_choices();
-    let forward = |tape: &mut Tape, adapted: &AdaptedModel| {
-        adapted.forward(tape, &batch, Some(ADAPTER)).map(|logits| logits.value().to_f32_vec())
-    };
-    let wanted = forward(&mut noting, &adapted).unwrap();
+    fn forward<'m>(tape: &mut Tape<'m>, adapted: &'m AdaptedModel, batch: &Batch) -> Result<Vec<f32>> {
+        adapted.forward(tape, batch, Some(ADAPTER)).map(|logits| logits.value().to_f32_vec())
+    }
+    let wanted = forward(&mut noting, &adapted, &batch).unwrap();
     let choices = noting.into_choices();
     assert_eq!(choices.len(), 2, "one of three layers is dense");
     let repeat = |choices: &[_], adapted: &AdaptedModel| {
-        forward(&mut Tape::inference(Compute::F32).repeating_choices(choices), adapted)
+        forward(&mut Tape::inference(Compute::F32).repeating_choices(choices), adapted, &batch)
     };
     assert_eq!(repeat(&choices, &adapted).unwrap(), wanted);
     let options = LoadOptions { load_in: LoadIn::Int8, ..case.options(Compute::F32) };
     let eight = AdaptedModel::load(&case.model(), case.adapter().as_deref(), options).unwrap();
     let off = |found: &[f32]| difference(found, &wanted).0;
-    let (free, repeated) = (forward(&mut Tape::inference(Compute::F32), &eight), repeat(&choices, &eight));
-    let (free, repeated) = (off(&free.unwrap()), off(&repeated.unwrap()));
+    let free = forward(&mut Tape::inference(Compute::F32), &eight, &batch);
+    let (free, repeated) = (off(&free.unwrap()), off(&repeat(&choices, &eight).unwrap()));
     assert!(repeated < 0.1 && repeated <= free, "{repeated} where {free} is without");
     let mut reversed = choices.clone();
     reversed[1] = choices[1].iter().rev().copied().collect();

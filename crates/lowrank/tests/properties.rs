@@ -19,7 +19,7 @@ fn assert_near(actual: &[f32], expected: &[f32], what: &str) {
     assert!(off <= 2e-6 * scale.max(1.0), "{what}: off by {off:e}");
 }
 
-fn run(adapted: &AdaptedModel, tape: &mut Tape, batch: &Batch) -> Vec<f32> {
+fn run<'m>(adapted: &'m AdaptedModel, tape: &mut Tape<'m>, batch: &Batch) -> Vec<f32> {
     adapted.forward(tape, batch, adapted.first_adapter()).unwrap().value().to_f32_vec()
 }
 
@@ -199,7 +199,7 @@ fn starts_of_which_neither_factor_is_zero() {
 }
 
 /// The loss of a training step, its tape not yet run backward.
-fn train_pass(adapted: &AdaptedModel, batch: &Batch) -> (Tape, Var) {
+fn train_pass<'m>(adapted: &'m AdaptedModel, batch: &Batch) -> (Tape<'m>, Var) {
     let mut tape = Tape::training(adapted.compute(), 2, 0);
     let logits = adapted.forward(&mut tape, batch, Some(AdapterId(0))).unwrap();
     let loss = loss(&mut tape, &logits, &batch.labels, batch.sequences() as f32).unwrap();

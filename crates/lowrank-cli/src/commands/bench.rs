@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use lowrank::Error;
-use lowrank::models::ModelConfig;
+use lowrank::models::{ModelConfig, Operands};
 use lowrank::train::{self, BenchOptions};
 
 use crate::arguments::{Global, LoraArguments};
@@ -48,9 +48,24 @@ pub struct Train {
     /// Tokens that an encoder-decoder writes for each sequence
     #[arg(long, value_name = "N", default_value_t = 16)]
     target_seq: usize,
+    /// What the products with frozen weights are made of
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = ComputeWord::Auto)]
+    compute: ComputeWord,
+    /// Keep a layer's inputs alone, and run it again for its gradients
+    #[arg(long)]
+    gradient_checkpointing: bool,
     /// Steps to measure
     #[arg(long, value_name = "N", default_value_t = 10)]
     steps: usize,
+}
+
+/// What products with frozen weights can be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ComputeWord {
+    /// Numbers of --dtype
+    Auto,
+    /// Weights in 8 bits
+    Int8,
 }
 
 /// Runs the command.
@@ -69,6 +84,11 @@ pub fn run(command: Command, global: Global) -> Result {
         steps: arguments.steps,
         load_in: global.load_in(),
         compute: global.compute(),
+        operands: match arguments.compute {
+            ComputeWord::Auto => Operands::Rows,
+            ComputeWord::Int8 => Operands::Int8,
+        },
+        gradient_checkpointing: arguments.gradient_checkpointing,
     })?;
     Output::new(global.json).result(&report, &report)
 }

@@ -74,7 +74,7 @@ impl BertModel {
     ///
     /// # Errors
     /// If an id is outside its table, or a parameter has no value.
-    pub fn forward(&self, tape: &mut Tape, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
+    pub fn forward<'m>(&'m self, tape: &mut Tape<'m>, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
         let hidden = self.embeddings.forward(tape, text, positions)?;
         layers::each_token(&self.encoder.layer, tape, hidden)
     }
@@ -83,7 +83,12 @@ impl BertModel {
     ///
     /// # Errors
     /// If an id is outside its table, a sequence is empty, or a parameter has no value.
-    pub fn forward_first(&self, tape: &mut Tape, text: &Tokens<'_>, positions: &[u32]) -> Result<Var> {
+    pub fn forward_first<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        text: &Tokens<'_>,
+        positions: &[u32],
+    ) -> Result<Var> {
         let hidden = self.embeddings.forward(tape, text, positions)?;
         layers::first_tokens(&self.encoder.layer, tape, hidden)
     }

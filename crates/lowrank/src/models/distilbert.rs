@@ -70,7 +70,7 @@ impl DistilBertModel {
     ///
     /// # Errors
     /// If an id is outside its table, or a parameter has no value.
-    pub fn forward(&self, tape: &mut Tape, text: &Tokens<'_>) -> Result<Var> {
+    pub fn forward<'m>(&'m self, tape: &mut Tape<'m>, text: &Tokens<'_>) -> Result<Var> {
         let hidden = self.embeddings.forward(tape, text)?;
         layers::each_token(&self.transformer.layer, tape, hidden)
     }
@@ -79,7 +79,7 @@ impl DistilBertModel {
     ///
     /// # Errors
     /// As [`DistilBertModel::forward`]; if a sequence is empty.
-    pub fn forward_first(&self, tape: &mut Tape, text: &Tokens<'_>) -> Result<Var> {
+    pub fn forward_first<'m>(&'m self, tape: &mut Tape<'m>, text: &Tokens<'_>) -> Result<Var> {
         let hidden = self.embeddings.forward(tape, text)?;
         layers::first_tokens(&self.transformer.layer, tape, hidden)
     }

@@ -68,7 +68,7 @@ impl Model for Encoder {
         &mut self.info
     }
 
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let hidden = if self.info.kind.is_on_tokens() {
             let hidden = self.body.forward(tape, inputs)?;
             wanted_rows(tape, &hidden, inputs.rows)?
@@ -94,7 +94,7 @@ pub(super) fn wanted_rows(tape: &mut Tape, hidden: &Var, rows: Option<&[usize]>)
 }
 
 impl Body {
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let text = inputs.text()?;
         match self {
             Self::Bert(model) => model.forward(tape, text, text.positions),
@@ -104,7 +104,7 @@ impl Body {
     }
 
     /// The last hidden row of each first token, pooled where the model has a pooler, f32.
-    fn forward_first(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward_first<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let text = inputs.text()?;
         match self {
             Self::Bert(model) => {

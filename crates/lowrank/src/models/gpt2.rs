@@ -58,13 +58,16 @@ impl Gpt2Model {
 impl Body for Gpt2Model {
     const NAME: &'static str = "transformer";
 
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let text = inputs.text()?;
         let lookups = [self.wte.lookup(text.ids), self.wpe.lookup(text.positions)];
         let hidden = ops::embedding(tape, &lookups, &text.layout)?;
         let mut hidden = ops::dropout(tape, &hidden, self.dropout)?;
         for (number, block) in self.h.iter().enumerate() {
-            hidden = block.forward(tape, &hidden, inputs.cache.map(|cache| (cache, number)))?;
+            hidden = match inputs.cache {
+                Some(cache) => block.forward(tape, &hidden, Some((cache, number)))?,
+                None => tape.checkpoint(&[&hidden], move |tape, x| block.forward(tape, &x[0], None))?,
+            };
         }
         self.ln_f.forward(tape, &hidden)
     }

@@ -2,6 +2,8 @@
 //! (arXiv 2505.09388), and the mixtures among them: Mixtral, Qwen2-MoE and Qwen3-MoE; as Transformers' `…ForCausalLM` and
 //! `…ForSequenceClassification`.
 
+use std::sync::Arc;
+
 use super::lm::{Body, Decoder, DecoderHead};
 use super::mixture::SparseMoe;
 use super::{Cache, DecoderConfig, ExpertNames, HeadSpec, Inputs, ModelInfo, Rope};
@@ -89,14 +91,20 @@ impl DecoderModel {
 impl Body for DecoderModel {
     const NAME: &'static str = "model";
 
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let text = inputs.text()?;
         let longest = text.positions.iter().max().map_or(0, |last| *last as usize + 1);
         let (frequencies, factor) = self.rope.frequencies(self.head_dim, longest);
-        let rotation = Rotation { positions: text.positions, frequencies: &frequencies, factor };
+        let rotation = Arc::new(Rotation { positions: text.positions.to_vec(), frequencies, factor });
         let mut hidden = ops::embedding(tape, &[self.embed_tokens.lookup(text.ids)], &text.layout)?;
         for (number, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(tape, &hidden, &rotation, inputs.cache.map(|cache| (cache, number)))?;
+            hidden = match inputs.cache {
+                Some(cache) => layer.forward(tape, &hidden, &rotation, Some((cache, number)))?,
+                None => {
+                    let rotation = Arc::clone(&rotation);
+                    tape.checkpoint(&[&hidden], move |tape, x| layer.forward(tape, &x[0], &rotation, None))?
+                }
+            };
         }
         self.norm.forward(tape, &hidden)
     }
@@ -111,9 +119,9 @@ impl Body for DecoderModel {
 }
 
 /// The rotation of a batch's tokens.
-struct Rotation<'a> {
-    positions: &'a [u32],
-    frequencies: &'a [f32],
+struct Rotation {
+    positions: Vec<u32>,
+    frequencies: Vec<f32>,
     factor: f32,
 }
 
@@ -148,7 +156,7 @@ impl DecoderLayer {
         &self,
         tape: &mut Tape,
         x: &Var,
-        rotation: &Rotation<'_>,
+        rotation: &Rotation,
         cache: Option<(&Cache, usize)>,
     ) -> Result<Var> {
         let normed = self.input_layernorm.forward(tape, x)?;
@@ -211,7 +219,7 @@ impl DecoderAttention {
         &self,
         tape: &mut Tape,
         x: &Var,
-        rotation: &Rotation<'_>,
+        rotation: &Rotation,
         cache: Option<(&Cache, usize)>,
     ) -> Result<Var> {
         let qkv = Linear::forward_together(&[&self.q_proj, &self.k_proj, &self.v_proj], tape, x)?;
@@ -224,11 +232,11 @@ impl DecoderAttention {
             heads: self.attention.heads,
             kv_heads: self.attention.kv_heads,
             head_dim: self.attention.head_dim,
-            frequencies: rotation.frequencies,
+            frequencies: &rotation.frequencies,
             factor: rotation.factor,
             norms,
         };
-        let qkv = ops::rotary(tape, &qkv, rotation.positions, &rotary)?;
+        let qkv = ops::rotary(tape, &qkv, &rotation.positions, &rotary)?;
         let context = match cache {
             Some((cache, layer)) => {
                 ops::cached_attention(tape, &qkv, &self.attention, None, &mut cache.layer(layer))?

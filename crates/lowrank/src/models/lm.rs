@@ -14,7 +14,7 @@ pub trait Body: Module + Debug + Send + Sync {
     const NAME: &'static str;
 
     /// The last hidden row of each token, normalised: `[tokens, D]`.
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var>;
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var>;
 
     /// The table of words.
     fn table(&self) -> &Embedding;
@@ -63,7 +63,7 @@ impl<B: Body> Model for Decoder<B> {
         &mut self.info
     }
 
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let hidden = self.body.forward(tape, inputs)?;
         self.head.forward(tape, &hidden, self.body.table(), inputs, &self.info)
     }

@@ -40,7 +40,8 @@ pub use inputs::{Images, Inputs, Source, Tokens};
 pub(crate) use keys::{Keys, TensorRows, layers_of_expert, written_as};
 pub use load::{LoadReport, load, load_as};
 pub(crate) use load::{Quantizable, join_rows, keys_of, not_finite, parts_of, quantizable_weights};
-pub use placement::{LoadIn, MEMORY, Needs, Placement, planned_memory, quantizable};
+pub(crate) use placement::multiply_in_int8;
+pub use placement::{LoadIn, MEMORY, Needs, Operands, Placement, planned_memory, quantizable};
 
 use crate::hub::MODEL_CONFIG;
 use crate::nn::{Module, for_each_parameter};
@@ -61,13 +62,13 @@ pub trait Model: Module + Send + Sync {
     /// # Errors
     /// If the inputs are of another kind than the model reads, an id is outside its table, a sequence is empty, or a
     /// parameter has no value.
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var>;
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var>;
 
     /// What an encoder-decoder's encoder makes of its source, for [`Source::Encoded`].
     ///
     /// # Errors
     /// As [`Model::forward`]; if the model has no encoder of its own.
-    fn encode(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn encode<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let _ = (tape, inputs);
         Err(Error::Usage(format!("{} has no encoder of its own", self.info().architecture)))
     }

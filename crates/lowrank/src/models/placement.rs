@@ -42,6 +42,17 @@ impl LoadIn {
     }
 }
 
+/// What the products with frozen weights are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Operands {
+    /// Numbers of the rows' type.
+    #[default]
+    Rows,
+    /// Whole numbers: the weights that [`quantizable`] names in 8 bits, rows in 16. Of the sums, the bits are those of
+    /// the rounded weights.
+    Int8,
+}
+
 /// Where the weights of linear layers are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
@@ -84,11 +95,20 @@ pub struct Needs {
 
 impl Needs {
     /// Counts shapes and the checkpoint's bytes; nothing is read. In training, weights are packed for both directions.
-    pub fn of(model: &dyn Model, checkpoint: &Checkpoint, compute: Compute, training: bool) -> Self {
+    pub fn of(
+        model: &dyn Model,
+        checkpoint: &Checkpoint,
+        (compute, operands): (Compute, Operands),
+        training: bool,
+    ) -> Self {
         let keys = Keys::new(model.info(), checkpoint);
         let eight = quantizable(model);
         let multiplied = multiplied(model);
-        let operand = Weight::value_bytes(compute) * if training { 2 } else { 1 };
+        let directions = if training { 2 } else { 1 };
+        let operand = |path: &str| {
+            let whole = operands == Operands::Int8 && eight.contains(path);
+            directions * if whole { 1 } else { Weight::value_bytes(compute) }
+        };
         let mut needs = Self::default();
         for_each_parameter(model, |path, parameter| {
             if parameter.tie().is_some() {
@@ -99,10 +119,12 @@ impl Needs {
             let bytes = found.iter().map(|(_, view)| view.bytes.len() as u64).sum();
             let stored = if found.is_empty() { 4 * elements } else { bytes };
             let is_int8 = found.iter().any(|(_, view)| view.dtype == StoredDtype::I8);
-            let packed = if multiplied.contains(path) { operand as u64 * elements } else { 0 };
+            let packed = if multiplied.contains(path) { operand(path) as u64 * elements } else { 0 };
             // A table that is also a head is read in both forms.
             let own = if packed == 0 || !eight.contains(path) { stored } else { 0 };
-            needs.packed += if is_int8 { stored } else { packed + own };
+            // What is in 8 bits is decoded as it is read, or packed beside it.
+            let beside = if operands == Operands::Int8 { packed } else { 0 };
+            needs.packed += if is_int8 { stored + beside } else { packed + own };
             // One column in a hundred in bf16, and the scales.
             let small = elements + elements / 50;
             needs.int8 += if is_int8 || !eight.contains(path) { stored } else { small };
@@ -172,6 +194,16 @@ pub(super) fn stream(model: &mut dyn Model) {
     for_each_parameter_mut(model, |path, parameter| {
         if let Some(leaf) = parameter.base_mut().filter(|_| names.contains(path)) {
             leaf.stream(&mut places);
+        }
+    });
+}
+
+/// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers.
+pub(crate) fn multiply_in_int8(model: &mut dyn Model) {
+    let names = quantizable(&*model);
+    for_each_parameter_mut(model, |path, parameter| {
+        if let Some(leaf) = parameter.base_mut().filter(|_| names.contains(path)) {
+            leaf.multiply_in_int8();
         }
     });
 }

@@ -72,11 +72,11 @@ impl Model for T5ForConditionalGeneration {
         &mut self.info
     }
 
-    fn encode(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn encode<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         self.encoder.forward(tape, &self.shared, inputs.text()?, None, None)
     }
 
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let encoded = match &inputs.source {
             Source::Encoded(encoded) => (*encoded).clone(),
             _ => self.encode(tape, inputs)?,
@@ -127,10 +127,10 @@ impl T5Stack {
     }
 
     /// The last hidden row of each token, normalised: `[tokens, D]`.
-    fn forward(
-        &self,
-        tape: &mut Tape,
-        shared: &Embedding,
+    fn forward<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        shared: &'m Embedding,
         text: &Tokens<'_>,
         encoded: Option<&Var>,
         cache: Option<&Cache>,
@@ -149,8 +149,17 @@ impl T5Stack {
             max_distance: self.max_distance,
         });
         for (number, block) in self.block.iter().enumerate() {
-            let cache = cache.map(|cache| (cache, number));
-            hidden = block.forward(tape, &hidden, bias.as_ref(), encoded, cache)?;
+            hidden = match (cache, encoded) {
+                (Some(cache), _) => {
+                    block.forward(tape, &hidden, bias.as_ref(), encoded, Some((cache, number)))?
+                }
+                (None, Some(encoded)) => tape.checkpoint(&[&hidden, encoded], move |tape, x| {
+                    block.forward(tape, &x[0], bias.as_ref(), Some(&x[1]), None)
+                })?,
+                (None, None) => tape.checkpoint(&[&hidden], move |tape, x| {
+                    block.forward(tape, &x[0], bias.as_ref(), None, None)
+                })?,
+            };
         }
         let hidden = self.final_layer_norm.forward(tape, &hidden)?;
         ops::dropout(tape, &hidden, self.dropout)

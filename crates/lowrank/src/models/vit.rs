@@ -92,7 +92,7 @@ impl Model for VitForImageClassification {
         &mut self.info
     }
 
-    fn forward(&self, tape: &mut Tape, inputs: &Inputs<'_>) -> Result<Var> {
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
         let Source::Images(images) = &inputs.source else {
             return Err(Error::Usage("this model reads images".into()));
         };
@@ -113,7 +113,7 @@ module!(VitModel { "embeddings" => embeddings, "layers" => layers, "layernorm" =
 
 impl VitModel {
     /// The class tokens, normalised, f32: `[images, D]`. Only they go through the last layer's feed-forward network.
-    fn forward_first(&self, tape: &mut Tape, images: &Images<'_>) -> Result<Var> {
+    fn forward_first<'m>(&'m self, tape: &mut Tape<'m>, images: &Images<'_>) -> Result<Var> {
         let hidden = self.embeddings.forward(tape, images)?;
         let first = layers::first_tokens(&self.layers, tape, hidden)?;
         self.layernorm.forward(tape, &first)

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lowrank_kernels::Compute;
-use lowrank_kernels::gemm::{Stored, Streamed, Weight};
+use lowrank_kernels::gemm::{Int8Weight, Stored, Streamed, Weight};
 
 use super::operand::{Operand, Queue};
 use crate::tensor::{DType, Quantized, Shape, Tensor};
@@ -30,6 +30,8 @@ pub struct Leaf {
     unquantized: Option<Tensor>,
     /// Its place among the weights of which no packed form is kept.
     queue: Option<Queue>,
+    /// Whether products are of whole numbers, with the value in 8 bits.
+    whole: bool,
     version: Version,
 }
 
@@ -43,13 +45,23 @@ impl PartialEq for Version {
     }
 }
 
-#[derive(Debug)]
-struct Prepared(Compute, Arc<Weight>);
+/// A packed form.
+#[derive(Clone, Debug)]
+enum Prepared {
+    /// For rows of its type.
+    Float(Arc<Weight>),
+    /// For rows of any type.
+    Int8(Arc<Int8Weight>),
+}
 
 impl Prepared {
-    /// What was kept, if it is of this type.
-    fn of(kept: &Option<Self>, compute: Compute) -> Option<Arc<Weight>> {
-        kept.as_ref().filter(|Self(kind, _)| *kind == compute).map(|Self(_, weight)| Arc::clone(weight))
+    /// What was kept, if it is for rows of this type, or of whole numbers where `whole`.
+    fn of(kept: &Option<Self>, compute: Compute, whole: bool) -> Option<Self> {
+        let fits = |kept: &&Self| match kept {
+            Self::Float(weight) => !whole && weight.compute() == compute,
+            Self::Int8(_) => whole,
+        };
+        kept.as_ref().filter(fits).cloned()
     }
 }
 
@@ -69,6 +81,7 @@ impl Leaf {
             quantized: None,
             unquantized: None,
             queue: None,
+            whole: false,
             version,
         }
     }
@@ -154,6 +167,13 @@ impl Leaf {
         }
     }
 
+    /// Has frozen values multiplied in whole numbers, in 8 bits; floating ones that are streamed stay so.
+    pub(crate) fn multiply_in_int8(&mut self) {
+        self.parts.iter_mut().for_each(Self::multiply_in_int8);
+        let is_held = self.queue.is_none() || self.quantized.is_some();
+        self.whole = !self.trainable && is_held && self.parts.is_empty();
+    }
+
     /// The value of a leaf that is or was trained, for writing. Anything prepared from the old value is dropped.
     ///
     /// # Panics
@@ -179,26 +199,26 @@ impl Leaf {
         if trainable {
             self.value = self.float().to_dtype(DType::F32).into();
             self.parts.clear();
-            (self.quantized, self.unquantized, self.queue) = (None, None, None);
+            (self.quantized, self.unquantized, self.queue, self.whole) = (None, None, None, false);
         }
         self.trainable = trainable;
     }
 
     /// The value `[outputs, inputs]` as the operand of a matrix product, prepared once and kept until the value is
     /// written. Threads that meet here first may each prepare it; one of the results is kept.
-    pub(crate) fn weight(&self, compute: Compute) -> Arc<Weight> {
-        if let Some(weight) = Prepared::of(&self.prepared(), compute) {
+    fn packed(&self, compute: Compute) -> Prepared {
+        if let Some(weight) = Prepared::of(&self.prepared(), compute, self.whole) {
             return weight;
         }
         // Without the lock: preparing waits for other threads, and rayon may run another user of this leaf meanwhile
         // on this one, which would wait for itself.
-        let weight = Arc::new(self.prepare(compute));
+        let weight = self.prepare(compute);
         self.value().release_pages();
         let mut kept = self.prepared();
-        if let Some(other) = Prepared::of(&kept, compute) {
+        if let Some(other) = Prepared::of(&kept, compute, self.whole) {
             return other;
         }
-        *kept = Some(Prepared(compute, Arc::clone(&weight)));
+        *kept = Some(weight.clone());
         weight
     }
 
@@ -206,10 +226,13 @@ impl Leaf {
     pub(crate) fn operand(&self, compute: Compute) -> Operand {
         if !self.parts.is_empty() {
             Operand::Below(self.parts.iter().map(|part| (part.shape.rows(), part.operand(compute))).collect())
-        } else if self.quantized.is_some() || self.queue.is_some() {
+        } else if !self.whole && (self.quantized.is_some() || self.queue.is_some()) {
             Operand::Streamed(self.clone(), compute)
         } else {
-            Operand::Prepared(self.weight(compute))
+            match self.packed(compute) {
+                Prepared::Float(weight) => Operand::Prepared(weight),
+                Prepared::Int8(weight) => Operand::Int8(weight),
+            }
         }
     }
 
@@ -254,9 +277,16 @@ impl Leaf {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn prepare(&self, compute: Compute) -> Weight {
+    fn prepare(&self, compute: Compute) -> Prepared {
         let (outputs, inputs) = self.value().rows_and_width();
-        Weight::new(compute, self.value().source(), outputs, inputs)
+        if self.whole {
+            let weight = match self.stored() {
+                Stored::Int8(int8) => Int8Weight::new(int8, outputs, inputs),
+                Stored::Float(source) => Int8Weight::quantize(source, outputs, inputs),
+            };
+            return Prepared::Int8(Arc::new(weight));
+        }
+        Prepared::Float(Arc::new(Weight::new(compute, self.value().source(), outputs, inputs)))
     }
 
     /// The value of a vector (a bias, a norm's weight) as f32.

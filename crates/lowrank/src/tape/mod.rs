@@ -4,6 +4,7 @@
 //! only if something that it read is trained. Gradients of parameters accumulate (over micro-batches, too);
 //! gradients of activations are assigned at their first use and added to after it.
 
+mod checkpoint;
 mod gradients;
 mod key_values;
 mod layout;
@@ -20,6 +21,7 @@ use lowrank_kernels::attention::AttentionDropout;
 use lowrank_kernels::dropout::{Dropout, DropoutKey};
 use lowrank_kernels::{Compute, elementwise};
 
+use checkpoint::Checkpoint;
 use gradients::Activations;
 pub use gradients::Gradients;
 pub use key_values::KeyValues;
@@ -79,9 +81,17 @@ pub(crate) trait Backward: Send {
     fn backward(self: Box<Self>, output: Tensor, activations: &mut Activations, gradients: &mut Gradients);
 }
 
-struct Node {
+struct Node<'m> {
     output: VarId,
-    operation: Box<dyn Backward>,
+    operation: Operation<'m>,
+}
+
+/// How backward goes past a node.
+enum Operation<'m> {
+    /// From what the forward pass left.
+    Recorded(Box<dyn Backward>),
+    /// By running a part of the model again.
+    Again(Checkpoint<'m>),
 }
 
 /// What the output of an operation is called in an error.
@@ -103,14 +113,15 @@ enum Mode {
     Training { seed: u64, step: u64 },
 }
 
-/// The record of one forward pass.
-pub struct Tape {
+/// The record of one forward pass, of a model that lives for `'m`.
+pub struct Tape<'m> {
     compute: Compute,
     mode: Mode,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<'m>>,
     variables: usize,
     sites: u32,
     checked: bool,
+    checkpointing: bool,
     /// On a checked tape, the module that was computed last.
     module: String,
     /// What is shown the inputs of linear layers.
@@ -131,7 +142,7 @@ enum Choices {
 /// Is given the name of a weight and the rows that it multiplies.
 type Watcher = Box<dyn FnMut(&str, &Tensor) + Send>;
 
-impl Tape {
+impl<'m> Tape<'m> {
     fn new(compute: Compute, mode: Mode) -> Self {
         Self {
             compute,
@@ -140,6 +151,7 @@ impl Tape {
             variables: 0,
             sites: 0,
             checked: false,
+            checkpointing: false,
             module: String::new(),
             watcher: None,
             choices: Choices::Free,
@@ -273,30 +285,47 @@ impl Tape {
             }
         }
         let id = backward.map(|operation| {
-            let output = VarId(self.variables);
-            self.variables += 1;
-            self.nodes.push(Node { output, operation });
+            let output = self.variable();
+            self.nodes.push(Node { output, operation: Operation::Recorded(operation) });
             output
         });
         Ok(Var { value, layout: Arc::clone(layout), id })
     }
 
+    /// The place of the next value that has a gradient.
+    fn variable(&mut self) -> VarId {
+        let id = VarId(self.variables);
+        self.variables += 1;
+        id
+    }
+
     /// Runs the tape backward from a scalar loss and adds the gradients of all trained leaves to `gradients`.
     ///
     /// # Errors
-    /// If `loss` depends on nothing that is trained.
+    /// If `loss` depends on nothing that is trained; those of a part of the model that is run again.
     pub fn backward(self, loss: &Var, gradients: &mut Gradients) -> Result<()> {
         let Some(id) = loss.id else {
             return Err(Error::Usage("the loss depends on nothing that is trained".into()));
         };
+        self.run_backward(id, Tensor::from_slice(loss.value.shape(), &[1.0f32]), gradients)?;
+        Ok(())
+    }
+
+    /// Runs the tape backward from the gradient of a value; what is left are the gradients of values that no operation of
+    /// this tape made.
+    fn run_backward(self, from: VarId, gradient: Tensor, gradients: &mut Gradients) -> Result<Activations> {
         let mut activations = Activations::new(self.variables);
-        activations.add(id, Tensor::from_slice(loss.value.shape(), &[1.0f32]));
+        activations.add(from, gradient);
         for node in self.nodes.into_iter().rev() {
-            if let Some(gradient) = activations.take(node.output) {
-                node.operation.backward(gradient, &mut activations, gradients);
+            let Some(gradient) = activations.take(node.output) else { continue };
+            match node.operation {
+                Operation::Recorded(operation) => operation.backward(gradient, &mut activations, gradients),
+                Operation::Again(part) => {
+                    part.backward(gradient, &mut activations, gradients, (self.compute, self.mode))?;
+                }
             }
         }
-        Ok(())
+        Ok(activations)
     }
 }
 

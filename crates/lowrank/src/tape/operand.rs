@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use lowrank_kernels::gemm::{Stored, Streamed, Weight};
+use lowrank_kernels::gemm::{Int8Weight, Stored, Streamed, Weight};
 use lowrank_kernels::{Compute, Element, Rows, RowsMut, Source};
 
 use super::leaf::Leaf;
@@ -42,6 +42,8 @@ impl Queue {
 pub(crate) enum Operand {
     /// Packed.
     Prepared(Arc<Weight>),
+    /// Packed for whole numbers.
+    Int8(Arc<Int8Weight>),
     /// Read where it is.
     Streamed(Leaf, Compute),
     /// Some rows, read where they are.
@@ -63,6 +65,7 @@ impl Operand {
                 }
             }
             Self::Prepared(weight) => weight.forward(x, bias, y),
+            Self::Int8(weight) => weight.forward(x, bias, y),
             Self::Streamed(leaf, compute) => {
                 leaf.queue().into_iter().for_each(|queue| queue.read_ahead(true));
                 leaf.streamed(*compute).forward(x, bias, y);
@@ -82,6 +85,7 @@ impl Operand {
                 }
             }
             Self::Prepared(weight) => weight.backward(dy, dx, accumulate),
+            Self::Int8(weight) => weight.backward(dy, dx, accumulate),
             Self::Streamed(leaf, compute) => {
                 leaf.queue().into_iter().for_each(|queue| queue.read_ahead(false));
                 leaf.streamed(*compute).backward(dy, dx, accumulate);

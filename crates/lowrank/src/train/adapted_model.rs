@@ -11,7 +11,7 @@ use crate::data::{Batch, BatchSource, IGNORED, Labels, TokenRows, Tokenizer};
 use crate::generate::end_tokens;
 use crate::hub::{self, ADAPTER_CONFIG, Checkpoint, RepositoryKind};
 use crate::models::{
-    self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadIn, LoadReport, Model, ModelConfig, Needs,
+    self, Head, HeadSpec, HeadStyle, Images, Inputs, LoadIn, LoadReport, Model, ModelConfig, Needs, Operands,
     Placement, Source, Tokens,
 };
 use crate::nn::for_each_parameter;
@@ -32,6 +32,8 @@ pub struct LoadOptions {
     pub style: HeadStyle,
     /// What the weights are loaded as.
     pub load_in: LoadIn,
+    /// What the products with frozen weights are made of.
+    pub operands: Operands,
 }
 
 /// What a model is loaded for.
@@ -103,8 +105,14 @@ impl AdaptedModel {
             let reason = format!("its head has {labels} outputs where {num_labels} are wanted");
             return Err(Error::Usage(reason).unsuitable(adapter.as_ref().map_or("", |(name, _)| name)));
         }
-        let mut adapted =
-            Self::load_base(&folder, config, head, options.compute, options.load_in, Use::Asking)?;
+        let mut adapted = Self::load_base(
+            &folder,
+            config,
+            head,
+            (options.compute, options.operands),
+            options.load_in,
+            Use::Asking,
+        )?;
         if let Some((name, file)) = adapter {
             adapted.attach_file(name, &file)?;
         }
@@ -116,26 +124,33 @@ impl AdaptedModel {
         folder: &Path,
         config: ModelConfig,
         head: HeadSpec,
-        compute: Option<Compute>,
+        (compute, operands): (Option<Compute>, Operands),
         load_in: LoadIn,
         purpose: Use,
     ) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let mut model = models::from_config(&config, head)?;
         let compute = compute.unwrap_or_else(default_compute);
-        let (placement, placement_note) = match (load_in, purpose) {
+        let (placement, mut placement_note) = match (load_in, purpose) {
             (LoadIn::Int8, _) => (Placement::Int8, None),
             (LoadIn::Mapped, _) => (Placement::Mapped, None),
             // What is trained is in memory in any case.
             (LoadIn::Auto, Use::FullTraining) => (Placement::Packed, None),
             (LoadIn::Auto, Use::Reference) => {
-                let needs = Needs::of(&*model, &checkpoint, compute, false);
+                let needs = Needs::of(&*model, &checkpoint, (compute, operands), false);
                 (needs.choose_unchanged(models::planned_memory()?), None)
             }
-            (LoadIn::Auto, _) => Needs::of(&*model, &checkpoint, compute, purpose == Use::Training)
-                .choose(models::planned_memory()?),
+            (LoadIn::Auto, _) => {
+                Needs::of(&*model, &checkpoint, (compute, operands), purpose == Use::Training)
+                    .choose(models::planned_memory()?)
+            }
         };
         let report = models::load_as(&mut *model, &checkpoint, placement)?;
+        if operands == Operands::Int8 && placement == Placement::Mapped {
+            placement_note.get_or_insert_default().push_str(", and not multiplied in 8 bits");
+        } else if operands == Operands::Int8 {
+            models::multiply_in_int8(&mut *model);
+        }
         let folder = folder.to_path_buf();
         Ok(Self { model, config, folder, compute, report, placement, placement_note, adapters: Vec::new() })
     }
@@ -286,7 +301,12 @@ impl AdaptedModel {
     ///
     /// # Errors
     /// As [`Model::forward`].
-    pub fn forward(&self, tape: &mut Tape, batch: &Batch, adapter: Option<AdapterId>) -> Result<Var> {
+    pub fn forward<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        batch: &Batch,
+        adapter: Option<AdapterId>,
+    ) -> Result<Var> {
         self.forward_adapters(tape, batch, &vec![adapter; batch.sequences()], None)
     }
 
@@ -294,9 +314,9 @@ impl AdaptedModel {
     ///
     /// # Errors
     /// As [`Model::forward`].
-    pub fn forward_adapters(
-        &self,
-        tape: &mut Tape,
+    pub fn forward_adapters<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
         batch: &Batch,
         adapters: &[Option<AdapterId>],
         rows: Option<&[usize]>,
@@ -335,9 +355,9 @@ impl AdaptedModel {
     ///
     /// # Errors
     /// As [`AdaptedModel::forward`] and [`loss`].
-    pub fn loss(
-        &self,
-        tape: &mut Tape,
+    pub fn loss<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
         batch: &Batch,
         adapter: Option<AdapterId>,
         denominator: f32,

@@ -111,6 +111,7 @@ impl Ask {
             head: Some(tasks::head(options.task)?),
             style: options.style,
             load_in: options.load_in,
+            ..LoadOptions::default()
         };
         let adapted = AdaptedModel::load(options.model, options.adapter, load)?;
         check_head(options, &adapted)?;

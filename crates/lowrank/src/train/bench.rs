@@ -13,7 +13,7 @@ use super::schedule::{Schedule, ScheduleKind};
 use super::trainer::Trainer;
 use crate::adapter::{self, LoraConfig, ParameterCount};
 use crate::data::{Batch, IGNORED, Labels, Pixels, TokenRows};
-use crate::models::{self, Head, HeadSpec, LoadIn, ModelConfig, ModelInfo};
+use crate::models::{self, Head, HeadSpec, LoadIn, ModelConfig, ModelInfo, Operands};
 use crate::tape::AdapterId;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -42,6 +42,10 @@ pub struct BenchOptions {
     pub steps: usize,
     /// The type that is computed in; absent: the machine's own.
     pub compute: Option<Compute>,
+    /// What the products with frozen weights are made of.
+    pub operands: Operands,
+    /// Whether layers are run again in the backward pass.
+    pub gradient_checkpointing: bool,
 }
 
 /// What was measured.
@@ -77,6 +81,9 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
         // Tables and what is not in 8 bits are in bf16, whatever is computed in.
         LoadIn::Int8 => models::initialise_int8(&mut *model, SEED, DType::Bf16)?,
     }
+    if options.operands == Operands::Int8 {
+        models::multiply_in_int8(&mut *model);
+    }
     let mut adapted = AdaptedModel::from_model(model, options.config.clone(), compute);
     let plan = adapter::attach(adapted.model_mut(), &info, &options.lora, ADAPTER, SEED)?;
     let count = ParameterCount::with_adapter(adapted.model(), &plan);
@@ -87,7 +94,8 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
         total_steps: WARM_UP_STEPS + options.steps,
         base_learning_rate: 1e-4,
     };
-    let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, SEED);
+    let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), schedule, SEED)
+        .with_gradient_checkpointing(options.gradient_checkpointing);
     let mut generator = Philox::new(SEED, 0);
     let mut lengths = options.lengths.iter().copied().cycle();
     let (mut times, mut tokens) = (Vec::with_capacity(options.steps), 0);
@@ -224,6 +232,8 @@ mod tests {
             load_in: LoadIn::Auto,
             steps: 2,
             compute: Some(Compute::F32),
+            operands: Operands::Rows,
+            gradient_checkpointing: false,
         }
     }
 

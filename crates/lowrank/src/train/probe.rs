@@ -45,7 +45,11 @@ pub(super) fn outputs_of_both(
     Ok([first, outputs_on(&mut repeating, other, of_other)?])
 }
 
-fn outputs_on(tape: &mut Tape, adapted: &AdaptedModel, adapter: Option<AdapterId>) -> Result<Vec<f32>> {
+fn outputs_on<'m>(
+    tape: &mut Tape<'m>,
+    adapted: &'m AdaptedModel,
+    adapter: Option<AdapterId>,
+) -> Result<Vec<f32>> {
     let info = adapted.model().info();
     let lengths = LENGTHS.map(|length| length.min(info.max_length.max(1)));
     let generator = &mut Philox::new(SEED, 0);

@@ -16,7 +16,9 @@ use crate::hub::{
     to_tensor, write_atomically, write_safetensors,
 };
 use crate::models::eight_bits::{OUTLIER_COLUMNS, OUTLIERS, SCALE};
-use crate::models::{self, HeadSpec, LoadIn, Quantizable, join_rows, not_finite, quantizable_weights};
+use crate::models::{
+    self, HeadSpec, LoadIn, Operands, Quantizable, join_rows, not_finite, quantizable_weights,
+};
 use crate::tensor::{DType, Quantized, Tensor};
 use crate::text::{decimals, write_columns};
 use crate::{Error, Result};
@@ -208,7 +210,7 @@ fn write_config(from: &Path, to: &Path) -> Result<()> {
 fn logits(folder: &Path) -> Result<Vec<f32>> {
     let config = models::read_config(folder)?;
     let head = HeadSpec::new(config.head.unwrap_or(config.usual_head()), config.labels.len());
-    let (compute, load_in) = (Some(Compute::Bf16), LoadIn::Auto);
+    let (compute, load_in) = ((Some(Compute::Bf16), Operands::Rows), LoadIn::Auto);
     let mut adapted = AdaptedModel::load_base(folder, config, head, compute, load_in, Use::Reference)?;
     probe::complete(&mut adapted)?;
     probe::outputs(&adapted, None)

@@ -20,7 +20,7 @@ use super::schedule::{Schedule, ScheduleKind};
 use crate::Result;
 use crate::adapter::LoraConfig;
 use crate::data::Columns;
-use crate::models::{HeadStyle, LoadIn};
+use crate::models::{HeadStyle, LoadIn, Operands};
 
 /// A run: the keys of a run file, checked, with the defaults where the file has none.
 ///
@@ -130,8 +130,12 @@ pub struct TrainSection {
     pub warmup: Warmup,
     /// The longest gradient, all tensors together; 0: any.
     pub max_grad_norm: f64,
-    /// The type of the matrix products' operands; absent: as `dtype`.
+    /// Whether layers are run again in the backward pass, so that only their inputs are kept.
+    pub gradient_checkpointing: bool,
+    /// The type that is computed in; absent: as `dtype`.
     pub compute: Option<Compute>,
+    /// What the products with frozen weights are made of: `compute = "int8"`.
+    pub operands: Operands,
     /// LoRA+: by how much the learning rate of `B` is larger.
     pub loraplus_lr_ratio: f64,
     /// LoRA+: the learning rate of pairs on embeddings.

@@ -47,7 +47,7 @@ impl Base {
     fn load(run: &RunFile, folder: PathBuf, config: ModelConfig, task: &TaskInfo) -> Result<Self> {
         let purpose = if run.method == Method::Full { Use::FullTraining } else { Use::Training };
         let head = HeadSpec { style: run.head, ..HeadSpec::new(task.head, task.num_labels) };
-        let compute = Some(run.compute());
+        let compute = (Some(run.compute()), run.train.operands);
         let adapted = AdaptedModel::load_base(&folder, config, head, compute, run.load_in, purpose)?;
         Ok(Self { adapted, folder, head: (task.head, task.num_labels) })
     }
@@ -399,7 +399,8 @@ fn trainer(run: &RunFile, examples: usize, adapted: &mut AdaptedModel) -> Result
     optimizer
         .set_rates(adapted.model_mut(), &run.learning_rates())
         .map_err(|error| error.in_section("train"))?;
-    Ok((Trainer::new(optimizer, run.schedule(total_steps), run.train.seed), total_steps))
+    let trainer = Trainer::new(optimizer, run.schedule(total_steps), run.train.seed);
+    Ok((trainer.with_gradient_checkpointing(run.train.gradient_checkpointing), total_steps))
 }
 
 pub(super) fn plan(run: &RunFile) -> BatchPlan {

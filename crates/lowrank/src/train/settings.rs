@@ -9,7 +9,7 @@ use super::adapted_model::AdaptedModel;
 use super::run_file::{KeepBest, RunFile};
 use crate::data::{Dataset, Scores, TaskInfo};
 use crate::fnv::Fnv;
-use crate::models::{Model, Placement};
+use crate::models::{Model, Operands, Placement};
 use crate::nn::{for_each_parameter, for_each_trained_mut};
 use crate::tape::Leaf;
 use crate::tensor::Tensor;
@@ -68,6 +68,9 @@ pub(super) fn settings(
     let metric = selection.metric.as_deref().filter(|_| selection.keep);
     settings.insert("cpu".into(), Tier::active().kernels());
     settings.insert("train.dtype".into(), name_of(compute).into());
+    if run.train.operands == Operands::Int8 {
+        settings.insert("train.compute".into(), "int8".into());
+    }
     settings.insert("train.keep_best".into(), metric.unwrap_or("last").into());
     // What `auto` came to mean: another placement may have other bits.
     let placement = match adapted.placement() {

@@ -34,6 +34,7 @@ pub struct Trainer {
     optimizer: AdamW,
     schedule: Schedule,
     seed: u64,
+    gradient_checkpointing: bool,
     gradients: Gradients,
     /// The adapters of the steps so far, of which every trained tensor is known to get a gradient.
     reached: Vec<Option<AdapterId>>,
@@ -59,7 +60,16 @@ pub struct Step {
 impl Trainer {
     /// A trainer. `seed` is the dropout's.
     pub fn new(optimizer: AdamW, schedule: Schedule, seed: u64) -> Self {
-        Self { optimizer, schedule, seed, gradients: Gradients::new(), reached: Vec::new() }
+        let (gradients, reached) = (Gradients::new(), Vec::new());
+        Self { optimizer, schedule, seed, gradient_checkpointing: false, gradients, reached }
+    }
+
+    /// Keeps of each layer its inputs alone, and runs it again in the backward pass, as [`Tape::checkpointing`]: the same
+    /// bits from less memory in more time.
+    #[must_use]
+    pub fn with_gradient_checkpointing(mut self, gradient_checkpointing: bool) -> Self {
+        self.gradient_checkpointing = gradient_checkpointing;
+        self
     }
 
     /// The optimiser, for checkpoints.
@@ -104,7 +114,8 @@ impl Trainer {
         self.gradients.clear();
         let mut total = 0.0;
         for batch in batches {
-            let mut tape = Tape::training(compute, self.seed, step);
+            let mut tape =
+                Tape::training(compute, self.seed, step).checkpointing(self.gradient_checkpointing);
             let loss = adapted.loss(&mut tape, batch, adapter, targets as f32)?;
             total += f64::from(loss.value().as_slice::<f32>()[0]);
             tape.backward(&loss, &mut self.gradients)?;
@@ -171,7 +182,9 @@ impl Trainer {
             return not_finite(name);
         }
         for batch in batches {
-            let mut tape = Tape::training(compute, self.seed, self.steps()).checked();
+            let mut tape = Tape::training(compute, self.seed, self.steps())
+                .checked()
+                .checkpointing(self.gradient_checkpointing);
             let result = adapted.loss(&mut tape, batch, adapter, 1.0);
             if let Err(Error::NotFinite { tensor, .. }) = result {
                 return not_finite(tensor);

@@ -18,7 +18,7 @@ const DIRECTIONS: usize = 4;
 /// A forward pass over trained tensors.
 pub trait Subject {
     fn module(&mut self) -> &mut dyn Module;
-    fn output(&self, tape: &mut Tape) -> Result<Var>;
+    fn output<'m>(&'m self, tape: &mut Tape<'m>) -> Result<Var>;
 }
 
 /// A module and its forward pass.
@@ -29,7 +29,7 @@ impl<M: Module, F: Fn(&M, &mut Tape) -> Result<Var>> Subject for Pass<M, F> {
         &mut self.0
     }
 
-    fn output(&self, tape: &mut Tape) -> Result<Var> {
+    fn output<'m>(&'m self, tape: &mut Tape<'m>) -> Result<Var> {
         (self.1)(&self.0, tape)
     }
 }
@@ -76,7 +76,7 @@ pub fn check(what: &str, mut subject: impl Subject) {
 }
 
 /// Dropout, where an operation has any, draws the same masks in each pass.
-pub fn tape() -> Tape {
+pub fn tape<'m>() -> Tape<'m> {
     Tape::training(Compute::F32, 5, 3)
 }
 

@@ -36,7 +36,7 @@ impl Subject for Whole {
         self.adapted.model_mut()
     }
 
-    fn output(&self, tape: &mut Tape) -> Result<Var> {
+    fn output<'m>(&'m self, tape: &mut Tape<'m>) -> Result<Var> {
         self.adapted.forward(tape, &self.batch, self.adapter)
     }
 }

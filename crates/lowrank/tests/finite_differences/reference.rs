@@ -31,7 +31,7 @@ fn assert_close(found: &[f32], expected: &[f32]) {
     }
 }
 
-fn tape() -> Tape {
+fn tape<'m>() -> Tape<'m> {
     Tape::evaluation(Compute::F32)
 }
 

@@ -12,6 +12,14 @@ fn leaf(rows: usize, width: usize) -> Leaf {
     Leaf::frozen(Tensor::from_slice([rows, width], &values))
 }
 
+/// What is kept of a leaf in a floating type.
+fn weight(leaf: &Leaf, compute: Compute) -> Arc<Weight> {
+    match leaf.packed(compute) {
+        Prepared::Float(weight) => weight,
+        Prepared::Int8(_) => panic!("the leaf is multiplied in its own type"),
+    }
+}
+
 /// A thread that waits for the others to pack its weight may be given another user of the same weight.
 #[test]
 fn several_threads_may_use_a_fresh_weight_first() {
@@ -26,7 +34,7 @@ fn several_threads_may_use_a_fresh_weight_first() {
                     scope.spawn(move || {
                         // So that the first is packing, with the other thread's help, when the next arrive.
                         std::thread::sleep(Duration::from_micros(200 * user));
-                        pool.install(|| leaf.weight(Compute::F32).bytes())
+                        pool.install(|| weight(leaf, Compute::F32).bytes())
                     });
                 }
             });
@@ -38,18 +46,18 @@ fn several_threads_may_use_a_fresh_weight_first() {
 
 fn product(leaf: &Leaf) -> f32 {
     let mut y = [0.0];
-    leaf.weight(Compute::F32).forward(Rows::dense(&[1.0, 2.0], 1, 2), None, RowsMut::dense(&mut y, 1, 1));
+    weight(leaf, Compute::F32).forward(Rows::dense(&[1.0, 2.0], 1, 2), None, RowsMut::dense(&mut y, 1, 1));
     y[0]
 }
 
 #[test]
 fn a_weight_is_prepared_once_whether_it_is_trained_or_not() {
     let mut leaf = leaf(5, 3);
-    let frozen = leaf.weight(Compute::F32);
-    assert!(Arc::ptr_eq(&frozen, &leaf.clone().weight(Compute::F32)));
+    let frozen = weight(&leaf, Compute::F32);
+    assert!(Arc::ptr_eq(&frozen, &weight(&leaf.clone(), Compute::F32)));
     leaf.set_trainable(true);
-    assert!(Arc::ptr_eq(&frozen, &leaf.weight(Compute::F32)), "the value is the same");
-    assert!(!Arc::ptr_eq(&frozen, &leaf.weight(Compute::Bf16)), "another type");
+    assert!(Arc::ptr_eq(&frozen, &weight(&leaf, Compute::F32)), "the value is the same");
+    assert!(!Arc::ptr_eq(&frozen, &weight(&leaf, Compute::Bf16)), "another type");
 }
 
 #[test]
@@ -100,4 +108,36 @@ fn a_leaf_in_parts_is_the_operand_that_a_whole_one_is() {
     joined.value_mut()[0] += 1.0;
     assert_eq!(joined.value().to_f32_vec()[0], whole.value().to_f32_vec()[0] + 1.0);
     assert_eq!(joined.tensors().count(), 1);
+}
+
+/// Whether it was in 8 bits before or not; what is trained is multiplied in its own type.
+#[test]
+fn a_frozen_leaf_is_multiplied_in_whole_numbers_and_a_trained_one_is_not() {
+    let mut frozen = leaf(70, 33);
+    let quantized = Quantized::from_float(frozen.value()).unwrap();
+    let mut eight = Leaf::quantized(quantized);
+    let kinds = |leaf: &Leaf| matches!(leaf.operand(Compute::F32), Operand::Int8(_));
+    assert!(!kinds(&frozen) && !kinds(&eight));
+    for leaf in [&mut frozen, &mut eight] {
+        let x: Vec<f32> = (0..5 * 33).map(|i| (i % 11) as f32 * 0.1).collect();
+        let product = |leaf: &Leaf| {
+            let mut y = vec![0.0; 5 * 70];
+            let y_rows = RowsMut::dense(&mut y, 5, 70);
+            leaf.operand(Compute::F32).forward(Rows::dense(&x, 5, 33), None, y_rows);
+            y
+        };
+        let wanted = product(leaf);
+        leaf.multiply_in_int8();
+        assert!(kinds(leaf));
+        let largest = wanted.iter().fold(0.0, |max: f32, y| max.max(y.abs()));
+        for (found, wanted) in product(leaf).into_iter().zip(wanted) {
+            assert!((found - wanted).abs() < 1e-2 * largest, "{found} and {wanted}");
+        }
+        leaf.set_trainable(true);
+        assert!(!kinds(leaf));
+    }
+    let mut joined = Leaf::joined(vec![frozen.value().rows(0..40), frozen.value().rows(40..70)]);
+    joined.multiply_in_int8();
+    let Operand::Below(parts) = joined.operand(Compute::F32) else { panic!("products go by the parts") };
+    assert!(parts.iter().all(|(_, part)| matches!(part, Operand::Int8(_))));
 }

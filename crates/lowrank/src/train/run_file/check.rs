@@ -2,7 +2,7 @@
 
 use super::{KeepBest, Method, RunFile, Warmup};
 use crate::data::tasks;
-use crate::models::{Head, HeadStyle, LoadIn};
+use crate::models::{Head, HeadStyle, LoadIn, Operands};
 use crate::train::reading::Reading;
 use crate::{Error, Result};
 
@@ -67,6 +67,11 @@ impl RunFile {
         if self.method == Method::Full && self.load_in == LoadIn::Int8 {
             let reason = "weights in 8 bits cannot be trained; method = \"full\" needs load_in = \"auto\"";
             return Err(Error::setting("load_in", reason));
+        }
+        if self.method == Method::Full && self.train.operands == Operands::Int8 {
+            let reason =
+                "whole numbers are for frozen weights; method = \"full\" trains them, leave it at \"auto\"";
+            return Err(Error::setting("train.compute", reason));
         }
         Ok(())
     }

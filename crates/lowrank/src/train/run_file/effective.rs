@@ -7,7 +7,7 @@ use lowrank_kernels::Compute;
 use toml::{Table, Value};
 
 use crate::data::tasks::{self, is_hub_id};
-use crate::models::HeadStyle;
+use crate::models::{HeadStyle, Operands};
 
 use super::{EvalEvery, KeepBest, RunFile, Warmup, lora, values};
 
@@ -64,10 +64,10 @@ impl RunFile {
         toml::to_string(&table).unwrap_or_default()
     }
 
-    /// The settings that decide the result, by their keys. Where things lie and how often the run tells of itself is
-    /// not among them.
+    /// The settings that decide the result, by their keys. Where things lie, how often the run tells of itself
+    /// and what is kept for backward is not among them.
     pub fn decisive_settings(&self) -> BTreeMap<String, String> {
-        const OTHER: [&str; 10] = [
+        const OTHER: [&str; 11] = [
             "model",
             "init_adapter",
             "output",
@@ -76,6 +76,7 @@ impl RunFile {
             "train.log_every",
             "train.save_every",
             "train.save_total_limit",
+            "train.gradient_checkpointing",
             "train.compute",
             "train.dtype",
         ];
@@ -151,7 +152,9 @@ impl RunFile {
         set("loraplus_lr_embedding", Value::Float(train.loraplus_lr_embedding));
         let rates = values::by_pattern(&train.learning_rate_pattern, |rate| Value::Float(*rate));
         set("learning_rate_pattern", rates);
-        set("compute", compute(train.compute));
+        set("gradient_checkpointing", Value::Boolean(train.gradient_checkpointing));
+        let in_int8 = train.operands == Operands::Int8;
+        set("compute", if in_int8 { text("int8") } else { compute(train.compute) });
         set("shuffle", Value::Boolean(train.shuffle));
         set("seed", Value::Integer(train.seed.cast_signed()));
         set("dtype", compute(train.dtype));

@@ -9,13 +9,12 @@ use super::values::{Values, describe, number, wrong};
 use super::{DataSection, EvalEvery, KeepBest, Method, RunFile, Source, TrainSection, Warmup, lora};
 use crate::data::Columns;
 use crate::data::tasks::{self, is_hub_id};
-use crate::models::{HeadStyle, LoadIn};
+use crate::models::{HeadStyle, LoadIn, Operands};
 use crate::nearest::nearest;
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
 
 pub(super) fn read(values: &Values, source: Source) -> Result<RunFile> {
-    only_supported(values)?;
     let init_adapter = values.text("init_adapter")?;
     Ok(RunFile {
         model: values.required("model")?.to_owned(),
@@ -100,6 +99,7 @@ fn columns(values: &Values) -> Result<Columns> {
 }
 
 fn train(values: &Values) -> Result<TrainSection> {
+    let (compute, operands) = products(values)?;
     Ok(TrainSection {
         epochs: values.count("train.epochs")?,
         max_steps: values.count("train.max_steps")?,
@@ -110,7 +110,9 @@ fn train(values: &Values) -> Result<TrainSection> {
         lr_schedule: values.choice("train.lr_schedule", &ScheduleKind::NAMES)?,
         warmup: warmup(values)?,
         max_grad_norm: values.number("train.max_grad_norm")?,
-        compute: compute(values, "train.compute")?,
+        gradient_checkpointing: values.flag("train.gradient_checkpointing")?,
+        compute,
+        operands,
         loraplus_lr_ratio: values.number("train.loraplus_lr_ratio")?,
         loraplus_lr_embedding: values.number("train.loraplus_lr_embedding")?,
         learning_rate_pattern: values.by_pattern(
@@ -120,7 +122,7 @@ fn train(values: &Values) -> Result<TrainSection> {
         )?,
         shuffle: values.flag("train.shuffle")?,
         seed: values.count("train.seed")? as u64,
-        dtype: compute(values, "train.dtype")?,
+        dtype: values.choice("train.dtype", &DTYPES)?,
         eval_every: eval_every(values)?,
         save_every: values.count("train.save_every")?,
         save_total_limit: values.count("train.save_total_limit")?,
@@ -148,11 +150,14 @@ fn warmup(values: &Values) -> Result<Warmup> {
     }
 }
 
-fn compute(values: &Values, key: &str) -> Result<Option<Compute>> {
-    if values.get(key).and_then(Value::as_str) == Some("int8") {
-        return Err(Error::setting(key, "\"int8\" is not supported yet; auto, f32 and bf16 are"));
-    }
-    values.choice(key, &[("auto", None), ("f32", Some(Compute::F32)), ("bf16", Some(Compute::Bf16))])
+/// The types that rows can have.
+const DTYPES: [(&str, Option<Compute>); 3] =
+    [("auto", None), ("f32", Some(Compute::F32)), ("bf16", Some(Compute::Bf16))];
+
+/// The type that is computed in, and what products with frozen weights are made of.
+fn products(values: &Values) -> Result<(Option<Compute>, Operands)> {
+    let [auto, f32, bf16] = DTYPES.map(|(name, dtype)| (name, (dtype, Operands::Rows)));
+    values.choice("train.compute", &[auto, f32, bf16, ("int8", (None, Operands::Int8))])
 }
 
 fn eval_every(values: &Values) -> Result<EvalEvery> {
@@ -167,15 +172,4 @@ fn eval_every(values: &Values) -> Result<EvalEvery> {
             Err(Error::setting(key, format!("it is {found}; it must be \"epoch\", or a number of steps")))
         }
     }
-}
-
-/// Refuses what the format knows and this program does not do yet, so that nothing is ignored without a word.
-fn only_supported(values: &Values) -> Result<()> {
-    let later = |key: &str, what: String, right: &str| {
-        Err(Error::setting(key, format!("{what} is not supported yet; {right}")))
-    };
-    if values.flag("train.gradient_checkpointing")? {
-        return later("train.gradient_checkpointing", "true".to_owned(), "leave it at false");
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::adapter::{Bias, Init, Targets};
+use crate::models::Operands;
 
 const LEAST: &str = "model = \"m\"\ntask = \"sst2\"\noutput = \"out\"\ndata.train = \"train.tsv\"\n";
 
@@ -63,7 +64,9 @@ fn the_least_run_file_has_the_documented_defaults() {
         loraplus_lr_ratio: 1.0,
         loraplus_lr_embedding: 1e-6,
         learning_rate_pattern: Vec::new(),
+        gradient_checkpointing: false,
         compute: None,
+        operands: Operands::Rows,
         shuffle: true,
         seed: 42,
         dtype: None,
@@ -134,7 +137,7 @@ fn every_key_can_be_given() {
         loraplus_lr_ratio = 16
         loraplus_lr_embedding = 1e-5
         learning_rate_pattern = {"layer.0" = 1e-4, "classifier" = 1}
-        gradient_checkpointing = false
+        gradient_checkpointing = true
         compute = "bf16"
         shuffle = false
         seed = 7
@@ -162,6 +165,7 @@ fn every_key_can_be_given() {
     assert_eq!(run.lora.layers_pattern, ["layer"]);
     assert_eq!((run.train.warmup, run.train.eval_every), (Warmup::Steps(5), EvalEvery::Steps(50)));
     assert_eq!((run.train.compute, run.train.dtype), (Some(Compute::Bf16), Some(Compute::Bf16)));
+    assert!(run.train.gradient_checkpointing);
     assert_eq!((run.train.loraplus_lr_ratio, run.train.loraplus_lr_embedding), (16.0, 1e-5));
     let rates = [("layer.0".to_owned(), 1e-4), ("classifier".to_owned(), 1.0)];
     assert_eq!(run.train.learning_rate_pattern, rates);
@@ -260,12 +264,7 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_rather_than_ignored() {
-    for assignment in [
-        "lora.init_lora_weights=lora_ga",
-        "lora.init_lora_weights=corda",
-        "train.compute=int8",
-        "train.gradient_checkpointing=true",
-    ] {
+    for assignment in ["lora.init_lora_weights=lora_ga", "lora.init_lora_weights=corda"] {
         let text = message(with(assignment));
         assert!(text.contains("not supported yet"), "{assignment}: {text}");
     }
@@ -363,4 +362,17 @@ fn an_entry_of_a_pattern_can_be_set_and_goes_before_those_of_the_file() {
     let run = run(&["lora.alpha_pattern.query=32", "train.learning_rate_pattern.classifier=1e-3"]);
     assert_eq!(run.lora.alpha_pattern, [("query".to_owned(), 32.0)]);
     assert_eq!(run.train.learning_rate_pattern, [("classifier".to_owned(), 1e-3)]);
+}
+
+#[test]
+fn int8_is_a_type_of_operands_beside_that_of_the_rows() {
+    let run = with("train.compute=int8").unwrap();
+    assert_eq!((run.train.operands, run.train.compute), (Operands::Int8, None));
+    assert!(run.to_toml().contains("compute = \"int8\""));
+    assert_eq!(with("train.compute=auto").unwrap().train.operands, Operands::Rows);
+    assert_eq!(message(with("train.dtype=int8")), "train.dtype: \"int8\" is not one of auto, f32, bf16");
+    let wrong = message(with("train.compute=int9"));
+    assert_eq!(wrong, "train.compute: \"int9\" is not one of auto, f32, bf16, int8");
+    let full = format!("{LEAST}method = \"full\"\n[train]\ncompute = \"int8\"");
+    assert!(message(read(&full)).starts_with("train.compute: whole numbers are for frozen weights"));
 }
