@@ -15,10 +15,11 @@ static DEFAULTS: LazyLock<Table> = LazyLock::new(|| {
 /// Keys that every run must give.
 pub(super) const REQUIRED: [&str; 4] = ["model", "task", "output", "data.train"];
 /// Keys that stand beside another one and have no default of their own.
-const WITHOUT_DEFAULT: [&str; 3] = ["head_dropout", "data.stride", "train.warmup_steps"];
+const WITHOUT_DEFAULT: [&str; 4] = ["head_dropout", "data.stride", "lora.loftq_config", "train.warmup_steps"];
 
-/// Tables of patterns, of which an override may set a single entry.
-const PATTERNS: [&str; 3] = ["lora.rank_pattern", "lora.alpha_pattern", "train.learning_rate_pattern"];
+/// Tables, most of them of patterns, of which an override may set a single entry.
+const PATTERNS: [&str; 4] =
+    ["lora.rank_pattern", "lora.alpha_pattern", "lora.loftq_config", "train.learning_rate_pattern"];
 
 /// The sections of a run file.
 pub(super) const SECTIONS: [&str; 3] = ["data", "lora", "train"];
