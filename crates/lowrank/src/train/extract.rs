@@ -27,8 +27,10 @@ pub struct ExtractOptions<'a> {
     pub tuned: &'a str,
     /// The rank of each layer.
     pub choice: RankChoice,
-    /// The layers to adapt; absent: every linear layer but the head, those of experts among them.
+    /// The layers to adapt; absent, and without parameters: every linear layer but the head, those of experts among them.
     pub target_modules: Option<Targets>,
+    /// The parameters to adapt, by the ends of their names: experts, routers.
+    pub target_parameters: &'a [String],
     /// The folder to write; it is made, or is empty.
     pub out: &'a Path,
 }
@@ -130,11 +132,17 @@ fn extracted(
     changed: &BTreeSet<String>,
     options: &ExtractOptions<'_>,
 ) -> Result<BTreeMap<String, Extracted>> {
-    let targets = options.target_modules.clone().unwrap_or(Targets::AllLinear);
-    let is_usual = options.target_modules.is_none() && info.experts.is_some();
-    let target_parameters =
-        if is_usual { adapter::parameters_beside_modules(model, info) } else { Vec::new() };
-    let config = LoraConfig { target_modules: Some(targets), target_parameters, ..LoraConfig::default() };
+    let mut config = LoraConfig {
+        target_modules: options.target_modules.clone(),
+        target_parameters: options.target_parameters.to_vec(),
+        ..LoraConfig::default()
+    };
+    if config.target_modules.is_none() && config.target_parameters.is_empty() {
+        config.target_modules = Some(Targets::AllLinear);
+        if info.experts.is_some() {
+            config.target_parameters = adapter::parameters_beside_modules(model, info);
+        }
+    }
     let targets = target_modules(model, info, &config)?;
     let keys = Keys::new(info, base);
     let mut layers = BTreeMap::new();
@@ -259,7 +267,8 @@ fn notes(model: &dyn Module, plan: &Plan, changed: &BTreeSet<String>) -> Vec<Str
     }
     for_each_parameter(model, |path, parameter| {
         let shared = parameter.tie().filter(|_| parameter.base().is_none());
-        if let Some(table) = shared.filter(|table| plan.replaced.iter().any(|name| name == table)) {
+        if let Some(table) = shared.filter(|table| plan.replaced.iter().any(|name| name == table))
+        {
             notes.push(format!("{path} shares {table}, and keeps the base model's value under an adapter"));
         }
     });
