@@ -313,6 +313,14 @@ fn what_is_wrong_with_a_pair_of_experts_is_found() {
     assert_eq!(findings(&|config| config["target_parameters"] = mixed.clone()), "");
     let found = findings(&|config| config["r"] = json!(5));
     assert!(found.contains("no multiple of the rank 5"), "{found}");
+    // A rank that half of the experts would have: each stack by itself could be right.
+    let found = findings(&|config| config["rank_pattern"] = json!({r".*\.down_proj": 6}));
+    for layer in 0..2 {
+        let module = format!("model.layers.{layer}.mlp.experts");
+        let expected =
+            format!("{module}: the pair of down_proj is that of 2 experts, but that of gate_up_proj of 4");
+        assert!(found.contains(&expected), "{found}");
+    }
     let found = findings(&|config| config["target_parameters"] = Value::Null);
     assert!(found.contains("mlp.experts"), "{found}");
 }
