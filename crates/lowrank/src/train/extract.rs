@@ -6,7 +6,7 @@ use std::path::Path;
 use lowrank_kernels::Compute;
 
 use super::adapted_model::{AdaptedModel, LoadOptions};
-use crate::adapter::tools::{MadeLayer, MadeReport, RankChoice};
+use crate::adapter::tools::{MadeLayer, MadeReport, RankChoice, filled_up};
 use crate::adapter::{self, Adapted, Bias, LoraConfig, Plan, Targets, target_modules};
 use crate::analysis::{LowRank, Matrix};
 use crate::hub::{self, Checkpoint, RepositoryKind, check_is_free, to_tensor};
@@ -46,13 +46,8 @@ struct Extracted {
 impl Extracted {
     /// The factors, filled up with zeros to a rank that is no smaller: experts of a stack have one.
     fn factors(&self, r: usize) -> [Tensor; 2] {
-        let ([rows, columns], k) = (self.report.shape, self.made.k);
-        let mut a = narrow(&self.made.right);
-        a.resize(r * columns, 0.0);
-        let mut b = vec![0.0; rows * r];
-        for (to, from) in b.chunks_exact_mut(r).zip(narrow(&self.made.left).chunks_exact(k.max(1))) {
-            to[..k].copy_from_slice(from);
-        }
+        let ([rows, columns], LowRank { k, left, right, .. }) = (self.report.shape, &self.made);
+        let [a, b] = filled_up([&narrow(right), &narrow(left)], [rows, *k, columns], r);
         [Tensor::from_slice([r, columns], &a), Tensor::from_slice([rows, r], &b)]
     }
 }
