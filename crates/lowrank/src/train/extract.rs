@@ -261,8 +261,7 @@ fn notes(model: &dyn Module, plan: &Plan, changed: &BTreeSet<String>) -> Vec<Str
         notes.push(format!("changed, but not in the adapter: {}", lost.join(", ")));
     }
     for_each_parameter(model, |path, parameter| {
-        let shared = parameter.tie().filter(|_| parameter.base().is_none());
-        if let Some(table) = shared.filter(|table| plan.replaced.iter().any(|name| name == table))
+        if let Some(table) = parameter.shares().filter(|table| plan.replaced.iter().any(|name| name == table))
         {
             notes.push(format!("{path} shares {table}, and keeps the base model's value under an adapter"));
         }
