@@ -119,9 +119,22 @@ fn what_adapters_cannot_have_of_their_own_is_refused() {
         ("[[adapters]]\nname = 'a'\nlora.rr = 3\n", &["a: ", "lora.rr"]),
         ("[[adapters]]\nname = 'a'\nlora.r = 0\n", &["adapters.a.lora.r", "at least 1"]),
         ("[adapters]\nname = 'a'\n", &["adapters", "[[adapters]]"]),
+        ("[[adapter]]\nname = 'a'\n", &["unknown key \"adapter\"; did you mean adapters?"]),
+        (
+            "[[adapters]]\nname = 'a'\n[[adapters.adapters]]\nname = 'b'\n",
+            &["adapters.a.adapters", "has none"],
+        ),
     ] {
         let text = error(adapters);
         assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} in {text}");
+    }
+    // An empty list is not the one run without a name.
+    let none = RunFileBuilder::from_toml(&format!("adapters = []\n{BASE}"), room.path(""));
+    let none = none.map(drop).unwrap_err().to_string();
+    assert!(none.contains("adapters: there is none"), "{none}");
+    for key in ["adapters", "adapters.small.lora.r"] {
+        let error = builder(&room, "all").set(&format!("{key}=3")).map(drop).unwrap_err().to_string();
+        assert!(error.starts_with(key) && error.contains("set in all"), "{error}");
     }
     let alone = builder(&room, "all").build().unwrap_err().to_string();
     assert!(alone.contains("lowrank train"), "{alone}");

@@ -24,15 +24,16 @@ Examples:
 /// Show the rank of matrices: singular values, energy, low-rank approximations
 ///
 /// Of a safetensors file, of a model folder, or of an adapter, whose products are analysed from their factors. Vectors
-/// are left out, and a tensor of more than two dimensions is a matrix of the first against all others.
+/// are left out, and a tensor of more than two dimensions is a matrix of the first against all others, but each expert of
+/// a mixture's stack is one, NAME[0], NAME[1] and so on.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Safetensors file, model folder or adapter folder
     #[arg(value_name = "FILE.safetensors")]
     file: PathBuf,
-    /// Look at this tensor, or at this module of an adapter, alone; may be repeated
-    /// [default: all]
+    /// Look at this tensor, stack of experts, expert of one (NAME[3]) or module of an
+    /// adapter alone; may be repeated [default: all]
     #[arg(long = "tensor", value_name = "NAME")]
     tensors: Vec<String>,
     /// Count singular values above this value

@@ -90,6 +90,9 @@ struct Settings {
     /// Names with commas between, a regular expression, or all-linear
     #[arg(long, value_name = "NAMES")]
     target_modules: Option<String>,
+    /// Parameters of a mixture, as mlp.experts.gate_up_proj,mlp.experts.down_proj
+    #[arg(long, value_name = "NAMES")]
+    target_parameters: Option<String>,
     /// Passes over the training data
     #[arg(long, value_name = "N")]
     epochs: Option<String>,
@@ -124,13 +127,14 @@ struct Settings {
 
 impl Settings {
     /// Each option with the run file's key that it sets.
-    fn keys(&self) -> [(&'static str, &Option<String>); 15] {
+    fn keys(&self) -> [(&'static str, &Option<String>); 16] {
         [
             ("method", &self.method),
             ("lora.r", &self.rank),
             ("lora.lora_alpha", &self.lora_alpha),
             ("lora.lora_dropout", &self.lora_dropout),
             ("lora.target_modules", &self.target_modules),
+            ("lora.target_parameters", &self.target_parameters),
             ("train.epochs", &self.epochs),
             ("train.max_steps", &self.max_steps),
             ("train.batch_size", &self.batch_size),

@@ -24,6 +24,30 @@ pub fn workshop(model: &str, task: &str) -> Workshop {
     workshop
 }
 
+/// The parameters of a mixture are chosen as modules are, in training and when an adapter is extracted.
+#[test]
+fn experts_are_chosen_by_an_option() {
+    let workshop = workshop("mixtral", "text");
+    let both = "mlp.experts.gate_up_proj,mlp.experts.down_proj";
+    let train = ["train", "language.toml", "--max-steps", "3", "--dtype", "f32"];
+    workshop.succeed(&[&train[..], &["--target-parameters", both]].concat());
+    let config: Value = serde_json::from_slice(&workshop.read("told/adapter_config.json")).unwrap();
+    let named = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"];
+    assert_eq!(config["target_parameters"], serde_json::json!(named));
+    let again = [&train[..], &["--overwrite", "--target-parameters", "mlp.experts.down"]].concat();
+    let ran = workshop.run(&again);
+    assert!(ran.code == 2 && ran.stderr.contains("did you mean mlp.experts.down_proj"), "{}", ran.stderr);
+
+    workshop.succeed(&["merge", "--model", "writer", "--adapter", "told", "--out", "merged"]);
+    let extract = ["adapter", "extract", "--model", "writer", "--tuned", "merged", "--rank", "2", "--json"];
+    let options = ["--target-parameters", "mlp.experts.down_proj", "--out", "part"];
+    let report = workshop.succeed(&[&extract[..], &options].concat()).json();
+    let layers: Vec<&str> =
+        report["layers"].as_array().unwrap().iter().map(|layer| layer["name"].as_str().unwrap()).collect();
+    assert!(layers.len() == 8 && layers.iter().all(|name| name.contains("experts.down_proj.")), "{layers:?}");
+    assert!(report["notes"][0].as_str().unwrap().contains("gate_up_proj"), "{report}");
+}
+
 #[test]
 fn every_task_trains_is_evaluated_and_answers() {
     for (model, task, metrics) in [

@@ -27,6 +27,23 @@ fn the_write_ups_matrices_have_ranks_2_3_1_and_0() {
 }
 
 #[test]
+fn of_a_stack_of_experts_all_or_one_are_shown() {
+    let workshop = Workshop::new();
+    let model = golden("models/qwen3-moe-joined").to_string_lossy().into_owned();
+    let names = |tensor: &str| -> Vec<String> {
+        let json = workshop.succeed(&["rank", &model, "--tensor", tensor, "--json"]).json();
+        let tensors = json["tensors"].as_array().unwrap().iter();
+        tensors.map(|tensor| tensor["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let stack = "model.layers.2.mlp.experts.gate_up_proj";
+    let experts: Vec<String> = (0..5).map(|number| format!("{stack}[{number}]")).collect();
+    assert_eq!(names(stack), experts);
+    assert_eq!(names(&experts[3]), experts[3..4]);
+    let ran = workshop.run(&["rank", &model, "--tensor", &format!("{stack}[5]")]);
+    assert!(ran.code == 2 && ran.stderr.contains(&experts[0]), "{}", ran.stderr);
+}
+
+#[test]
 fn files_are_written_where_they_are_wanted() {
     let workshop = with_matrices();
     workshop.succeed(&[

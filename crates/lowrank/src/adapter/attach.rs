@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::base_values::BaseValues;
 use super::config::{Bias, Init, LoraConfig, Targets};
 use super::initialise;
 use super::layers::Adapted;
@@ -15,7 +16,7 @@ use crate::nn::{
     self, Linear, Module, Role, for_each_embedding, for_each_embedding_mut, for_each_linear,
     for_each_linear_mut, for_each_parameter, for_each_parameter_mut,
 };
-use crate::tape::{AdapterId, Leaf, Lora, Parameter, TokenRows};
+use crate::tape::{AdapterId, Leaf, Lora, TokenRows};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -214,7 +215,7 @@ pub fn attach(
     let plan = plan(&*model, info, config)?;
     detach(model, adapter);
     let attached = attach_pairs(model, &plan, config, adapter, seed);
-    let tied = tied_leaves(&*model);
+    let values = BaseValues::of(&*model);
     let mut result = attached;
     for_each_parameter_mut(model, |path, parameter| {
         if let Some(base) = parameter.base_mut() {
@@ -222,7 +223,7 @@ pub fn attach(
         }
         if result.is_ok() && plan.replaced.iter().any(|name| name == path) {
             // PEFT copies the value of a parameter that is another one's second name, too.
-            let value = base_value(path, parameter, &tied).map(|leaf| leaf.float());
+            let value = values.get(parameter).map(Leaf::float);
             result = value.and_then(|value| parameter.set_replacement(adapter, Leaf::trained(value)));
         }
         if let Some(tokens) = plan.tokens(path).filter(|_| result.is_ok()) {
@@ -244,16 +245,15 @@ fn attach_pairs(
     adapter: AdapterId,
     seed: u64,
 ) -> Result<()> {
-    let tied = tied_leaves(&*model);
+    let values = BaseValues::of(&*model);
     let init = &config.init_lora_weights;
-    let weight = |path: &str, weight: &Parameter| base_value(&nn::join(path, "weight"), weight, &tied);
     if matches!(init, Init::Loftq) {
         check_eight_bits(&*model, plan)?;
     }
     let mut result = Ok(());
     for_each_linear_mut(model, |path, linear| {
         if let Some(layer) = plan.linear(path).filter(|_| result.is_ok()) {
-            let weight = || weight(path, &linear.weight);
+            let weight = || values.get(&linear.weight).cloned();
             let pair = initialise::of_linear(layer, linear, weight, init, adapter, seed);
             result = pair.map(|pair| linear.lora.push(Lora { dropout: config.lora_dropout, ..pair }));
         }
@@ -262,7 +262,7 @@ fn attach_pairs(
     let mut result = Ok(());
     for_each_embedding_mut(model, |path, embedding| {
         if let Some(layer) = plan.embedding(path).filter(|_| result.is_ok()) {
-            let table = || weight(path, &embedding.weight);
+            let table = || values.get(&embedding.weight).cloned();
             let pair = initialise::of_embedding(layer, embedding, table, init, adapter, seed);
             result = pair.map(|pair| embedding.lora.push(pair));
         }
@@ -294,31 +294,6 @@ fn rows_of(table: &Leaf, tokens: &TrainedTokens) -> TokenRows {
     let rows: Vec<f32> = indices.iter().flat_map(row).copied().collect();
     let values = Leaf::trained(Tensor::from_slice([indices.len(), *width], &rows));
     TokenRows { ids: indices.as_slice().into(), values }
-}
-
-/// The values of the parameters that are other names of one.
-pub(super) fn tied_leaves(model: &dyn Module) -> Vec<(String, Leaf)> {
-    let mut wanted = Vec::new();
-    for_each_parameter(model, |path, parameter| {
-        wanted.extend(parameter.tie().map(|name| (path.to_owned(), name)));
-    });
-    let mut leaves = Vec::new();
-    for_each_parameter(model, |path, parameter| {
-        if let Some(leaf) = parameter.base() {
-            let same = wanted.iter().filter(|(_, name)| *name == path);
-            leaves.extend(same.map(|(name, _)| (name.clone(), leaf.clone())));
-        }
-    });
-    leaves
-}
-
-/// The base model's value of the parameter at `path`.
-pub(super) fn base_value(path: &str, parameter: &Parameter, tied: &[(String, Leaf)]) -> Result<Leaf> {
-    let other = tied.iter().find(|(name, _)| name == path).map(|(_, leaf)| leaf);
-    match (parameter.active(None), other) {
-        (Err(_), Some(leaf)) => Ok(leaf.clone()),
-        (own, _) => own.cloned(),
-    }
 }
 
 /// Takes an adapter off a model, which then answers as before it was attached.

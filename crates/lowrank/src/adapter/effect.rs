@@ -1,7 +1,8 @@
 //! Whether an adapter does anything.
 
-use crate::nn::{Module, for_each_embedding, for_each_linear, for_each_parameter, join};
-use crate::tape::{AdapterId, Leaf, Lora, Magnitude, Parameter};
+use super::base_values::BaseValues;
+use crate::nn::{Module, for_each_embedding, for_each_linear, for_each_parameter};
+use crate::tape::{AdapterId, Leaf, Lora, Magnitude};
 use crate::tensor::DType;
 
 /// How far a magnitude may be from the length that the weight has, as a part of that, and still be it.
@@ -12,19 +13,20 @@ const ROUNDING: f32 = 1e-5;
 /// where the product alone is zero.
 pub fn changes_nothing(model: &dyn Module, adapter: AdapterId) -> bool {
     let mut changes = false;
-    for_each_linear(model, |path, linear| {
+    let values = BaseValues::of(model);
+    for_each_linear(model, |_, linear| {
         let mut own = linear.lora.iter().filter(|lora| lora.adapter == adapter);
         changes = changes
             || own.any(|lora| {
-                let lengths = || Some(lora.norms(base_of(model, path, &linear.weight)?));
+                let lengths = || Some(lora.norms(values.find(&linear.weight)?));
                 is_felt(lora, lengths)
             });
     });
-    for_each_embedding(model, |path, embedding| {
+    for_each_embedding(model, |_, embedding| {
         let mut own = embedding.lora.iter().filter(|lora| lora.adapter == adapter);
         changes = changes
             || own.any(|lora| {
-                let lengths = || Some(lora.table_norms(base_of(model, path, &embedding.weight)?));
+                let lengths = || Some(lora.table_norms(values.find(&embedding.weight)?));
                 is_felt(lora, lengths)
             });
     });
@@ -45,19 +47,6 @@ pub fn changes_nothing(model: &dyn Module, adapter: AdapterId) -> bool {
         }
     });
     !changes
-}
-
-/// The base model's value of a layer's weight, or of what that is tied to.
-fn base_of<'a>(model: &'a dyn Module, path: &str, weight: &'a Parameter) -> Option<&'a Leaf> {
-    let tied = weight.tie().filter(|_| weight.base().is_none());
-    let wanted = tied.map_or_else(|| join(path, "weight"), str::to_owned);
-    let mut found = None;
-    for_each_parameter(model, |path, parameter| {
-        if path == wanted {
-            found = parameter.base();
-        }
-    });
-    found
 }
 
 fn is_felt(lora: &Lora, lengths: impl FnOnce() -> Option<Vec<f32>>) -> bool {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lowrank_kernels::{Rows, RowsMut, elementwise, low_rank, magnitude};
 
+use super::base_values::BaseValues;
 use crate::nn::{
     Module, for_each_embedding, for_each_embedding_mut, for_each_linear, for_each_linear_mut,
     for_each_parameter, for_each_parameter_mut, join,
@@ -65,26 +66,19 @@ enum AddedTo {
 pub fn merge(model: &mut dyn Module, adapter: AdapterId) -> Result<Merged> {
     let changes = Changes::of(&*model, adapter)?;
     let mut before = BTreeMap::new();
-    let mut bases = BTreeMap::new();
-    for_each_parameter(&*model, |path, parameter| {
-        bases.extend(parameter.base().map(|leaf| (path.to_owned(), leaf.clone())));
-    });
+    let bases = BaseValues::of(&*model);
     let changed: BTreeSet<&String> = changes.pairs.keys().chain(changes.replacements.keys()).collect();
     let mut values = BTreeMap::new();
     let mut result = Ok(());
     for_each_parameter(&*model, |path, parameter| {
         let pairs = changes.pairs.get(path).map_or(&[][..], Vec::as_slice);
-        let tied = parameter.tie().filter(|_| parameter.base().is_none());
-        let loses_its_value = tied.is_some_and(|name| changed.iter().any(|path| *path == name));
+        let shares = parameter.shares();
+        let loses_its_value = shares.is_some_and(|name| changed.iter().any(|path| *path == name));
         let rows = changes.rows.get(path);
         let is_changed = changed.contains(&path.to_owned()) || loses_its_value || rows.is_some();
         if result.is_ok() && is_changed {
-            let tied = tied.and_then(|name| bases.get(name));
-            let start = match tied {
-                Some(base) => Ok(parameter.replacement(adapter).unwrap_or(base)),
-                None => parameter.active(Some(adapter)),
-            };
-            let kept = |value: Tensor| match parameter.base().or(tied) {
+            let start = parameter.replacement(adapter).map_or_else(|| bases.get(parameter), Ok);
+            let kept = |value: Tensor| match bases.find(parameter) {
                 Some(base) => base.with_value(value),
                 None => Leaf::frozen(value),
             };

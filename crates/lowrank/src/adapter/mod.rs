@@ -1,6 +1,7 @@
 //! LoRA adapters: which layers, how they begin, PEFT's files.
 
 mod attach;
+mod base_values;
 mod config;
 pub mod convert;
 mod count;
@@ -25,6 +26,7 @@ mod tree;
 mod wrapped;
 
 pub use attach::{Plan, attach, detach, for_each_leaf_mut, is_attached, plan, set_trainable};
+pub(crate) use base_values::BaseValues;
 pub use config::{Bias, Distribution, Init, LoraConfig, Targets, TokenIndices};
 pub use count::{Grouped, ParameterCount};
 pub use effect::changes_nothing;

@@ -21,6 +21,9 @@ const MAGNITUDE: &str = ".lora_magnitude_vector";
 /// What the modules are called below which a pair is that of all experts.
 const STACKS: [&str; 2] = ["experts", "base_layer"];
 
+/// What the module is called whose parameters are the weights of all experts.
+const EXPERTS: &str = "experts";
+
 /// The matrices of a safetensors file, a model folder or an adapter folder, in the order of their names.
 #[derive(Debug)]
 pub struct MatrixFile {
@@ -60,7 +63,17 @@ struct Entry {
 #[derive(Debug)]
 enum Keys {
     Matrix,
-    Pair { a: String, b: String, of_embedding: bool, layer: Option<Box<Adapted>> },
+    /// One of a stack.
+    Expert {
+        key: String,
+        number: usize,
+    },
+    Pair {
+        a: String,
+        b: String,
+        of_embedding: bool,
+        layer: Option<Box<Adapted>>,
+    },
 }
 
 impl MatrixFile {
@@ -95,9 +108,29 @@ impl MatrixFile {
         Ok(Self { checkpoint, entries, skipped, config, fan_in_fan_out })
     }
 
-    /// The names, sorted: a tensor's key, or for a pair the module that it adapts.
+    /// The names, sorted: a tensor's key, for an expert's weight that of the stack with the expert's number, as in
+    /// `mlp.experts.down_proj[3]`, and for a pair the module that it adapts.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.entries.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// The names that some names mean, sorted: that of a stack means all of its experts.
+    pub fn meant<'n>(&'n self, names: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
+        let mut meant: Vec<&str> = Vec::new();
+        for name in names {
+            let first = self.entries.partition_point(|entry| expert_of(&entry.name) < (name, Some(0)));
+            let experts = self.entries[first..].iter().map(|entry| entry.name.as_str());
+            let before = meant.len();
+            meant.extend(
+                experts.take_while(|expert| matches!(expert_of(expert), (stack, Some(_)) if stack == name)),
+            );
+            if meant.len() == before {
+                meant.push(name);
+            }
+        }
+        meant.sort_by_key(|name| expert_of(name));
+        meant.dedup();
+        meant
     }
 
     /// Whether a matrix or pair has this name.
@@ -106,7 +139,9 @@ impl MatrixFile {
     }
 
     fn place(&self, name: &str) -> Option<usize> {
-        self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()
+        let place =
+            self.entries.binary_search_by(|entry| expert_of(&entry.name).cmp(&expert_of(name))).ok()?;
+        (self.entries[place].name == name).then_some(place)
     }
 
     /// What there is beside the matrices.
@@ -134,10 +169,12 @@ impl MatrixFile {
     /// # Errors
     /// If there is no such tensor, it is no matrix of floating numbers, or the shapes of a pair do not go together.
     pub fn get(&self, name: &str) -> Result<Subject<'_>> {
-        let place = self.place(name);
-        let Some(Keys::Pair { a, b, of_embedding, layer }) = place.map(|place| &self.entries[place].keys)
-        else {
-            return self.matrix(name).map(Subject::Matrix);
+        let (a, b, of_embedding, layer) = match self.place(name).map(|place| &self.entries[place].keys) {
+            Some(Keys::Pair { a, b, of_embedding, layer }) => (a, b, of_embedding, layer),
+            Some(Keys::Expert { key, number }) => {
+                return self.expert(name, key, *number).map(Subject::Matrix);
+            }
+            Some(Keys::Matrix) | None => return self.matrix(name).map(Subject::Matrix),
         };
         let (mut a, mut b) = (self.matrix(a)?, self.matrix(b)?);
         if let Some(layer) = layer {
@@ -165,7 +202,29 @@ impl MatrixFile {
 
     fn matrix(&self, key: &str) -> Result<Matrix<'_>> {
         let view = self.checkpoint.get(key).ok_or_else(|| Error::unknown("tensor", key, self.names()))?;
+        if is_stack(key, &view) {
+            let reason =
+                format!("it is the weights of {} experts; each has a name, as {key}[0]", view.shape[0]);
+            return Err(Error::tensor(view.file, key, reason));
+        }
         Matrix::from_view(key, &view)
+    }
+
+    fn expert(&self, name: &str, key: &str, number: usize) -> Result<Matrix<'_>> {
+        let view = self.checkpoint.get(key).ok_or_else(|| Error::unknown("tensor", key, self.names()))?;
+        let size = view.bytes.len() / view.shape[0];
+        let bytes = &view.bytes[number * size..(number + 1) * size];
+        let range = view.range.start + number * size..view.range.start + (number + 1) * size;
+        Matrix::from_view(name, &TensorView { shape: &view.shape[1..], bytes, range, ..view })
+    }
+}
+
+/// The name of a stack and the number of the expert in it; of any other name, the name.
+pub(super) fn expert_of(name: &str) -> (&str, Option<usize>) {
+    let number = name.strip_suffix(']').and_then(|name| name.rsplit_once('['));
+    match number.map(|(stack, number)| (stack, number.parse())) {
+        Some((stack, Ok(number))) => (stack, Some(number)),
+        _ => (name, None),
     }
 }
 
@@ -183,13 +242,18 @@ fn entries(checkpoint: &Checkpoint) -> Result<(Vec<Entry>, Skipped)> {
             skipped.companions += 1;
         } else if view.shape.len() < 2 || key.ends_with(MAGNITUDE) {
             skipped.vectors += 1;
+        } else if is_stack(key, &view) {
+            entries.extend((0..view.shape[0]).map(|number| Entry {
+                name: format!("{key}[{number}]"),
+                keys: Keys::Expert { key: key.to_owned(), number },
+            }));
         } else if is_matrix(&view) {
             entries.push(Entry { name: key.to_owned(), keys: Keys::Matrix });
         } else {
             skipped.not_floating += 1;
         }
     }
-    entries.sort_by(|x: &Entry, y| x.name.cmp(&y.name));
+    entries.sort_by(|x: &Entry, y| expert_of(&x.name).cmp(&expert_of(&y.name)));
     Ok((entries, skipped))
 }
 
@@ -212,12 +276,19 @@ fn with_layers(entries: Vec<Entry>, config: &LoraConfig, checkpoint: &Checkpoint
             made.push(Entry { name, keys: Keys::Pair { a: a.clone(), b: b.clone(), of_embedding, layer } });
         }
     }
-    made.sort_by(|x, y| x.name.cmp(&y.name));
+    made.sort_by(|x, y| expert_of(&x.name).cmp(&expert_of(&y.name)));
     Ok(made)
 }
 
 fn is_matrix(view: &TensorView<'_>) -> bool {
     view.shape.len() >= 2 && view.dtype.is_float()
+}
+
+/// Whether a tensor is the weights of all experts, one after the other. Of one without elements, the header may claim any
+/// number of them.
+fn is_stack(key: &str, view: &TensorView<'_>) -> bool {
+    let module = key.rsplit('.').nth(1);
+    module == Some(EXPERTS) && view.shape.len() == 3 && is_matrix(view) && !view.bytes.is_empty()
 }
 
 /// For a factor of a pair: the adapted module, the key of the other factor, and, once a pair, its keys.

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 pub struct RankOptions<'a> {
     /// A safetensors file, a model folder or an adapter folder.
     pub file: &'a Path,
-    /// The names to look at; empty: all.
+    /// The names to look at, that of a stack for all of its experts; empty: all.
     pub tensors: &'a [String],
     /// Above which a singular value counts.
     pub tolerance: Tolerance,
@@ -50,7 +50,7 @@ pub struct RankReport {
 /// A matrix, or the product of an adapter's pair.
 #[derive(Clone, Debug, Serialize)]
 pub struct TensorRank {
-    /// The tensor's key, or the module that the pair adapts.
+    /// The tensor's key, with a number if it is a stack's expert, or the module that the pair adapts.
     pub name: String,
     /// The shape as a matrix.
     pub shape: [usize; 2],
@@ -160,10 +160,8 @@ pub fn rank(options: &RankOptions<'_>, on_done: &(dyn Fn(usize, usize) + Sync)) 
 }
 
 /// What is to be looked at, in the order of the names.
-fn chosen<'f>(file: &'f MatrixFile, options: &RankOptions<'_>) -> Result<Vec<(String, Subject<'f>)>> {
-    let mut names: Vec<&str> = options.tensors.iter().map(String::as_str).collect();
-    names.sort_unstable();
-    names.dedup();
+fn chosen<'f>(file: &'f MatrixFile, options: &'f RankOptions<'_>) -> Result<Vec<(String, Subject<'f>)>> {
+    let mut names = file.meant(options.tensors.iter().map(String::as_str));
     let of_adapter = options.with.is_some() || options.base.is_some();
     if names.is_empty() {
         names = file.names().collect();

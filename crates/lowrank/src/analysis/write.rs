@@ -14,10 +14,10 @@ use crate::tensor::Tensor;
 /// If a name is unknown, a value is not finite, or a file cannot be read or written.
 pub fn write_approximations(file: &Path, names: &[String], k: usize, out: &Path) -> Result<usize> {
     let file = MatrixFile::open(file)?;
-    let names: Vec<String> =
-        if names.is_empty() { file.names().map(str::to_owned).collect() } else { names.to_vec() };
+    let names: Vec<&str> =
+        if names.is_empty() { file.names().collect() } else { file.meant(names.iter().map(String::as_str)) };
     let mut tensors = Tensors::new();
-    for name in &names {
+    for name in names {
         let (made, rows, columns) = match file.get(name)? {
             Subject::Matrix(matrix) => (matrix.low_rank_approximation(k)?, matrix.rows(), matrix.columns()),
             Subject::Product(product) => {

@@ -64,6 +64,11 @@ impl Parameter {
         self.tied_to
     }
 
+    /// The parameter whose value it has in the base model, where it has none of its own.
+    pub fn shares(&self) -> Option<&'static str> {
+        self.tied_to.filter(|_| self.base.is_none())
+    }
+
     /// Makes the parameter another name of the one that is called `name` after all.
     pub fn tie_to(&mut self, name: &'static str) {
         self.tied_to = Some(name);

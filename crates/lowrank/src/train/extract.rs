@@ -6,7 +6,7 @@ use std::path::Path;
 use lowrank_kernels::Compute;
 
 use super::adapted_model::{AdaptedModel, LoadOptions};
-use crate::adapter::tools::{MadeLayer, MadeReport, RankChoice};
+use crate::adapter::tools::{MadeLayer, MadeReport, RankChoice, filled_up};
 use crate::adapter::{self, Adapted, Bias, LoraConfig, Plan, Targets, target_modules};
 use crate::analysis::{LowRank, Matrix};
 use crate::hub::{self, Checkpoint, RepositoryKind, check_is_free, to_tensor};
@@ -27,8 +27,10 @@ pub struct ExtractOptions<'a> {
     pub tuned: &'a str,
     /// The rank of each layer.
     pub choice: RankChoice,
-    /// The layers to adapt; absent: every linear layer but the head, those of experts among them.
+    /// The layers to adapt; absent, and without parameters: every linear layer but the head, those of experts among them.
     pub target_modules: Option<Targets>,
+    /// The parameters to adapt, by the ends of their names: experts, routers.
+    pub target_parameters: &'a [String],
     /// The folder to write; it is made, or is empty.
     pub out: &'a Path,
 }
@@ -44,13 +46,8 @@ struct Extracted {
 impl Extracted {
     /// The factors, filled up with zeros to a rank that is no smaller: experts of a stack have one.
     fn factors(&self, r: usize) -> [Tensor; 2] {
-        let ([rows, columns], k) = (self.report.shape, self.made.k);
-        let mut a = narrow(&self.made.right);
-        a.resize(r * columns, 0.0);
-        let mut b = vec![0.0; rows * r];
-        for (to, from) in b.chunks_exact_mut(r).zip(narrow(&self.made.left).chunks_exact(k.max(1))) {
-            to[..k].copy_from_slice(from);
-        }
+        let ([rows, columns], LowRank { k, left, right, .. }) = (self.report.shape, &self.made);
+        let [a, b] = filled_up([&narrow(right), &narrow(left)], [rows, *k, columns], r);
         [Tensor::from_slice([r, columns], &a), Tensor::from_slice([rows, r], &b)]
     }
 }
@@ -130,11 +127,17 @@ fn extracted(
     changed: &BTreeSet<String>,
     options: &ExtractOptions<'_>,
 ) -> Result<BTreeMap<String, Extracted>> {
-    let targets = options.target_modules.clone().unwrap_or(Targets::AllLinear);
-    let is_usual = options.target_modules.is_none() && info.experts.is_some();
-    let target_parameters =
-        if is_usual { adapter::parameters_beside_modules(model, info) } else { Vec::new() };
-    let config = LoraConfig { target_modules: Some(targets), target_parameters, ..LoraConfig::default() };
+    let mut config = LoraConfig {
+        target_modules: options.target_modules.clone(),
+        target_parameters: options.target_parameters.to_vec(),
+        ..LoraConfig::default()
+    };
+    if config.target_modules.is_none() && config.target_parameters.is_empty() {
+        config.target_modules = Some(Targets::AllLinear);
+        if info.experts.is_some() {
+            config.target_parameters = adapter::parameters_beside_modules(model, info);
+        }
+    }
     let targets = target_modules(model, info, &config)?;
     let keys = Keys::new(info, base);
     let mut layers = BTreeMap::new();
@@ -258,8 +261,8 @@ fn notes(model: &dyn Module, plan: &Plan, changed: &BTreeSet<String>) -> Vec<Str
         notes.push(format!("changed, but not in the adapter: {}", lost.join(", ")));
     }
     for_each_parameter(model, |path, parameter| {
-        let shared = parameter.tie().filter(|_| parameter.base().is_none());
-        if let Some(table) = shared.filter(|table| plan.replaced.iter().any(|name| name == table)) {
+        if let Some(table) = parameter.shares().filter(|table| plan.replaced.iter().any(|name| name == table))
+        {
             notes.push(format!("{path} shares {table}, and keeps the base model's value under an adapter"));
         }
     });

@@ -243,6 +243,59 @@ fn written_approximations_are_the_factors_of_what_they_approximate() {
     }
 }
 
+/// As tables, values, approximations and `--tensor` have them: one for each, in the order of the numbers.
+#[test]
+fn each_expert_of_a_stack_is_a_matrix() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stack.safetensors");
+    // Expert `e` of twelve has `e % 3` rows that are not zero, each along another column.
+    let at = |e: usize, i: usize, j: usize| if i == j && i < e % 3 { e as f32 } else { 0.0 };
+    let values: Vec<f32> =
+        (0..12).flat_map(|e| (0..4).flat_map(move |i| (0..3).map(move |j| at(e, i, j)))).collect();
+    let (stack, other) = ("layers.0.mlp.experts.up", "layers.0.conv.weight");
+    let tensors = [(stack, [12, 4, 3]), (other, [12, 4, 3]), ("layers.0.mlp.experts.up.q", [1, 4, 36])];
+    let tensors = tensors.map(|(name, shape)| (name.to_owned(), Tensor::from_slice(shape, &values)));
+    write_tensors(&path, &tensors.into_iter().collect()).unwrap();
+    let report = look_at(&options(&path));
+    let of_stack = |number: usize| format!("{stack}[{number}]");
+    let names: Vec<&str> = report.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let wanted: Vec<String> = [other.to_owned()]
+        .into_iter()
+        .chain((0..12).map(of_stack))
+        .chain(["layers.0.mlp.experts.up.q".to_owned()])
+        .collect();
+    assert_eq!(names, wanted);
+    assert_eq!(report.tensors[0].shape, [12, 12], "a convolution is one matrix");
+    for (number, tensor) in report.tensors[1..13].iter().enumerate() {
+        assert_eq!((tensor.shape, tensor.rank), ([4, 3], number % 3), "{}", tensor.name);
+        assert_eq!(tensor.spectral_norm, if number % 3 == 0 { 0.0 } else { number as f64 });
+    }
+
+    let chosen = |names: &[&str]| -> lowrank::Result<Vec<String>> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let report = rank(&RankOptions { tensors: &names, ..options(&path) }, &|_, _| ())?;
+        Ok(report.tensors.into_iter().map(|tensor| tensor.name).collect())
+    };
+    assert_eq!(chosen(&[stack]).unwrap(), wanted[1..13]);
+    assert_eq!(chosen(&[&of_stack(10)]).unwrap(), [of_stack(10)]);
+    assert_eq!(chosen(&[&of_stack(4), stack, other]).unwrap(), wanted[..13]);
+    for unknown in [of_stack(12), of_stack(1).replace('1', "01")] {
+        let error = chosen(&[&unknown]).unwrap_err().to_string();
+        assert!(error.contains("unknown tensor") && error.contains(&of_stack(1)), "{error}");
+    }
+    let file = MatrixFile::open(&path).unwrap();
+    let error = file.get(stack).unwrap_err().to_string();
+    assert!(error.contains("12 experts") && error.contains(&of_stack(0)), "{error}");
+
+    let table = folder.path().join("t.csv");
+    report.write_csv(&table).unwrap();
+    let table = std::fs::read_to_string(table).unwrap();
+    assert!(table.contains("\nlayers.0.mlp.experts.up[11],4,3,2,"), "{table}");
+    let out = folder.path().join("factors.safetensors");
+    assert_eq!(write_approximations(&path, &[stack.to_owned()], 1, &out).unwrap(), 2 * 12);
+    assert!(Checkpoint::open_file(&out).unwrap().get(&format!("{stack}[11].left")).is_some());
+}
+
 #[test]
 fn an_empty_matrix_has_rank_zero_whatever_its_other_side_claims_to_be() {
     let folder = tempfile::tempdir().unwrap();
@@ -256,6 +309,8 @@ fn an_empty_matrix_has_rank_zero_whatever_its_other_side_claims_to_be() {
     let report = look_at(&RankOptions { approximate: Some(2), ..options(&path) });
     assert_eq!(report.tensors.iter().map(|tensor| tensor.rank).collect::<Vec<_>>(), [0; 3]);
     assert_eq!(MatrixFile::open(&path).unwrap().names().collect::<Vec<_>>(), ["a", "b", "c"]);
+    write(&[("mlp.experts.up", &[huge, 0, 0])]);
+    assert_eq!(look_at(&options(&path)).tensors.len(), 1, "not as many as the header claims");
     let made = Matrix::from_f32("nothing", &[], huge, 0).unwrap().low_rank_approximation(3).unwrap();
     assert_eq!((made.k, made.left.len()), (0, 0));
 

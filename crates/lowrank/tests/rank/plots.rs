@@ -69,6 +69,23 @@ fn a_heat_map_has_modules_and_layers() {
 }
 
 #[test]
+fn each_expert_of_a_model_has_its_row_and_its_line() {
+    let report = look_at(&options(&fixture("models/qwen3-moe-joined")));
+    let stacks = [("down_proj", [24, 16]), ("gate_up_proj", [32, 24])];
+    for (stack, shape) in stacks {
+        let of_stack = |name: &str| name.starts_with(&format!("model.layers.2.mlp.experts.{stack}["));
+        let experts: Vec<_> = report.tensors.iter().filter(|tensor| of_stack(&tensor.name)).collect();
+        assert!(experts.len() == 5 && experts.iter().all(|expert| expert.shape == shape), "{stack}");
+        assert_ne!(experts[0].singular_values, experts[1].singular_values);
+    }
+    let texts = texts(&report, Kind::HeatMap(Measure::StableRank));
+    for wanted in ["model.layers.mlp.experts.down_proj[0]", "model.layers.mlp.experts.gate_up_proj[4]"] {
+        let end = wanted.strip_prefix("model.").unwrap();
+        assert!(texts.iter().any(|text| text.ends_with(end)), "{end} in {texts:?}");
+    }
+}
+
+#[test]
 fn an_overlap_of_one_pair_is_drawn_as_its_grid_and_needs_another_adapter() {
     let (one, other) = (fixture("cases/bert_query_value/adapter"), fixture("cases/bert_switch_a/adapter"));
     let name = ["bert.encoder.layer.0.attention.self.query".to_owned()];

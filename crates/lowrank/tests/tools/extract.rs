@@ -19,7 +19,14 @@ fn extracted(
     out: &Path,
 ) -> Result<MadeReport> {
     let target_modules = targets.map(Targets::from_words);
-    extract(&ExtractOptions { base, tuned: tuned.to_str().unwrap(), choice, target_modules, out })
+    extract(&ExtractOptions {
+        base,
+        tuned: tuned.to_str().unwrap(),
+        choice,
+        target_modules,
+        target_parameters: &[],
+        out,
+    })
 }
 
 #[test]

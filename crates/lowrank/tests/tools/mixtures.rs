@@ -148,13 +148,56 @@ fn an_adapter_on_experts_that_was_merged_comes_out_again() {
         merge(&MergeOptions { model: &model, adapters: &adapters, out: &tuned, dequantize: false }).unwrap();
         let tuned = tuned.to_str().unwrap();
         let choice = RankChoice::Energy(0.999_999);
-        let options = ExtractOptions { base: &model, tuned, choice, target_modules: None, out: &out };
+        let options = ExtractOptions {
+            base: &model,
+            tuned,
+            choice,
+            target_modules: None,
+            target_parameters: &[],
+            out: &out,
+        };
         let report = extract(&options).unwrap();
         assert!(!report.notes.iter().any(|note| note.contains("not in the adapter")), "{name}: {report}");
         assert!(validate(out.to_str().unwrap()).is_valid(), "{name}: {}", validate(out.to_str().unwrap()));
         let (off, scale) = difference(&answers(&case, &out), &answers(&case, adapters[0].as_ref()));
         assert!(off <= 1e-2 * scale.max(1.0), "{name}: off by {off:e} of {scale}");
     }
+}
+
+/// Modules and parameters are chosen apart; what was not chosen and changed is told.
+#[test]
+fn of_a_mixture_the_named_parameters_are_extracted() {
+    let case = Case::named("mixtral_experts");
+    let folder = tempfile::tempdir().unwrap();
+    let tuned = folder.path().join("tuned");
+    let (model, adapters) = (case.model(), [case.adapter().unwrap()]);
+    merge(&MergeOptions { model: &model, adapters: &adapters, out: &tuned, dequantize: false }).unwrap();
+    let extracted = |name: &str, parameters: &[&str]| {
+        let out = folder.path().join(name);
+        let report = extract(&ExtractOptions {
+            base: &model,
+            tuned: tuned.to_str().unwrap(),
+            choice: RankChoice::Rank(3),
+            target_modules: None,
+            target_parameters: &parameters.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(),
+            out: &out,
+        });
+        (report, out)
+    };
+    let (report, out) = extracted("down", &["mlp.experts.down_proj"]);
+    let report = report.unwrap();
+    assert!(report.layers.iter().all(|layer| layer.name.contains("experts.down_proj.")), "{report}");
+    assert_eq!(report.layers.len(), 2 * 4, "two layers of four experts");
+    let lost = report.notes.iter().find(|note| note.contains("not in the adapter")).unwrap();
+    assert!(lost.contains("experts.gate_up_proj") && !lost.contains("down_proj"), "{lost}");
+    let written = config(&out);
+    assert_eq!(written["target_parameters"].as_array().unwrap().len(), 2, "{written}");
+    assert_eq!(written["target_modules"], json!([]), "{written}");
+    assert!(validate(out.to_str().unwrap()).is_valid());
+    answers(&case, &out);
+
+    let error = extracted("none", &["mlp.experts.down"]).0.unwrap_err().to_string();
+    assert!(error.contains("unknown target parameter") && error.contains("experts.down_proj"), "{error}");
 }
 
 /// `mixtral_down`'s adapter with other factors on the experts of its first layer.
@@ -270,6 +313,14 @@ fn what_is_wrong_with_a_pair_of_experts_is_found() {
     assert_eq!(findings(&|config| config["target_parameters"] = mixed.clone()), "");
     let found = findings(&|config| config["r"] = json!(5));
     assert!(found.contains("no multiple of the rank 5"), "{found}");
+    // A rank that half of the experts would have: each stack by itself could be right.
+    let found = findings(&|config| config["rank_pattern"] = json!({r".*\.down_proj": 6}));
+    for layer in 0..2 {
+        let module = format!("model.layers.{layer}.mlp.experts");
+        let expected =
+            format!("{module}: the pair of down_proj is that of 2 experts, but that of gate_up_proj of 4");
+        assert!(found.contains(&expected), "{found}");
+    }
     let found = findings(&|config| config["target_parameters"] = Value::Null);
     assert!(found.contains("mlp.experts"), "{found}");
 }

@@ -35,9 +35,13 @@ pub struct Arguments {
     #[command(flatten)]
     rank: RankArguments,
     /// Names with commas between, a regular expression, or all-linear
-    /// [default: all-linear]
+    /// [default: all-linear, or none beside --target-parameters]
     #[arg(long, value_name = "NAMES")]
     target_modules: Option<String>,
+    /// Parameters of a mixture, as mlp.experts.gate_up_proj,mlp.experts.down_proj
+    /// [default: all of its experts, or none beside --target-modules]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    target_parameters: Vec<String>,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -51,6 +55,7 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
         tuned: &arguments.tuned,
         choice: arguments.rank.choice(),
         target_modules: arguments.target_modules.as_deref().map(Targets::from_words),
+        target_parameters: &arguments.target_parameters,
         out: &arguments.out,
     })?;
     Output::new(global.json).result(&report, &report)

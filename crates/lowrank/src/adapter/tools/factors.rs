@@ -50,14 +50,7 @@ impl Factors {
 
     /// The same product of rank `r`, which is no smaller: filled up with zeros.
     pub fn filled_up(&self, r: usize) -> Self {
-        let more = r - self.r;
-        let mut b = Vec::with_capacity(self.rows * r);
-        for row in self.b.chunks_exact(self.r.max(1)) {
-            b.extend_from_slice(row);
-            b.extend(std::iter::repeat_n(0.0, more));
-        }
-        let mut a = self.a.clone();
-        a.resize(r * self.columns, 0.0);
+        let [a, b] = filled_up([&self.a, &self.b], [self.rows, self.r, self.columns], r);
         Self { a, b, r, ..*self }
     }
 
@@ -108,4 +101,24 @@ impl Factors {
         }
         sum
     }
+}
+
+/// `A` and `B`, filled up with zeros to the rank `r`, which is no smaller: their product is the same.
+///
+/// # Shapes
+/// `A` `[k, columns]` and `B` `[rows, k]`, both row-major; the sizes are `[rows, k, columns]`.
+pub(crate) fn filled_up<T: Copy + Default>(
+    [a, b]: [&[T]; 2],
+    [rows, k, columns]: [usize; 3],
+    r: usize,
+) -> [Vec<T>; 2] {
+    let mut more_of_a = a.to_vec();
+    more_of_a.resize(r * columns, T::default());
+    let mut more_of_b = vec![T::default(); rows * r];
+    if k > 0 && r > 0 {
+        for (to, from) in more_of_b.chunks_exact_mut(r).zip(b.chunks_exact(k)) {
+            to[..k].copy_from_slice(from);
+        }
+    }
+    [more_of_a, more_of_b]
 }

@@ -18,6 +18,7 @@ mod validate;
 
 pub use combine::{CombineOptions, combine};
 pub use diff::{AdapterDiff, ChangedSetting, ChangedTensor, LayerDiff, diff};
+pub(crate) use factors::filled_up;
 pub use folder::{AdapterFolder, AdapterLayer};
 pub use inspect::{InspectedLayer, InspectedTensor, Inspection, inspect};
 pub use method::{MajoritySign, Merging, Method};

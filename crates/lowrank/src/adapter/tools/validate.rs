@@ -1,6 +1,6 @@
 //! Whether an adapter is what its configuration says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -51,6 +51,7 @@ pub fn validate(adapter: &str) -> Validation {
             validation.others = folder.others().count();
             let mut findings = folder.unused_patterns.iter().map(Error::to_string).collect();
             check_pairs(&folder, &mut findings);
+            check_experts(&folder, &mut findings);
             if let Err(error) = check_targets(&folder, &mut findings) {
                 findings.push(error.to_string());
             }
@@ -86,6 +87,23 @@ fn check_pairs(folder: &AdapterFolder, findings: &mut Vec<String>) {
             Err(error) => findings.push(error.to_string()),
             Ok(_) => {}
         }
+    }
+}
+
+/// All stacks of one layer are of as many experts: how many, each pair's factors and its rank say.
+fn check_experts(folder: &AdapterFolder, findings: &mut Vec<String>) {
+    let mut by_module: BTreeMap<&str, Vec<(&str, usize)>> = BTreeMap::new();
+    for layer in folder.layers().iter().filter(|layer| layer.expert().is_some_and(|own| own.number == 0)) {
+        let (module, stack) = layer.adapted.name().rsplit_once('.').unwrap_or(("", layer.adapted.name()));
+        by_module.entry(module).or_default().extend(layer.expert().map(|own| (stack, own.of)));
+    }
+    for (module, stacks) in by_module {
+        let (first, count) = stacks[0];
+        findings.extend(stacks.iter().filter(|(_, other)| *other != count).map(|(stack, other)| {
+            format!(
+                "{module}: the pair of {first} is that of {count} experts, but that of {stack} of {other}"
+            )
+        }));
     }
 }
 

@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::analysis::file::expert_of;
+
 /// What stands for the layer of a module that is in none.
 const NO_LAYER: &str = "-";
+
+/// The values of a module, by the layers' numbers.
+type Row = BTreeMap<Option<u64>, Option<f64>>;
 
 /// Values by module and layer.
 #[derive(Debug, PartialEq)]
@@ -18,20 +23,27 @@ pub struct Grid {
 
 /// Puts values into a grid by their names: the first part that is a number is the layer's, all others are the module's.
 pub fn grid<'a>(values: impl Iterator<Item = (&'a str, Option<f64>)>) -> Grid {
-    let mut rows: BTreeMap<String, BTreeMap<Option<u64>, Option<f64>>> = BTreeMap::new();
+    // Experts are in the order of their numbers.
+    let mut by_expert: BTreeMap<(String, Option<usize>), Row> = BTreeMap::new();
     for (name, value) in values {
+        let (name, expert) = expert_of(name);
         let (module, layer) = split(name);
-        rows.entry(module).or_default().insert(layer, value);
+        by_expert.entry((module, expert)).or_default().insert(layer, value);
     }
-    let mut layers: Vec<Option<u64>> = rows.values().flat_map(|row| row.keys().copied()).collect();
+    let name = |(module, expert): (String, Option<usize>)| match expert {
+        Some(number) => format!("{module}[{number}]"),
+        None => module,
+    };
+    let rows: Vec<(String, Row)> = by_expert.into_iter().map(|(place, row)| (name(place), row)).collect();
+    let mut layers: Vec<Option<u64>> = rows.iter().flat_map(|(_, row)| row.keys().copied()).collect();
     layers.sort_unstable();
     layers.dedup();
     let cells =
-        rows.values().map(|row| layers.iter().map(|layer| row.get(layer).copied().flatten()).collect());
-    let common = common_prefix(&rows.keys().map(String::as_str).collect::<Vec<_>>());
+        rows.iter().map(|(_, row)| layers.iter().map(|layer| row.get(layer).copied().flatten()).collect());
+    let common = common_prefix(&rows.iter().map(|(module, _)| module.as_str()).collect::<Vec<_>>());
     Grid {
         cells: cells.collect(),
-        modules: rows.keys().map(|module| module[common..].to_owned()).collect(),
+        modules: rows.iter().map(|(module, _)| module[common..].to_owned()).collect(),
         layers: layers.iter().map(|layer| layer.map_or(NO_LAYER.to_owned(), |n| n.to_string())).collect(),
     }
 }
@@ -73,6 +85,15 @@ mod tests {
         assert_eq!(grid.layers, ["-", "2", "10"]);
         let none = None;
         assert_eq!(grid.cells, [[none, none, none], [none, Some(2.0), Some(3.0)], [Some(7.0), none, none]]);
+    }
+
+    #[test]
+    fn experts_are_in_the_order_of_their_numbers() {
+        let names =
+            ["layers.1.experts.up[2]", "layers.0.experts.up[10]", "layers.0.experts.up[2]", "layers.0.q"];
+        let grid = grid(names.into_iter().map(|name| (name, Some(1.0))));
+        assert_eq!(grid.modules, ["experts.up[2]", "experts.up[10]", "q"]);
+        assert_eq!(grid.cells[..2], [[Some(1.0), Some(1.0)], [Some(1.0), None]]);
     }
 
     #[test]

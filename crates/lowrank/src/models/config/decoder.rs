@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::fields::{
     activation, check_attention, depth, end_tokens, flag, fraction, must_be_off, number, optional_size,
-    product, size, token_id, under_own_keys,
+    product, size, token_id, under_own_keys, value,
 };
 use super::rope::Rope;
 
@@ -161,7 +161,13 @@ impl MixtureConfig {
             _ => return Ok(None),
         };
         let is_mixtral = model_type == "mixtral";
-        let map = &under_own_keys(map, &[("num_local_experts", "num_experts")])?;
+        let (own, other) = if is_mixtral {
+            ("num_local_experts", "num_experts")
+        } else {
+            ("num_experts", "num_local_experts")
+        };
+        let of_experts = if value(map, own).is_none() && value(map, other).is_some() { other } else { own };
+        let map = &under_own_keys(map, &[(other, own)])?;
         must_be_off(map, &["output_router_logits"], "the loss that balances experts is not computed here")?;
         if number(map, "router_jitter_noise", 0.0)? != 0.0 {
             return Err(
@@ -172,7 +178,7 @@ impl MixtureConfig {
         let shared = model_type == "qwen2_moe";
         let shared = shared.then(|| size(map, "shared_expert_intermediate_size", Some(5632))).transpose()?;
         let config = Self {
-            num_experts: size(map, "num_experts", Some(experts))?,
+            num_experts: size(map, of_experts, Some(experts))?,
             num_experts_per_tok: size(map, "num_experts_per_tok", Some(chosen))?,
             norm_topk_prob: is_mixtral || flag(map, "norm_topk_prob", false)?,
             intermediate_size: size(map, key, inner)?,
@@ -181,10 +187,10 @@ impl MixtureConfig {
         };
         if config.num_experts_per_tok > config.num_experts {
             let (chosen, experts) = (config.num_experts_per_tok, config.num_experts);
-            return Err(format!("num_experts_per_tok {chosen} is beyond num_experts {experts}"));
+            return Err(format!("num_experts_per_tok {chosen} is beyond {of_experts} {experts}"));
         }
         if config.num_experts > MOST_EXPERTS {
-            return Err(format!("num_experts is {}; it must be at most {MOST_EXPERTS}", config.num_experts));
+            return Err(format!("{of_experts} is {}; it must be at most {MOST_EXPERTS}", config.num_experts));
         }
         let all = config.num_experts * config.sparse.iter().filter(|sparse| **sparse).count();
         if all > MOST_EXPERTS_IN_ALL {

@@ -10,7 +10,7 @@ const LARGEST_DEPTH: usize = 1 << 12;
 /// No task of today has more classes, each of which gets a name.
 const MOST_LABELS: usize = 1 << 16;
 
-fn value<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+pub(super) fn value<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     map.get(key).filter(|value| !value.is_null())
 }
 

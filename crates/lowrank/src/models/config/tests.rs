@@ -135,3 +135,27 @@ fn an_activation_that_is_not_there_is_answered_with_all_that_are() {
         assert!(error.contains(name), "{error}");
     }
 }
+
+/// Mixtral's configurations have another key for it than Qwen's.
+#[test]
+fn the_number_of_experts_is_named_by_the_models_own_key() {
+    let qwen = json!({"moe_intermediate_size": 8});
+    for (model_type, key) in
+        [("mixtral", "num_local_experts"), ("qwen3_moe", "num_experts"), ("qwen2_moe", "num_experts")]
+    {
+        for (count, expected) in [
+            (json!(1), format!("num_experts_per_tok 2 is beyond {key} 1")),
+            (json!(1 << 13), format!("{key} is 8192; it must be at most")),
+            (json!(0), format!("{key} is 0; it must be a whole number")),
+        ] {
+            let mut changes = qwen.clone();
+            (changes[key], changes["num_experts_per_tok"]) = (count, json!(2));
+            let error = decoder(model_type, changes).unwrap_err();
+            assert!(error.contains(&expected), "{model_type}: {error}");
+        }
+    }
+    let other = decoder("mixtral", json!({"num_experts": 0})).unwrap_err();
+    assert!(other.contains("num_experts is 0"), "what the file has: {other}");
+    let both = decoder("mixtral", json!({"num_experts": 4, "num_local_experts": 8})).unwrap_err();
+    assert!(both.contains("mean the same"), "{both}");
+}

@@ -8,7 +8,7 @@ use std::path::Path;
 use lowrank_kernels::RowsMut;
 use serde_json::json;
 
-use crate::adapter::{Changes, Pair, Product, not_finite, write_rows};
+use crate::adapter::{BaseValues, Changes, Pair, Product, not_finite, write_rows};
 use crate::hub::{
     Checkpoint, INDEX_FILE, MODEL_FILE, StoredDtype, StreamError, TensorHeader, TensorView,
     stream_safetensors, to_tensor, write_atomically,
@@ -101,6 +101,7 @@ struct SumOfRows<'p> {
 /// What is to be written.
 pub(super) struct Merging<'a> {
     checkpoint: &'a Checkpoint,
+    base: BaseValues,
     changes: Changes,
     info: &'a ModelInfo,
     /// The parameters with their names and their keys in the base model.
@@ -124,10 +125,9 @@ impl<'a> Merging<'a> {
         });
         let changed =
             |path: &str| changes.pairs.contains_key(path) || changes.replacements.contains_key(path);
-        let tied = |parameter: &Parameter| parameter.tie().filter(|_| parameter.base().is_none());
         let untied: Vec<(String, &'static str)> = parameters
             .iter()
-            .filter_map(|(parameter, path, _)| Some((path.clone(), tied(parameter)?)))
+            .filter_map(|(parameter, path, _)| Some((path.clone(), parameter.shares()?)))
             .filter(|(path, target)| changed(path) || changed(target))
             .collect();
         let output = model.info().output.map(|output| format!("{output}.weight"));
@@ -142,7 +142,8 @@ impl<'a> Merging<'a> {
         let in_head = |path: &String| model.info().head.iter().any(|module| is_inside(path, module));
         let has_new_head = changes.replacements.keys().any(in_head);
         let (info, parts) = (model.info(), parts_of(model, checkpoint));
-        Ok(Self { checkpoint, changes, info, parameters, parts, untied, has_new_head })
+        let base = BaseValues::of(model);
+        Ok(Self { checkpoint, base, changes, info, parameters, parts, untied, has_new_head })
     }
 
     /// Writes the files.
@@ -267,14 +268,12 @@ impl<'a> Merging<'a> {
             return Ok(self.made(key, dense, parameter, path, leaf));
         }
         let pairs = self.pairs(path);
-        let tie = parameter.tie().filter(|_| parameter.base().is_none());
-        let rows = self.changes.rows.get(tie.unwrap_or(path));
+        let rows = self.changes.rows.get(parameter.shares().unwrap_or(path));
         if pairs.is_empty() && rows.is_none() {
             return Ok(vec![Output::stored(key, view)]);
         }
         let transposed = parameter.is_transposed();
-        let weight = self.parameters.iter().find(|(_, path, _)| Some(path.as_str()) == tie);
-        let weight = weight.map_or(parameter, |(tied, ..)| tied).active(None)?;
+        let weight = self.base.get(parameter)?;
         let content = Content::Sum { view, weight, pairs, transposed, rows };
         Ok(vec![Output { key: key.to_owned(), dtype, shape, content }])
     }

@@ -214,6 +214,9 @@ fn read(values: &Values, source: Source) -> Result<RunFile> {
 fn adapters(value: Value) -> Result<Vec<Table>> {
     let wrong = || Error::setting("adapters", "they are tables, each written [[adapters]]");
     let Value::Array(items) = value else { return Err(wrong()) };
+    if items.is_empty() {
+        return Err(Error::setting("adapters", "there is none; leave it out, or write each as [[adapters]]"));
+    }
     let table = |item| if let Value::Table(table) = item { Ok(table) } else { Err(wrong()) };
     items.into_iter().map(table).collect()
 }

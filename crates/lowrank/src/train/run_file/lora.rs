@@ -5,6 +5,7 @@ use toml::{Table, Value};
 use super::RunFile;
 use super::values::{Values, by_pattern, describe, number, wrong};
 use crate::adapter::{Bias, Init, LoraConfig, Targets, TokenIndices};
+use crate::nearest::nearest;
 use crate::{Error, Result};
 
 /// Values of `init_lora_weights`.
@@ -13,6 +14,7 @@ const INITS: &str = "true, false, \"gaussian\", \"orthogonal\", \"pissa\", \"pis
 const LATER_INITS: [&str; 2] = ["corda", "lora_ga"];
 
 pub(super) fn read(values: &Values) -> Result<LoraConfig> {
+    check_loftq(values)?;
     Ok(LoraConfig {
         r: values.count("lora.r")?,
         lora_alpha: Some(values.number("lora.lora_alpha")?),
@@ -195,6 +197,41 @@ fn init(values: &Values) -> Result<Init> {
         }
         Some(other) => Err(wrong(key, other, INITS)),
     }
+}
+
+/// PEFT's `loftq_config`, of which there is what `load_in = "int8"` can be: 8 bits, and one step. Each step more would
+/// quantise `W − B·A` in the place of `W`.
+fn check_loftq(values: &Values) -> Result<()> {
+    let key = "lora.loftq_config";
+    let table = match values.get(key) {
+        None => return Ok(()),
+        Some(Value::Table(table)) => table,
+        Some(other) => return Err(wrong(key, other, "a table such as {loftq_iter = 1}")),
+    };
+    for (name, value) in table {
+        let full = format!("{key}.{name}");
+        let (right, reason) = match name.as_str() {
+            "loftq_iter" => (
+                1,
+                "each step after the first changes the 8 bits of the base model as well, which then is neither what \
+                 load_in = \"int8\" makes of it nor one that other adapters can share; 1 is supported",
+            ),
+            "loftq_bits" => (8, "the base model is in 8 bits; leave it out"),
+            _ => {
+                let near = nearest(name, ["loftq_iter", "loftq_bits"]);
+                let near = near.iter().map(|name| format!("{key}.{name}")).collect();
+                return Err(Error::UnknownName { what: "key", name: full, nearest: near });
+            }
+        };
+        match value {
+            Value::Integer(number) if *number == right => {}
+            Value::Integer(number) if *number > 0 => {
+                return Err(Error::setting(full, format!("it is {number}: {reason}")));
+            }
+            other => return Err(wrong(&full, other, "a whole number from 1")),
+        }
+    }
+    Ok(())
 }
 
 /// Writes a configuration into the table of `[lora]`. A distribution of a program's own has no word: it is called

@@ -253,6 +253,12 @@ fn a_mistake_is_one_sentence_with_its_key_and_what_is_right() {
         ),
         ("lora.modules_to_save=[1]", "lora.modules_to_save: it holds the whole number 1"),
         ("lora.init_lora_weights=xavier", "lora.init_lora_weights: \"xavier\" is not one of true"),
+        ("lora.loftq_config=5", "lora.loftq_config: it is the whole number 5; it must be a table"),
+        ("lora.loftq_config.loftq_iter=0", "lora.loftq_config.loftq_iter: it is the whole number 0"),
+        (
+            "lora.loftq_config={loftq_iters = 5}",
+            "unknown key \"lora.loftq_config.loftq_iters\"; did you mean lora.loftq_config.loftq_iter or",
+        ),
         ("output=''", "output: it is empty"),
         ("train.loraplus_lr_ratio=0", "train.loraplus_lr_ratio: it is 0; it must be above 0"),
     ] {
@@ -268,6 +274,23 @@ fn what_is_not_built_yet_is_refused_rather_than_ignored() {
         let text = message(with(assignment));
         assert!(text.contains("not supported yet"), "{assignment}: {text}");
     }
+}
+
+/// The base model in 8 bits is the same for all adapters, so LoftQ has the step that does not change it, and no other.
+#[test]
+fn loftq_has_one_step_and_eight_bits() {
+    for assignment in ["lora.loftq_config={}", "lora.loftq_config={loftq_iter = 1, loftq_bits = 8}"] {
+        with(assignment).unwrap();
+    }
+    for assignment in ["lora.loftq_config={loftq_iter = 5}", "lora.loftq_config.loftq_iter=5"] {
+        let text = message(with(assignment));
+        assert!(
+            text.starts_with("lora.loftq_config.loftq_iter: it is 5: each step after the first"),
+            "{text}"
+        );
+    }
+    let text = message(with("lora.loftq_config={loftq_bits = 4}"));
+    assert!(text.starts_with("lora.loftq_config.loftq_bits: it is 4: the base model is in 8 bits"), "{text}");
 }
 
 #[test]

@@ -15,10 +15,14 @@ static DEFAULTS: LazyLock<Table> = LazyLock::new(|| {
 /// Keys that every run must give.
 pub(super) const REQUIRED: [&str; 4] = ["model", "task", "output", "data.train"];
 /// Keys that stand beside another one and have no default of their own.
-const WITHOUT_DEFAULT: [&str; 3] = ["head_dropout", "data.stride", "train.warmup_steps"];
+const WITHOUT_DEFAULT: [&str; 4] = ["head_dropout", "data.stride", "lora.loftq_config", "train.warmup_steps"];
 
-/// Tables of patterns, of which an override may set a single entry.
-const PATTERNS: [&str; 3] = ["lora.rank_pattern", "lora.alpha_pattern", "train.learning_rate_pattern"];
+/// Tables, most of them of patterns, of which an override may set a single entry.
+const PATTERNS: [&str; 4] =
+    ["lora.rank_pattern", "lora.alpha_pattern", "lora.loftq_config", "train.learning_rate_pattern"];
+
+/// The key of the tables of several adapters.
+pub(super) const ADAPTERS: &str = "adapters";
 
 /// The sections of a run file.
 pub(super) const SECTIONS: [&str; 3] = ["data", "lora", "train"];
@@ -76,6 +80,11 @@ impl Values {
         if let Some((table, pattern)) = pattern_of(key) {
             self.insert_pattern(table, pattern, value);
             return Ok(());
+        }
+        if key.split('.').next() == Some(ADAPTERS) {
+            let reason = "each is a table [[adapters]] of the run file and has none itself; what --set sets is set in all \
+                          of them, as in lora.r=4";
+            return Err(Error::setting(key, reason));
         }
         if SECTIONS.contains(&key) {
             let reason = format!("it is {}; it is a section, written [{key}]", describe(&value));
@@ -308,7 +317,7 @@ fn unknown(key: &str) -> Error {
     let found = [
         keys.iter().filter(|known| parts(known).1 == name).cloned().collect(),
         like(&|other| other == section),
-        nearest(key, keys.iter().map(String::as_str).chain(SECTIONS)),
+        nearest(key, keys.iter().map(String::as_str).chain(SECTIONS).chain([ADAPTERS])),
         like(&|_| true),
     ];
     let found = found.into_iter().find(|found: &Vec<String>| !found.is_empty());
