@@ -313,3 +313,33 @@ fn a_run_that_began_by_its_data_goes_on_to_the_same_bytes() {
     let error = room.run("patterned", &[settings[0], "lora.rank_pattern.query=3"], FRESH).unwrap_err();
     assert!(error.to_string().contains("rank_pattern"), "{error}");
 }
+
+#[test]
+fn a_run_whose_layers_are_run_again_has_the_same_bytes() {
+    let room = Room::new();
+    room.run("kept", &[], FRESH).unwrap();
+    let again = "train.gradient_checkpointing=true";
+    room.run("again", &[again], FRESH).unwrap();
+    assert_eq!(room.adapter("again"), room.adapter("kept"));
+    assert_eq!(room.metrics("again"), room.metrics("kept"));
+    // It decides no bit: a run may go on with it.
+    room.run_until("broken", &[], 4, FRESH).unwrap_err();
+    room.run("broken", &[again], RESUME).unwrap();
+    assert_eq!(room.adapter("broken"), room.adapter("kept"));
+}
+
+#[test]
+fn a_run_in_whole_numbers_goes_on_to_its_bytes_and_not_in_another_type() {
+    let room = Room::new();
+    let int8 = "train.compute=int8";
+    room.run("plain", &[], FRESH).unwrap();
+    room.run("whole", &[int8], FRESH).unwrap();
+    assert_ne!(room.adapter("whole"), room.adapter("plain"), "products are rounded");
+    room.run_until("broken", &[int8], 4, FRESH).unwrap_err();
+    let error = room.run("broken", &[], RESUME).unwrap_err().to_string();
+    assert!(error.contains("train.compute"), "{error}");
+    room.run("broken", &[int8], RESUME).unwrap();
+    assert_eq!(room.adapter("broken"), room.adapter("whole"));
+    let error = room.run("whole", &[], RESUME).unwrap_err().to_string();
+    assert!(error.contains("train.compute"), "a finished run: {error}");
+}

@@ -4,6 +4,8 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{
     Case, attach_perturbed, bert_config, difference, fixtures, load, part, random_batch, random_model,
@@ -308,4 +310,66 @@ fn a_number_that_is_not_finite_stops_the_step_and_is_named() {
     let module = |own: &str| format!("bert.encoder.layer.1.attention.self.{own}");
     let [query, key, value] = ["query", "key", "value"].map(module);
     expect(scores, &format!("the output of attention (after {query}, {key}, {value})"));
+}
+
+/// A model of a user's own whose one layer counts how often it is run.
+struct Counting {
+    words: Embedding,
+    adapted: Linear,
+    passes: Arc<AtomicUsize>,
+    info: ModelInfo,
+}
+
+module!(Counting { "words" => words, "classifier" => adapted });
+
+impl Model for Counting {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn info_mut(&mut self) -> &mut ModelInfo {
+        &mut self.info
+    }
+
+    fn forward<'m>(&'m self, tape: &mut Tape<'m>, inputs: &Inputs<'_>) -> Result<Var> {
+        let text = inputs.text()?;
+        let x = ops::embedding(tape, &[self.words.lookup(text.ids)], &text.layout)?;
+        tape.checkpoint(&[&x], |tape, x| {
+            self.passes.fetch_add(1, Ordering::Relaxed);
+            let first = ops::first_token(tape, &x[0])?;
+            self.adapted.forward(tape, &first)
+        })
+    }
+}
+
+#[test]
+fn a_trainer_runs_layers_again_if_it_is_told_to() {
+    let info = random_model(&bert_config(1), 2, Compute::F32).model().info().clone();
+    let config = ModelConfig::from_json(&bert_config(1)).unwrap();
+    let mut losses = Vec::new();
+    for (checkpointing, expected) in [(false, 4), (true, 8)] {
+        let passes = Arc::new(AtomicUsize::new(0));
+        let mut model = Counting {
+            words: Embedding::new(84, 5),
+            adapted: Linear::new(5, 2, true),
+            passes: Arc::clone(&passes),
+            info: info.clone(),
+        };
+        assign_names(&mut model);
+        for_each_parameter_mut(&mut model, |_, parameter| {
+            let values: Vec<f32> = (0..parameter.shape().elements()).map(|i| (i % 7) as f32 * 0.1).collect();
+            parameter.set_base(Leaf::trained(Tensor::from_slice(parameter.shape(), &values))).unwrap();
+        });
+        let mut adapted = AdaptedModel::from_model(Box::new(model), config.clone(), Compute::F32);
+        let constant = schedule(ScheduleKind::Constant, 1e-2);
+        let mut trainer = Trainer::new(AdamW::new(AdamWConfig::default()), constant, 3)
+            .with_gradient_checkpointing(checkpointing);
+        let batch = random_batch(&[3, 4], 84, 2);
+        let steps = [0, 1, 2, 3]
+            .map(|_| trainer.step(&mut adapted, None, std::slice::from_ref(&batch)).unwrap().loss);
+        assert_eq!(passes.load(Ordering::Relaxed), expected);
+        losses.push(steps);
+    }
+    assert_eq!(losses[0], losses[1]);
+    assert!(losses[0][3] < losses[0][0]);
 }

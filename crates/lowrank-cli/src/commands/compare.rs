@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 use lowrank::Error;
+use lowrank::models::Operands;
 use lowrank::train::{Compared, Comparison, RunFile, RunFileBuilder, Summary};
 use serde_json::Value;
 
@@ -49,7 +50,11 @@ pub fn run(arguments: Arguments, global: Global) -> Result {
     let runs = METHODS
         .map(|method| {
             let folder = absolute(output_folder.join(method)).map_err(Error::io(&output_folder))?;
-            let forced = forced(method, &folder);
+            let mut forced = forced(method, &folder);
+            // Whole numbers are for weights that stay as they are.
+            if method == "full" && read(&arguments, global, &[])?.train.operands == Operands::Int8 {
+                forced.push("train.compute=auto".to_owned());
+            }
             read(&arguments, global, &forced)?;
             Ok((method, folder, forced))
         })

@@ -1,6 +1,7 @@
 //! Frozen products, general products and weight gradients against a plain f64 reference, on every tier.
 
 mod extremes;
+mod int8_weight;
 mod streamed;
 
 use half::{bf16, f16};

@@ -48,8 +48,7 @@ pub enum Operands {
     /// Numbers of the rows' type.
     #[default]
     Rows,
-    /// Whole numbers: the weights that [`quantizable`] names in 8 bits, rows in 16. Of the sums, the bits are those of
-    /// the rounded weights.
+    /// Whole numbers: the weights that [`quantizable`] names in 8 bits, and rows that are rounded to 16 on the way.
     Int8,
 }
 
@@ -127,7 +126,8 @@ impl Needs {
             needs.packed += if is_int8 { stored + beside } else { packed + own };
             // One column in a hundred in bf16, and the scales.
             let small = elements + elements / 50;
-            needs.int8 += if is_int8 || !eight.contains(path) { stored } else { small };
+            let kept = if is_int8 || !eight.contains(path) { stored } else { small };
+            needs.int8 += kept + if eight.contains(path) { beside } else { 0 };
         });
         needs
     }
@@ -198,14 +198,26 @@ pub(super) fn stream(model: &mut dyn Model) {
     });
 }
 
-/// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers.
-pub(crate) fn multiply_in_int8(model: &mut dyn Model) {
+/// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers, except floating ones that are
+/// streamed, and gives their number.
+///
+/// # Errors
+/// Names a weight that holds a value that is not finite.
+pub(crate) fn multiply_in_int8(model: &mut dyn Model) -> Result<usize> {
     let names = quantizable(&*model);
+    let mut count = Ok(0);
     for_each_parameter_mut(model, |path, parameter| {
-        if let Some(leaf) = parameter.base_mut().filter(|_| names.contains(path)) {
-            leaf.multiply_in_int8();
+        if let (Ok(sum), Some(leaf)) = (&mut count, parameter.base_mut().filter(|_| names.contains(path))) {
+            match leaf.multiply_in_int8() {
+                Some(weights) => *sum += weights,
+                None => {
+                    let reason = "it holds a value that is not finite, and cannot be multiplied in 8 bits";
+                    count = Err(Error::Usage(format!("{path}: {reason}")));
+                }
+            }
         }
     });
+    count
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 
 use super::gradients::{Activations, Gradients};
 use super::{Choices, Mode, Node, Operation, Tape, Var, VarId};
-use crate::Result;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// A part of a model as it is run again.
 type Part<'m> = Box<dyn Fn(&mut Tape<'m>, &[Var]) -> Result<Var> + Send + 'm>;
@@ -31,6 +31,9 @@ impl<'m> Tape<'m> {
     ///
     /// # Errors
     /// Those of the part.
+    ///
+    /// # Panics
+    /// In [`Tape::backward`], if the part captured a value of this tape that needs a gradient.
     pub fn checkpoint(
         &mut self,
         inputs: &[&Var],
@@ -75,7 +78,9 @@ impl<'m> Checkpoint<'m> {
         let inner: Vec<Option<VarId>> = inputs.iter().map(|input| input.id).collect();
         let again = (self.part)(&mut tape, &inputs)?;
         drop(inputs);
-        let Some(id) = again.id else { return Ok(()) };
+        let Some(id) = again.id else {
+            return Err(Error::Usage("a part of a model that is run again must do the same".into()));
+        };
         drop(again);
         let mut within = tape.run_backward(id, output, gradients)?;
         for (outer, inner) in outer.into_iter().zip(inner) {

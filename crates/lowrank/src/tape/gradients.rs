@@ -54,17 +54,25 @@ impl Gradients {
 
 /// The gradients of recorded values, on their way down.
 pub(crate) struct Activations {
+    tape: u64,
     slots: Vec<Option<Tensor>>,
 }
 
 impl Activations {
-    pub(crate) fn new(variables: usize) -> Self {
-        Self { slots: (0..variables).map(|_| None).collect() }
+    pub(crate) fn new(tape: u64, variables: usize) -> Self {
+        Self { tape, slots: (0..variables).map(|_| None).collect() }
     }
 
     /// Assigns the gradient of a value, or adds to it.
+    ///
+    /// # Panics
+    /// If the value is of another tape: a part that is run again has captured it.
     pub(crate) fn add(&mut self, id: VarId, gradient: Tensor) {
-        let slot = &mut self.slots[id.0];
+        assert_eq!(
+            id.tape, self.tape,
+            "a part of a model that is run again reads a value that is not its input"
+        );
+        let slot = &mut self.slots[id.place];
         match slot {
             None => *slot = Some(gradient),
             Some(sum) => match sum.dtype() {
@@ -83,7 +91,7 @@ impl Activations {
     }
 
     pub(crate) fn take(&mut self, id: VarId) -> Option<Tensor> {
-        self.slots[id.0].take()
+        self.slots[id.place].take()
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Leaf {
     /// Its place among the weights of which no packed form is kept.
     queue: Option<Queue>,
     /// Whether products are of whole numbers, with the value in 8 bits.
-    whole: bool,
+    in_int8: bool,
     version: Version,
 }
 
@@ -55,11 +55,11 @@ enum Prepared {
 }
 
 impl Prepared {
-    /// What was kept, if it is for rows of this type, or of whole numbers where `whole`.
-    fn of(kept: &Option<Self>, compute: Compute, whole: bool) -> Option<Self> {
+    /// What was kept, if it is for rows of this type, or for whole numbers.
+    fn of(kept: &Option<Self>, compute: Compute, in_int8: bool) -> Option<Self> {
         let fits = |kept: &&Self| match kept {
-            Self::Float(weight) => !whole && weight.compute() == compute,
-            Self::Int8(_) => whole,
+            Self::Float(weight) => !in_int8 && weight.compute() == compute,
+            Self::Int8(_) => in_int8,
         };
         kept.as_ref().filter(fits).cloned()
     }
@@ -81,7 +81,7 @@ impl Leaf {
             quantized: None,
             unquantized: None,
             queue: None,
-            whole: false,
+            in_int8: false,
             version,
         }
     }
@@ -151,7 +151,8 @@ impl Leaf {
         }
     }
 
-    /// A frozen leaf of another value, of which no packed form is kept if none is of this one.
+    /// A frozen leaf of another value, of which no packed form is kept if none is of this one. Products are of its own type:
+    /// 8 bits of a weight with an adapter merged into it would round the adapter away.
     pub(crate) fn with_value(&self, value: Tensor) -> Self {
         Self { queue: self.queue().cloned(), ..Self::frozen(value) }
     }
@@ -167,11 +168,30 @@ impl Leaf {
         }
     }
 
-    /// Has frozen values multiplied in whole numbers, in 8 bits; floating ones that are streamed stay so.
-    pub(crate) fn multiply_in_int8(&mut self) {
-        self.parts.iter_mut().for_each(Self::multiply_in_int8);
+    /// Has a frozen value multiplied in whole numbers, in 8 bits, and packs it for that; a floating one that is streamed
+    /// stays so. Gives the number of weights that are, or none if one of them holds a value that is not finite.
+    pub(crate) fn multiply_in_int8(&mut self) -> Option<usize> {
+        if !self.parts.is_empty() {
+            return self.parts.iter_mut().map(Self::multiply_in_int8).sum();
+        }
         let is_held = self.queue.is_none() || self.quantized.is_some();
-        self.whole = !self.trainable && is_held && self.parts.is_empty();
+        if self.trainable || !is_held {
+            return Some(0);
+        }
+        let weight = self.int8_weight()?;
+        self.value().release_pages();
+        self.prepared = Arc::new(Mutex::new(Some(Prepared::Int8(Arc::new(weight)))));
+        self.in_int8 = true;
+        Some(1)
+    }
+
+    /// The value packed for whole numbers; none if it is not finite.
+    fn int8_weight(&self) -> Option<Int8Weight> {
+        let (outputs, inputs) = self.value().rows_and_width();
+        match self.stored() {
+            Stored::Int8(int8) => Some(Int8Weight::new(int8, outputs, inputs)),
+            Stored::Float(source) => Int8Weight::quantize(source, outputs, inputs),
+        }
     }
 
     /// The value of a leaf that is or was trained, for writing. Anything prepared from the old value is dropped.
@@ -199,7 +219,7 @@ impl Leaf {
         if trainable {
             self.value = self.float().to_dtype(DType::F32).into();
             self.parts.clear();
-            (self.quantized, self.unquantized, self.queue, self.whole) = (None, None, None, false);
+            (self.quantized, self.unquantized, self.queue, self.in_int8) = (None, None, None, false);
         }
         self.trainable = trainable;
     }
@@ -207,7 +227,7 @@ impl Leaf {
     /// The value `[outputs, inputs]` as the operand of a matrix product, prepared once and kept until the value is
     /// written. Threads that meet here first may each prepare it; one of the results is kept.
     fn packed(&self, compute: Compute) -> Prepared {
-        if let Some(weight) = Prepared::of(&self.prepared(), compute, self.whole) {
+        if let Some(weight) = Prepared::of(&self.prepared(), compute, self.in_int8) {
             return weight;
         }
         // Without the lock: preparing waits for other threads, and rayon may run another user of this leaf meanwhile
@@ -215,7 +235,7 @@ impl Leaf {
         let weight = self.prepare(compute);
         self.value().release_pages();
         let mut kept = self.prepared();
-        if let Some(other) = Prepared::of(&kept, compute, self.whole) {
+        if let Some(other) = Prepared::of(&kept, compute, self.in_int8) {
             return other;
         }
         *kept = Some(weight.clone());
@@ -226,7 +246,7 @@ impl Leaf {
     pub(crate) fn operand(&self, compute: Compute) -> Operand {
         if !self.parts.is_empty() {
             Operand::Below(self.parts.iter().map(|part| (part.shape.rows(), part.operand(compute))).collect())
-        } else if !self.whole && (self.quantized.is_some() || self.queue.is_some()) {
+        } else if !self.in_int8 && (self.quantized.is_some() || self.queue.is_some()) {
             Operand::Streamed(self.clone(), compute)
         } else {
             match self.packed(compute) {
@@ -279,11 +299,7 @@ impl Leaf {
 
     fn prepare(&self, compute: Compute) -> Prepared {
         let (outputs, inputs) = self.value().rows_and_width();
-        if self.whole {
-            let weight = match self.stored() {
-                Stored::Int8(int8) => Int8Weight::new(int8, outputs, inputs),
-                Stored::Float(source) => Int8Weight::quantize(source, outputs, inputs),
-            };
+        if let Some(weight) = self.in_int8.then(|| self.int8_weight()).flatten() {
             return Prepared::Int8(Arc::new(weight));
         }
         Prepared::Float(Arc::new(Weight::new(compute, self.value().source(), outputs, inputs)))

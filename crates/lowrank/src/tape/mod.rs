@@ -16,6 +16,7 @@ mod parameter;
 mod token_rows;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lowrank_kernels::attention::AttentionDropout;
 use lowrank_kernels::dropout::{Dropout, DropoutKey};
@@ -38,7 +39,10 @@ use crate::{Error, Result};
 
 /// The place of a recorded value on its tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct VarId(usize);
+pub(crate) struct VarId {
+    tape: u64,
+    place: usize,
+}
 
 /// A value of the forward pass: rows, and which sequences they belong to.
 #[derive(Clone, Debug)]
@@ -117,6 +121,8 @@ enum Mode {
 pub struct Tape<'m> {
     compute: Compute,
     mode: Mode,
+    /// Which tape it is.
+    number: u64,
     nodes: Vec<Node<'m>>,
     variables: usize,
     sites: u32,
@@ -144,9 +150,11 @@ type Watcher = Box<dyn FnMut(&str, &Tensor) + Send>;
 
 impl<'m> Tape<'m> {
     fn new(compute: Compute, mode: Mode) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             compute,
             mode,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             nodes: Vec::new(),
             variables: 0,
             sites: 0,
@@ -294,7 +302,7 @@ impl<'m> Tape<'m> {
 
     /// The place of the next value that has a gradient.
     fn variable(&mut self) -> VarId {
-        let id = VarId(self.variables);
+        let id = VarId { tape: self.number, place: self.variables };
         self.variables += 1;
         id
     }
@@ -314,7 +322,7 @@ impl<'m> Tape<'m> {
     /// Runs the tape backward from the gradient of a value; what is left are the gradients of values that no operation of
     /// this tape made.
     fn run_backward(self, from: VarId, gradient: Tensor, gradients: &mut Gradients) -> Result<Activations> {
-        let mut activations = Activations::new(self.variables);
+        let mut activations = Activations::new(self.number, self.variables);
         activations.add(from, gradient);
         for node in self.nodes.into_iter().rev() {
             let Some(gradient) = activations.take(node.output) else { continue };

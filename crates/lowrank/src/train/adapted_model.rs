@@ -60,6 +60,7 @@ pub struct AdaptedModel {
     config: ModelConfig,
     folder: PathBuf,
     compute: Compute,
+    operands: Operands,
     report: LoadReport,
     placement: Placement,
     placement_note: Option<String>,
@@ -146,20 +147,46 @@ impl AdaptedModel {
             }
         };
         let report = models::load_as(&mut *model, &checkpoint, placement)?;
+        let mut operands = operands;
         if operands == Operands::Int8 && placement == Placement::Mapped {
-            placement_note.get_or_insert_default().push_str(", and not multiplied in 8 bits");
-        } else if operands == Operands::Int8 {
-            models::multiply_in_int8(&mut *model);
+            operands = Operands::Rows;
+            let reason = "products stay in floating numbers where weights are read from their file, and compute = \"int8\" \
+                          changes nothing";
+            placement_note =
+                Some(placement_note.map_or(reason.to_owned(), |note| format!("{note}; {reason}")));
+        } else if operands == Operands::Int8 && models::multiply_in_int8(&mut *model)? == 0 {
+            let reason = "no weight of this model can be multiplied in 8 bits; leave it at \"auto\"";
+            return Err(Error::setting("train.compute", reason));
         }
         let folder = folder.to_path_buf();
-        Ok(Self { model, config, folder, compute, report, placement, placement_note, adapters: Vec::new() })
+        Ok(Self {
+            model,
+            config,
+            folder,
+            compute,
+            operands,
+            report,
+            placement,
+            placement_note,
+            adapters: Vec::new(),
+        })
     }
 
     /// A classifier around a model that is there already.
     pub fn from_model(model: Box<dyn Model>, config: ModelConfig, compute: Compute) -> Self {
         let report = LoadReport::default();
         let (folder, placement) = (PathBuf::new(), Placement::Packed);
-        Self { model, config, folder, compute, report, placement, placement_note: None, adapters: Vec::new() }
+        Self {
+            model,
+            config,
+            folder,
+            compute,
+            operands: Operands::Rows,
+            report,
+            placement,
+            placement_note: None,
+            adapters: Vec::new(),
+        }
     }
 
     /// Puts one more adapter on the loaded model, from a folder or the Hub.
@@ -240,6 +267,11 @@ impl AdaptedModel {
         &self.report
     }
 
+    /// What products with frozen weights are made of.
+    pub fn operands(&self) -> Operands {
+        self.operands
+    }
+
     /// Where the weights are kept.
     pub fn placement(&self) -> Placement {
         self.placement
@@ -271,9 +303,9 @@ impl AdaptedModel {
         found.chain(idle).chain(eight).collect()
     }
 
-    /// Whether any weight is in 8 bits, in memory or in the model's file.
+    /// Whether any weight is in 8 bits, in memory, in the model's file or in products.
     fn is_in_eight_bits(&self) -> bool {
-        let mut found = self.placement == Placement::Int8;
+        let mut found = self.placement == Placement::Int8 || self.operands == Operands::Int8;
         for_each_parameter(&*self.model, |_, parameter| {
             found |= parameter.base().is_some_and(|leaf| leaf.as_quantized().is_some());
         });
@@ -385,7 +417,10 @@ impl AdaptedModel {
 
 /// Whether the run that made an adapter says that its base was in 8 bits.
 fn trained_in_eight_bits(adapter: &str) -> bool {
-    run_of(adapter).is_some_and(|run| run.get("load_in").and_then(toml::Value::as_str) == Some("int8"))
+    let is_int8 = |value: Option<&toml::Value>| value.and_then(toml::Value::as_str) == Some("int8");
+    run_of(adapter).is_some_and(|run| {
+        is_int8(run.get("load_in")) || is_int8(run.get("train").and_then(|train| train.get("compute")))
+    })
 }
 
 /// The run file of the run that made an adapter, if it lies beside it.

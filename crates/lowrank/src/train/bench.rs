@@ -82,7 +82,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
         LoadIn::Int8 => models::initialise_int8(&mut *model, SEED, DType::Bf16)?,
     }
     if options.operands == Operands::Int8 {
-        models::multiply_in_int8(&mut *model);
+        models::multiply_in_int8(&mut *model)?;
     }
     let mut adapted = AdaptedModel::from_model(model, options.config.clone(), compute);
     let plan = adapter::attach(adapted.model_mut(), &info, &options.lora, ADAPTER, SEED)?;

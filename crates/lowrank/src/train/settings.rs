@@ -68,9 +68,9 @@ pub(super) fn settings(
     let metric = selection.metric.as_deref().filter(|_| selection.keep);
     settings.insert("cpu".into(), Tier::active().kernels());
     settings.insert("train.dtype".into(), name_of(compute).into());
-    if run.train.operands == Operands::Int8 {
-        settings.insert("train.compute".into(), "int8".into());
-    }
+    // What `train.compute` came to mean: what is streamed stays in floating numbers.
+    let operands = if adapted.operands() == Operands::Int8 { "int8" } else { "as the rows" };
+    settings.insert("train.operands".into(), operands.into());
     settings.insert("train.keep_best".into(), metric.unwrap_or("last").into());
     // What `auto` came to mean: another placement may have other bits.
     let placement = match adapted.placement() {

@@ -1,6 +1,6 @@
 //! Runs a kernel through the driver against whole sums.
 
-use super::driver::{Direction, Dot, Product, multiply};
+use super::driver::{Dot, Pass, Product, multiply};
 use super::rows::levels;
 use crate::gemm::panels::Panels;
 use crate::rows::{Rows, RowsMut};
@@ -10,6 +10,7 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
     let (tile, cols) = (K::ROWS, K::LAYOUT.cols);
     let shapes = [
         (0, 3, 3),
+        (3, 0, 5),
         (1, 1, 1),
         (tile, 2, cols),
         (tile + 1, 5, cols + 1),
@@ -29,7 +30,7 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
                     if i % stride == 0 { most as f32 } else { (number(i, 1) - 504).clamp(-most, most) as f32 }
                 })
                 .collect();
-        let right: Vec<i8> = (0..depth * width).map(|i| (number(i, 2) % 255 - 127) as i8).collect();
+        let right: Vec<i8> = (0..depth * width).map(|i| (number(i, 2) % 256 - 128) as i8).collect();
         let panels = Panels::new(K::LAYOUT, depth, width, |w, d, into| {
             (d..).zip(into).for_each(|(d, into)| *into = right[d * width + w]);
         });
@@ -40,13 +41,13 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
         for forward in [true, false] {
             let run = |rows: usize| {
                 let mut out = before.clone();
-                let direction = if forward {
-                    Direction::Forward { scales: &scales, bias: Some(&bias) }
+                let pass = if forward {
+                    Pass::Forward { mask: None, scales: &scales, bias: Some(&bias) }
                 } else {
-                    Direction::Backward { scales: &ones, accumulate: true }
+                    Pass::Backward { scales: &ones, accumulate: true }
                 };
                 let left = Rows::new(&left, rows, depth, stride);
-                let product = Product { left, panels: &panels, direction };
+                let product = Product { left, panels: &panels, pass };
                 multiply(kernel, &product, RowsMut::new(&mut out, rows, width, out_stride));
                 out
             };

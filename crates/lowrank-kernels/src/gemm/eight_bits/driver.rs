@@ -17,10 +17,18 @@ pub(super) const TILE: usize = 8 * 48;
 const TASK_VALUES: usize = 1 << 16;
 /// The most rows of a task.
 const TASK_ROWS: usize = 192;
+/// Length of the sum after which whole sums become floats: the longer, the fewer levels a row has.
+const DEPTH: usize = 2048;
+/// The most rows of a tile of any kernel.
+const TILE_ROWS: usize = 8;
 
 /// The sums of a tile, row by row.
 #[repr(align(64))]
 pub(super) struct Sums(pub [i32; TILE]);
+
+/// Sums of several blocks of the depth.
+#[repr(align(64))]
+struct Totals([f32; TILE]);
 
 /// A kernel: whole products of a few rows and a few columns.
 pub(super) trait Dot: Copy + Send + Sync {
@@ -51,13 +59,13 @@ pub(super) struct Product<'a, T> {
     pub left: Rows<'a, T>,
     /// `[depth, width]`.
     pub panels: &'a Panels<i8>,
-    pub direction: Direction<'a>,
+    pub pass: Pass<'a>,
 }
 
 /// Which way the weight is multiplied.
-pub(super) enum Direction<'a> {
-    /// `out = scales∘(left·panels) + bias`, both `[width]`.
-    Forward { scales: &'a [f32], bias: Option<&'a [f32]> },
+pub(super) enum Pass<'a> {
+    /// `out = scales∘((mask∘left)·panels) + bias`, `mask [depth]`, the others `[width]`.
+    Forward { mask: Option<&'a [f32]>, scales: &'a [f32], bias: Option<&'a [f32]> },
     /// `out = (scales∘left)·panels`, `scales [depth]`, or added to what `out` held.
     Backward { scales: &'a [f32], accumulate: bool },
 }
@@ -66,10 +74,12 @@ pub(super) enum Direction<'a> {
 pub(super) fn multiply<K: Dot, T: Element>(kernel: K, product: &Product<'_, T>, out: RowsMut<'_, T>) {
     let (rows, depth, width) = (product.left.rows(), product.panels.depth(), product.panels.width());
     assert!(product.left.cols() == depth && out.rows() == rows && out.cols() == width);
-    assert!(match product.direction {
-        Direction::Forward { scales, bias } =>
-            scales.len() == width && bias.is_none_or(|bias| bias.len() == width),
-        Direction::Backward { scales, .. } => scales.len() == depth,
+    assert!(match product.pass {
+        Pass::Forward { mask, scales, bias } => {
+            let fits = |of_width: Option<&[f32]>| of_width.is_none_or(|values| values.len() == width);
+            mask.is_none_or(|mask| mask.len() == depth) && fits(Some(scales)) && fits(bias)
+        }
+        Pass::Backward { scales, .. } => scales.len() == depth,
     });
     if rows == 0 || width == 0 {
         return;
@@ -112,89 +122,123 @@ unsafe fn task<K: Dot, T: Element>(
     flush_denormals();
     let (count, depth, step) = (rows.1 - rows.0, product.panels.depth(), K::LAYOUT.cols);
     let padded = depth.next_multiple_of(K::LAYOUT.depth_multiple);
-    let mut sums = Sums([0; TILE]);
+    let blocks = padded.div_ceil(DEPTH);
+    let (mut sums, mut totals) = (Sums([0; TILE]), Totals([0.0; TILE]));
     // Two numbers of 16 bits in the place of a float.
     scratch::with((count * padded).div_ceil(2), |whole| {
         let whole = &mut bytemuck::cast_slice_mut::<f32, i16>(whole)[..count * padded];
         scratch::with(count, |row_scales| {
             let left = product.left.slice(rows.0, rows.1);
-            let (factors, columns, bias, add) = match product.direction {
-                Direction::Forward { scales, bias } => (None, Some(scales), bias, false),
-                Direction::Backward { scales, accumulate } => (Some(scales), None, None, accumulate),
+            let (factors, columns, bias, add) = match product.pass {
+                Pass::Forward { mask, scales, bias } => (mask, Some(scales), bias, false),
+                Pass::Backward { scales, accumulate } => (Some(scales), None, None, accumulate),
             };
-            round_rows(left, factors, levels(depth), padded, whole, row_scales);
+            round_rows(left, factors, levels(depth.min(DEPTH)), padded, whole, row_scales);
             for col in (cols.0..cols.1).step_by(step) {
                 let panel = &product.panels.values()[col / step * product.panels.panel_len()..];
                 let width = step.min(cols.1 - col);
                 for row in (0..count).step_by(K::ROWS) {
                     let height = K::ROWS.min(count - row);
-                    let left = whole[row * padded..].as_ptr();
-                    // SAFETY: `height` rows of `padded` numbers begin at `left`, and a panel of as many steps at `panel`.
-                    unsafe { kernel.run(height, padded / 2, left, padded, panel.as_ptr(), &mut sums) };
+                    for (block, start) in (0..padded.max(1)).step_by(DEPTH).enumerate() {
+                        let steps = DEPTH.min(padded - start);
+                        let left = whole[row * padded + start..].as_ptr();
+                        let panel = panel[start * step..].as_ptr();
+                        // SAFETY: `height` rows of `steps` numbers begin at `left`, `padded` apart, and a panel of as many
+                        // steps at `panel`.
+                        unsafe { kernel.run(height, steps / 2, left, padded, panel, &mut sums) };
+                        if blocks > 1 {
+                            add_block(&sums.0, block == 0, &mut totals.0);
+                        }
+                    }
+                    let mut places: [&mut [T]; TILE_ROWS] = Default::default();
+                    for (i, place) in places[..height].iter_mut().enumerate() {
+                        // SAFETY: the place is in this task's part, and no other row's.
+                        *place = unsafe { out.part(rows.0 + row + i, col, width) };
+                    }
                     let tile = Finished {
-                        sums: &sums.0,
                         stride: step,
                         rows: &row_scales[row..row + height],
                         columns: columns.map(|columns| &columns[col..col + width]),
                         bias: bias.map(|bias| &bias[col..col + width]),
                         add,
-                        place: (rows.0 + row, col, width),
                     };
-                    // SAFETY: the place is in this task's part.
-                    unsafe { finish(&tile, out) };
+                    if blocks > 1 {
+                        finish(&totals.0, &tile, &mut places[..height]);
+                    } else {
+                        finish(&sums.0, &tile, &mut places[..height]);
+                    }
                 }
             }
         });
     });
 }
 
-/// The whole sums of a tile on their way to the result: `out = rows∘columns∘sums [+ bias]`, or `out +=` that.
+multiversion! {
+    /// Adds whole sums of a block to those of the blocks before.
+    fn add_block[V](sums: &[i32], is_first: bool, totals: &mut [f32]) {
+        if is_first {
+            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total = *sum as f32);
+        } else {
+            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += *sum as f32);
+        }
+    }
+}
+
+/// The sum of a block, or of several.
+trait Sum: Copy {
+    fn wide(self) -> f32;
+}
+
+impl Sum for i32 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self as f32
+    }
+}
+
+impl Sum for f32 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+}
+
+/// How the sums of a tile come into the result: `out = rows∘columns∘sums [+ bias]`, or `out +=` that.
 struct Finished<'a> {
-    sums: &'a [i32],
+    /// From one row of sums to the next.
     stride: usize,
     /// What each row is multiplied by.
     rows: &'a [f32],
+    /// What each column is multiplied by, as the weight's rows are in the forward pass.
     columns: Option<&'a [f32]>,
     bias: Option<&'a [f32]>,
+    /// In the backward pass.
     add: bool,
-    /// The first row and column, and how many columns.
-    place: (usize, usize, usize),
-}
-
-/// Writes a tile.
-///
-/// # Safety
-/// Nothing else refers to its place in `out`.
-unsafe fn finish<T: Element>(tile: &Finished<'_>, out: &ColumnsMut<'_, T>) {
-    finish_rows(tile, out);
 }
 
 multiversion! {
-    fn finish_rows[V, T: Element](tile: &Finished<'_>, out: &ColumnsMut<'_, T>) {
-        let (first, start, width) = tile.place;
-        for ((i, row_scale), sums) in tile.rows.iter().enumerate().zip(tile.sums.chunks_exact(tile.stride)) {
-            // SAFETY: the caller of `finish` promises that nothing else refers to the place.
-            let out = unsafe { out.part(first + i, start, width) };
-            let sums = &sums[..width];
+    fn finish[V, S: Sum, T: Element](sums: &[S], tile: &Finished<'_>, places: &mut [&mut [T]]) {
+        for ((row_scale, sums), out) in tile.rows.iter().zip(sums.chunks_exact(tile.stride)).zip(places) {
+            let sums = &sums[..out.len()];
             match (tile.columns, tile.bias, tile.add) {
                 (Some(columns), Some(bias), _) => {
                     for (((out, sum), column), bias) in out.iter_mut().zip(sums).zip(columns).zip(bias) {
-                        *out = T::round(*sum as f32 * (row_scale * column) + bias);
+                        *out = T::round(sum.wide() * (row_scale * column) + bias);
                     }
                 }
                 (Some(columns), None, _) => {
                     for ((out, sum), column) in out.iter_mut().zip(sums).zip(columns) {
-                        *out = T::round(*sum as f32 * (row_scale * column));
+                        *out = T::round(sum.wide() * (row_scale * column));
                     }
                 }
                 (None, _, true) => {
                     for (out, sum) in out.iter_mut().zip(sums) {
-                        *out = T::round(out.widen() + *sum as f32 * row_scale);
+                        *out = T::round(out.widen() + sum.wide() * row_scale);
                     }
                 }
                 (None, _, false) => {
                     for (out, sum) in out.iter_mut().zip(sums) {
-                        *out = T::round(*sum as f32 * row_scale);
+                        *out = T::round(sum.wide() * row_scale);
                     }
                 }
             }

@@ -10,7 +10,7 @@ mod driver;
 mod plain;
 mod rows;
 
-use driver::{Direction, Dot, Product, multiply};
+use driver::{Dot, Pass, Product, multiply};
 
 use super::int8::{Int8, quantize};
 use super::panels::Directions;
@@ -22,9 +22,9 @@ use crate::{low_rank, scratch};
 /// A constant matrix `W [outputs N, inputs K]` in 8 bits that is multiplied without being decoded.
 ///
 /// A row of the other factor is brought into whole numbers of 16 bits by its largest magnitude, on the fly, as finely as
-/// sums in 32 bits leave room for: 13 bits and a sign up to a sum of 2,000, 11 bits up to 8,000. So the rounding is that of
-/// the weight, whose outlier columns are multiplied in f32. Whole sums are exact: the bits are the same whatever the threads,
-/// the other rows and the tier.
+/// sums in 32 bits leave room for: 8,191 levels and a sign where a sum is 2,048 long or more, which is then cut into such
+/// blocks. So the rounding is that of the weight, whose outlier columns are multiplied in f32. Whole sums are exact; the bits
+/// do not depend on the threads or the other rows.
 ///
 /// # Source
 /// Dettmers et al., LLM.int8() (arXiv 2208.07339), with the split of outliers on the weight alone: rows have bits to spare.
@@ -40,6 +40,8 @@ pub struct Int8Weight {
     columns: Vec<usize>,
     /// Their values: `[N, columns]`.
     outliers: Vec<f32>,
+    /// `[K]`: 0 in outlier columns and 1 elsewhere, so that they do not count among a row's magnitudes.
+    mask: Option<Vec<f32>>,
 }
 
 /// The instructions that products use.
@@ -82,19 +84,15 @@ impl Kernel {
 }
 
 impl Int8Weight {
-    /// Brings `source` into 8 bits, as [`quantize`]. Products with one that holds a value that is not finite are not finite.
+    /// Brings `source` into 8 bits, as [`quantize`]; none if it holds a value that is not finite.
     ///
     /// # Panics
     /// If `source` does not hold `outputs · inputs` values.
-    pub fn quantize(source: Source<'_>, outputs: usize, inputs: usize) -> Self {
+    pub fn quantize(source: Source<'_>, outputs: usize, inputs: usize) -> Option<Self> {
         let (mut values, mut scales) = (vec![0; outputs * inputs], vec![0.0; outputs]);
-        let made = quantize(source, outputs, inputs, &mut values, &mut scales);
-        let (columns, outliers) = made.unwrap_or_else(|| {
-            scales.fill(f32::NAN);
-            Default::default()
-        });
+        let (columns, outliers) = quantize(source, outputs, inputs, &mut values, &mut scales)?;
         let int8 = Int8 { values: &values, scales: &scales, columns: &columns, outliers: &outliers };
-        Self::new(int8, outputs, inputs)
+        Some(Self::new(int8, outputs, inputs))
     }
 
     /// Prepares a weight in 8 bits for the tier of this process.
@@ -113,16 +111,29 @@ impl Int8Weight {
         assert!(tier.is_available(), "this machine does not have the tier {tier}");
         assert!(int8.fits(outputs, inputs), "the weight is not {outputs} x {inputs} values");
         let kernel = Kernel::of(tier);
+        let columns: Vec<usize> = int8.columns.iter().map(|&column| column as usize).collect();
         let panels = Directions::new(each!(kernel, dot => layout(dot)), outputs, inputs, |i, into| {
             into.copy_from_slice(&int8.values[i..][..into.len()]);
+            // What stands in their place does not count, as in `Int8::read`.
+            for column in &columns {
+                if let Some(value) = column.checked_sub(i % inputs).and_then(|at| into.get_mut(at)) {
+                    *value = 0;
+                }
+            }
         });
+        let mask = |columns: &[usize]| {
+            let mut mask = vec![1.0; inputs];
+            columns.iter().for_each(|&column| mask[column] = 0.0);
+            mask
+        };
         Self {
             outputs,
             inputs,
             kernel,
             panels,
             scales: int8.scales.to_vec(),
-            columns: int8.columns.iter().map(|&column| column as usize).collect(),
+            mask: (!columns.is_empty()).then(|| mask(&columns)),
+            columns,
             outliers: int8.outliers.iter().map(|value| value.widen()).collect(),
         }
     }
@@ -173,8 +184,8 @@ impl Int8Weight {
 
     pub(crate) fn forward_kernel<T: Element>(&self, x: Rows<T>, bias: Option<&[f32]>, mut y: RowsMut<T>) {
         let panels = self.panels.forward();
-        let direction = Direction::Forward { scales: &self.scales, bias };
-        let product = Product { left: x, panels, direction };
+        let pass = Pass::Forward { mask: self.mask.as_deref(), scales: &self.scales, bias };
+        let product = Product { left: x, panels, pass };
         each!(self.kernel, dot => multiply(dot, &product, y.reborrow()));
         if self.columns.is_empty() {
             return;
@@ -191,8 +202,8 @@ impl Int8Weight {
 
     pub(crate) fn backward_kernel<T: Element>(&self, dy: Rows<T>, mut dx: RowsMut<T>, accumulate: bool) {
         let panels = self.panels.backward();
-        let direction = Direction::Backward { scales: &self.scales, accumulate };
-        let product = Product { left: dy, panels, direction };
+        let pass = Pass::Backward { scales: &self.scales, accumulate };
+        let product = Product { left: dy, panels, pass };
         each!(self.kernel, dot => multiply(dot, &product, dx.reborrow()));
         if self.columns.is_empty() {
             return;

@@ -8,10 +8,10 @@ const SMALLEST: f32 = 1e-30;
 /// Adding it to a number of up to 22 bits leaves the nearest whole one, halves to even, in the low bits.
 const WHOLE: f32 = (3 << 22) as f32;
 
-/// The largest whole number of a row, so that sums of `depth` products with 8 bits stay below 2³¹.
+/// The largest whole number of a row, so that sums of `depth` products with any 8 bits stay below 2³¹.
 pub(super) fn levels(depth: usize) -> i16 {
-    let room = i32::MAX as usize / (127 * depth.max(1));
-    room.min(i16::MAX as usize) as i16
+    let room = i32::MAX as usize / (128 * depth.max(1));
+    room.clamp(1, i16::MAX as usize) as i16
 }
 
 /// `whole[i] = round(levels / m·factors∘rows[i])`, `scales[i] = m / levels` with `m` the largest magnitude of the row. A row
@@ -27,7 +27,10 @@ pub(super) fn round_rows<T: Element>(
     whole: &mut [i16],
     scales: &mut [f32],
 ) {
-    for (i, (whole, scale)) in whole.chunks_exact_mut(padded.max(1)).zip(scales).enumerate() {
+    if padded == 0 {
+        return scales.fill(0.0);
+    }
+    for (i, (whole, scale)) in whole.chunks_exact_mut(padded).zip(scales).enumerate() {
         let row = rows.row(i);
         let (whole, padding) = whole.split_at_mut(row.len());
         padding.fill(0);
@@ -102,10 +105,10 @@ mod tests {
 
     #[test]
     fn sums_stay_in_32_bits() {
-        for depth in [1, 5, 768, 3072, 11_008, 100_000, 16_000_000] {
-            let sum = depth as i64 * 127 * i64::from(levels(depth));
+        for depth in [1, 5, 768, 2048, 3072, 100_000, 16_000_000] {
+            let sum = depth as i64 * 128 * i64::from(levels(depth));
             assert!(sum <= i64::from(i32::MAX) && levels(depth) >= 1, "{depth}");
         }
-        assert_eq!((levels(768), levels(3072), levels(1)), (22017, 5504, i16::MAX));
+        assert_eq!((levels(768), levels(2048), levels(1)), (21845, 8191, i16::MAX));
     }
 }

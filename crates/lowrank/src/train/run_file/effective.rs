@@ -95,6 +95,9 @@ impl RunFile {
             }
         }
         settings.retain(|key, _| !OTHER.contains(&key.as_str()));
+        // Of types of rows, what they come to mean on the machine decides.
+        let in_int8 = self.train.operands == Operands::Int8;
+        settings.insert("train.compute".to_owned(), if in_int8 { "int8" } else { "as dtype" }.to_owned());
         settings
     }
 
