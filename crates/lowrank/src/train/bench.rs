@@ -7,9 +7,10 @@ use lowrank_kernels::random::Philox;
 use lowrank_kernels::{Compute, memory};
 use serde::Serialize;
 
-use super::adapted_model::{AdaptedModel, default_compute};
+use super::adapted_model::{AdaptedModel, Use, default_compute};
 use super::optimizer::{AdamW, AdamWConfig};
 use super::schedule::{Schedule, ScheduleKind};
+use super::subject::write_weights;
 use super::trainer::Trainer;
 use crate::adapter::{self, LoraConfig, ParameterCount};
 use crate::data::{Batch, IGNORED, Labels, Pixels, TokenRows};
@@ -65,26 +66,39 @@ pub struct BenchReport {
     pub all_parameters: u64,
 }
 
-/// Trains a model on random tokens and measures it. Dropout is on as the configuration says.
+/// Trains a model on random tokens and measures it. Dropout is on as the configuration says. Weights that are not drawn in 8
+/// bits are read from a temporary file, as training reads a model's.
 ///
 /// # Errors
-/// If a length or a count is 0, or a length beyond the model's positions; or as [`adapter::attach`].
+/// If a length or a count is 0, or a length beyond the model's positions; if the file cannot be written; or as
+/// [`adapter::attach`].
 pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let compute = options.compute.unwrap_or_else(default_compute);
     let kind = options.config.head.unwrap_or(options.config.usual_head());
-    let mut model = models::from_config(&options.config, HeadSpec::new(kind, options.config.labels.len()))?;
+    let head = HeadSpec::new(kind, options.config.labels.len());
+    let mut model = models::from_config(&options.config, head)?;
     let info = model.info().clone();
     check(options, &info)?;
-    let dtype = if compute == Compute::Bf16 { DType::Bf16 } else { DType::F32 };
-    match options.load_in {
-        LoadIn::Auto | LoadIn::Mapped => models::initialise(&mut *model, SEED, dtype)?,
-        // Tables and what is not in 8 bits are in bf16, whatever is computed in.
-        LoadIn::Int8 => models::initialise_int8(&mut *model, SEED, DType::Bf16)?,
-    }
-    if options.operands == Operands::Int8 {
-        models::multiply_in_int8(&mut *model)?;
-    }
-    let mut adapted = AdaptedModel::from_model(model, options.config.clone(), compute);
+    let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+    let mut adapted = match options.load_in {
+        LoadIn::Int8 => {
+            // Tables and what is not in 8 bits are in bf16, whatever is computed in.
+            models::initialise_int8(&mut *model, SEED, DType::Bf16)?;
+            if options.operands == Operands::Int8 {
+                models::multiply_in_int8(&mut *model)?;
+            }
+            AdaptedModel::from_model(model, options.config.clone(), compute)
+        }
+        load_in => {
+            // From a file, as training reads it: the pages of what is packed are given back.
+            models::initialise(&mut *model, SEED, DType::F32)?;
+            write_weights(&*model, folder.path())?;
+            drop(model);
+            memory::pool::trim();
+            let (config, products) = (options.config.clone(), (Some(compute), options.operands));
+            AdaptedModel::load_base(folder.path(), config, head, products, load_in, Use::Training)?
+        }
+    };
     let plan = adapter::attach(adapted.model_mut(), &info, &options.lora, ADAPTER, SEED)?;
     let count = ParameterCount::with_adapter(adapted.model(), &plan);
 

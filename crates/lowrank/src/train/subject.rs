@@ -233,7 +233,8 @@ pub fn write_random_weights(folder: &Path, head: HeadSpec, seed: u64) -> Result<
     write_weights(&*model, folder)
 }
 
-fn write_weights(model: &dyn Model, folder: &Path) -> Result<()> {
+/// Writes every parameter of a model as f32, as a checkpoint in `folder`.
+pub(super) fn write_weights(model: &dyn Model, folder: &Path) -> Result<()> {
     let mut tensors = Tensors::new();
     for_each_parameter(model, |path, parameter| {
         let Some(leaf) = parameter.base() else { return };
