@@ -80,7 +80,7 @@ fn check<T: Element>(tier: Tier, tolerance: f64) {
         }
         let backward = product(&dy, outputs + 3, [outputs, inputs], &|n, k| decoded[n * inputs + k]);
         let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
             pool.install(|| {
                 let mut y = vec![T::round(f32::NAN); rows * (outputs + 2)];
                 let y_rows = RowsMut::new(&mut y, rows, outputs, outputs + 2);
