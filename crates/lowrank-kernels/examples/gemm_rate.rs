@@ -19,24 +19,39 @@ const BUDGET: Duration = Duration::from_millis(700);
 type Variant<'a> = (String, Box<dyn FnMut() + Send + 'a>);
 
 fn frozen<'a, T: Element>(tier: Tier, w: &'a [f32], m: usize, n: usize, k: usize) -> [Variant<'a>; 2] {
-    let forward = Weight::with_tier(tier, T::COMPUTE, Source::F32(w), n, k);
-    let backward = Weight::with_tier(tier, T::COMPUTE, Source::F32(w), n, k);
-    let (x, dy) = (vec![T::round(0.5); m * k], vec![T::round(0.5); m * n]);
-    let (mut y, mut dx) = (dy.clone(), x.clone());
-    let name = |direction| format!("{tier} {} {direction}", format!("{:?}", T::COMPUTE).to_lowercase());
-    let forward = move || forward.forward(Rows::dense(&x, m, k), None, RowsMut::dense(&mut y, m, n));
-    let backward = move || backward.backward(Rows::dense(&dy, m, n), RowsMut::dense(&mut dx, m, k), false);
-    [(name("forward"), Box::new(forward)), (name("backward"), Box::new(backward))]
+    let weight = || Weight::with_tier(tier, T::COMPUTE, Source::F32(w), n, k);
+    let (ahead, back) = (weight(), weight());
+    both::<T>(
+        &tier.to_string(),
+        [m, n, k],
+        move |x, y| ahead.forward(x, None, y),
+        move |dy, dx| back.backward(dy, dx, false),
+    )
 }
 
 fn whole<'a, T: Element>(w: &'a [f32], m: usize, n: usize, k: usize) -> [Variant<'a>; 2] {
     let weight = || Int8Weight::quantize(Source::F32(w), n, k).expect("finite values");
-    let (forward, backward) = (weight(), weight());
+    let (ahead, back) = (weight(), weight());
+    both::<T>(
+        "int8",
+        [m, n, k],
+        move |x, y| ahead.forward(x, None, y),
+        move |dy, dx| back.backward(dy, dx, false),
+    )
+}
+
+/// A weight's two products on rows of `T`.
+fn both<'a, T: Element>(
+    name: &str,
+    [m, n, k]: [usize; 3],
+    forward: impl Fn(Rows<T>, RowsMut<T>) + Send + 'a,
+    backward: impl Fn(Rows<T>, RowsMut<T>) + Send + 'a,
+) -> [Variant<'a>; 2] {
     let (x, dy) = (vec![T::round(0.5); m * k], vec![T::round(0.5); m * n]);
     let (mut y, mut dx) = (dy.clone(), x.clone());
-    let name = |direction| format!("int8 {} {direction}", format!("{:?}", T::COMPUTE).to_lowercase());
-    let forward = move || forward.forward(Rows::dense(&x, m, k), None, RowsMut::dense(&mut y, m, n));
-    let backward = move || backward.backward(Rows::dense(&dy, m, n), RowsMut::dense(&mut dx, m, k), false);
+    let name = |direction| format!("{name} {} {direction}", format!("{:?}", T::COMPUTE).to_lowercase());
+    let forward = move || forward(Rows::dense(&x, m, k), RowsMut::dense(&mut y, m, n));
+    let backward = move || backward(Rows::dense(&dy, m, n), RowsMut::dense(&mut dx, m, k));
     [(name("forward"), Box::new(forward)), (name("backward"), Box::new(backward))]
 }
 

@@ -1,6 +1,6 @@
 //! Matrix products: by a frozen weight that is prepared once ([`Weight`]), multiplied in whole numbers ([`Int8Weight`]) or
-//! decoded in each product ([`Streamed`]), between any two f32 matrices ([`matmul`](matmul::matmul)), and the gradient of a weight that is trained
-//! ([`weight_gradient`]).
+//! decoded in each product ([`Streamed`]), between any two f32 matrices ([`matmul`](matmul::matmul)), and the gradient of a
+//! weight that is trained ([`weight_gradient`]).
 
 pub mod amx;
 #[cfg(target_arch = "x86_64")]

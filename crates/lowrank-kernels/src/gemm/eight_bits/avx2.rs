@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::driver::{Dot, Sums};
+use super::driver::{Dot, Step, Sums, pairs_of};
 use crate::gemm::panels::Layout;
 use crate::tier::has_avx2;
 
@@ -20,27 +20,19 @@ impl Avx2 {
 }
 
 impl Dot for Avx2 {
-    const LAYOUT: Layout = Layout { cols: COLS, group: 2, depth_multiple: 2, panel_multiple: 1 };
+    const LAYOUT: Layout = pairs_of(COLS);
     const ROWS: usize = 6;
 
-    unsafe fn run(
-        self,
-        rows: usize,
-        pairs: usize,
-        left: *const i16,
-        stride: usize,
-        panel: *const i8,
-        sums: &mut Sums,
-    ) {
+    unsafe fn run(self, step: Step, sums: &mut Sums) {
         // SAFETY: an `Avx2` exists only where the instructions do; the rest is the caller's promise.
         unsafe {
-            match rows {
-                6 => tile::<6>(pairs, left, stride, panel, sums),
-                5 => tile::<5>(pairs, left, stride, panel, sums),
-                4 => tile::<4>(pairs, left, stride, panel, sums),
-                3 => tile::<3>(pairs, left, stride, panel, sums),
-                2 => tile::<2>(pairs, left, stride, panel, sums),
-                _ => tile::<1>(pairs, left, stride, panel, sums),
+            match step.rows {
+                6 => tile::<6>(step, sums),
+                5 => tile::<5>(step, sums),
+                4 => tile::<4>(step, sums),
+                3 => tile::<3>(step, sums),
+                2 => tile::<2>(step, sums),
+                _ => tile::<1>(step, sums),
             }
         }
     }
@@ -49,21 +41,16 @@ impl Dot for Avx2 {
 /// # Safety
 /// As [`Dot::run`] for `R` rows; the processor has AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const R: usize>(
-    pairs: usize,
-    left: *const i16,
-    stride: usize,
-    panel: *const i8,
-    sums: &mut Sums,
-) {
+unsafe fn tile<const R: usize>(step: Step, sums: &mut Sums) {
+    let Step { pairs, left, stride, panel, .. } = step;
     let mut totals = [[_mm256_setzero_si256(); 2]; R];
     // SAFETY: the caller promises `R` rows and a panel of so many pairs.
     unsafe {
         for pair in 0..pairs {
-            let step = panel.add(pair * 2 * COLS).cast::<__m128i>();
+            let packed = panel.add(pair * 2 * COLS).cast::<__m128i>();
             let columns = [
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(step)),
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(step.add(1))),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(packed)),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(packed.add(1))),
             ];
             for (r, totals) in totals.iter_mut().enumerate() {
                 let value = left.add(r * stride + 2 * pair).cast::<i32>().read_unaligned();

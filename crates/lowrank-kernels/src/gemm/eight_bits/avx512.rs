@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::driver::{Dot, Sums};
+use super::driver::{Dot, Step, Sums, pairs_of};
 use crate::gemm::panels::Layout;
 use crate::tier::{Tier, has_avx512_vnni};
 
@@ -22,29 +22,21 @@ impl Vnni {
 }
 
 impl Dot for Vnni {
-    const LAYOUT: Layout = Layout { cols: COLS, group: 2, depth_multiple: 2, panel_multiple: 1 };
+    const LAYOUT: Layout = pairs_of(COLS);
     const ROWS: usize = 8;
 
-    unsafe fn run(
-        self,
-        rows: usize,
-        pairs: usize,
-        left: *const i16,
-        stride: usize,
-        panel: *const i8,
-        sums: &mut Sums,
-    ) {
+    unsafe fn run(self, step: Step, sums: &mut Sums) {
         // SAFETY: a `Vnni` exists only where the instructions do; the rest is the caller's promise.
         unsafe {
-            match rows {
-                8 => tile::<8>(pairs, left, stride, panel, sums),
-                7 => tile::<7>(pairs, left, stride, panel, sums),
-                6 => tile::<6>(pairs, left, stride, panel, sums),
-                5 => tile::<5>(pairs, left, stride, panel, sums),
-                4 => tile::<4>(pairs, left, stride, panel, sums),
-                3 => tile::<3>(pairs, left, stride, panel, sums),
-                2 => tile::<2>(pairs, left, stride, panel, sums),
-                _ => tile::<1>(pairs, left, stride, panel, sums),
+            match step.rows {
+                8 => tile::<8>(step, sums),
+                7 => tile::<7>(step, sums),
+                6 => tile::<6>(step, sums),
+                5 => tile::<5>(step, sums),
+                4 => tile::<4>(step, sums),
+                3 => tile::<3>(step, sums),
+                2 => tile::<2>(step, sums),
+                _ => tile::<1>(step, sums),
             }
         }
     }
@@ -53,21 +45,16 @@ impl Dot for Vnni {
 /// # Safety
 /// As [`Dot::run`] for `R` rows; the processor has the AVX-512 tier and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn tile<const R: usize>(
-    pairs: usize,
-    left: *const i16,
-    stride: usize,
-    panel: *const i8,
-    sums: &mut Sums,
-) {
+unsafe fn tile<const R: usize>(step: Step, sums: &mut Sums) {
+    let Step { pairs, left, stride, panel, .. } = step;
     let mut totals = [[_mm512_setzero_si512(); VECTORS]; R];
     // SAFETY: the caller promises `R` rows and a panel of so many pairs.
     unsafe {
         for pair in 0..pairs {
-            let step = panel.add(pair * 2 * COLS).cast::<__m256i>();
+            let packed = panel.add(pair * 2 * COLS).cast::<__m256i>();
             let mut columns = [_mm512_setzero_si512(); VECTORS];
             for (v, columns) in columns.iter_mut().enumerate() {
-                *columns = _mm512_cvtepi8_epi16(_mm256_loadu_si256(step.add(v)));
+                *columns = _mm512_cvtepi8_epi16(_mm256_loadu_si256(packed.add(v)));
             }
             for (r, totals) in totals.iter_mut().enumerate() {
                 let value = left.add(r * stride + 2 * pair).cast::<i32>().read_unaligned();

@@ -30,6 +30,21 @@ pub(super) struct Sums(pub [i32; TILE]);
 #[repr(align(64))]
 struct Totals([f32; TILE]);
 
+/// The operands of one call of a kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    pub rows: usize,
+    pub pairs: usize,
+    pub left: *const i16,
+    pub stride: usize,
+    pub panel: *const i8,
+}
+
+/// The panels of a kernel: pairs along the sum.
+pub(super) const fn pairs_of(cols: usize) -> Layout {
+    Layout { cols, group: 2, depth_multiple: 2, panel_multiple: 1 }
+}
+
 /// A kernel: whole products of a few rows and a few columns.
 pub(super) trait Dot: Copy + Send + Sync {
     /// The panels that it reads: pairs along the sum.
@@ -42,15 +57,7 @@ pub(super) trait Dot: Copy + Send + Sync {
     /// # Safety
     /// From `left`, `rows` rows of `2 · pairs` numbers can be read at `stride`, and from `panel` as many steps; `rows` is
     /// from 1 to [`Dot::ROWS`].
-    unsafe fn run(
-        self,
-        rows: usize,
-        pairs: usize,
-        left: *const i16,
-        stride: usize,
-        panel: *const i8,
-        sums: &mut Sums,
-    );
+    unsafe fn run(self, step: Step, sums: &mut Sums);
 }
 
 /// A product with a weight in 8 bits, of which each output has a scale.
@@ -143,9 +150,10 @@ unsafe fn task<K: Dot, T: Element>(
                         let steps = DEPTH.min(padded - start);
                         let left = whole[row * padded + start..].as_ptr();
                         let panel = panel[start * step..].as_ptr();
+                        let operands = Step { rows: height, pairs: steps / 2, left, stride: padded, panel };
                         // SAFETY: `height` rows of `steps` numbers begin at `left`, `padded` apart, and a panel of as many
                         // steps at `panel`.
-                        unsafe { kernel.run(height, steps / 2, left, padded, panel, &mut sums) };
+                        unsafe { kernel.run(operands, &mut sums) };
                         if blocks > 1 {
                             add_block(&sums.0, block == 0, &mut totals.0);
                         }

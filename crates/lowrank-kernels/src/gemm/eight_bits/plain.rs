@@ -1,6 +1,6 @@
 //! The kernel in plain Rust.
 
-use super::driver::{Dot, Sums};
+use super::driver::{Dot, Step, Sums, pairs_of};
 use crate::gemm::panels::Layout;
 
 const COLS: usize = 16;
@@ -10,18 +10,11 @@ const COLS: usize = 16;
 pub(super) struct Plain;
 
 impl Dot for Plain {
-    const LAYOUT: Layout = Layout { cols: COLS, group: 2, depth_multiple: 2, panel_multiple: 1 };
+    const LAYOUT: Layout = pairs_of(COLS);
     const ROWS: usize = 4;
 
-    unsafe fn run(
-        self,
-        rows: usize,
-        pairs: usize,
-        left: *const i16,
-        stride: usize,
-        panel: *const i8,
-        sums: &mut Sums,
-    ) {
+    unsafe fn run(self, step: Step, sums: &mut Sums) {
+        let Step { rows, pairs, left, stride, panel } = step;
         // SAFETY: the caller promises as many steps of the panel.
         let panel = unsafe { std::slice::from_raw_parts(panel, pairs * 2 * COLS) };
         for (row, sums) in sums.0.chunks_exact_mut(COLS).take(rows).enumerate() {
