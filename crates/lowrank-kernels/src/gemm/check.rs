@@ -41,23 +41,25 @@ pub(super) fn check_kernel<K: Tile, T: Element>(kernel: K) {
         let panels = Panels::new(K::LAYOUT, depth, width, |w, d, into| {
             (d..).zip(into).for_each(|(d, into)| *into = right[d * width + w]);
         });
+        let transpose = Panels::new(K::LAYOUT, width, depth, |d, w, into| {
+            (w..).zip(into).for_each(|(w, into)| *into = right[d * width + w]);
+        });
         let before = values::<T>(rows * out_stride, 4);
         for accumulate in [false, true] {
             let bias = Some(&bias[..]).filter(|_| !accumulate);
             let run = |rows: usize| {
                 let mut out = before.clone();
                 let left = Rows::new(&left, rows, depth, stride);
-                multiply(
-                    kernel,
-                    left,
-                    &panels,
-                    bias,
-                    accumulate,
-                    RowsMut::new(&mut out, rows, width, out_stride),
-                );
+                let place = RowsMut::new(&mut out, rows, width, out_stride);
+                multiply(kernel, left, &panels, bias, accumulate, place);
                 out
             };
             let out = run(rows);
+            let mut turned = before.clone();
+            let place = RowsMut::new(&mut turned, rows, width, out_stride);
+            let whole = Rows::new(&left, rows, depth, stride);
+            multiply(kernel, whole, &transpose.turned(0..width), bias, accumulate, place);
+            assert!(out == turned, "{rows}x{depth}x{width} by the panels of the transpose");
             for i in 0..out.len() {
                 let (row, col) = (i / out_stride, i % out_stride);
                 if col >= width {

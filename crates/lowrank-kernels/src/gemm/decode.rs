@@ -8,6 +8,7 @@ use half::bf16;
 use super::int8::Int8;
 use super::panels::{Layout, Supply, fill};
 use super::streamed::{Stored, Streamed};
+use super::turned::turned;
 use crate::element::Element;
 
 /// Rows and columns of the blocks that 8-bit values are turned in.
@@ -160,7 +161,8 @@ multiversion! {
                     }
                 }
             }
-            place(&turned(block), &[*scales; SIDE], strip, &mut out[d * strip.cols..]);
+            let block = bytemuck::cast(turned::<SIDE>(bytemuck::cast(block)));
+            place(&block, &[*scales; SIDE], strip, &mut out[d * strip.cols..]);
         }
         let done = len.max(1).next_multiple_of(SIDE);
         clear(done, strip, out);
@@ -238,41 +240,6 @@ fn place_as<P: Element>(
             for j in 0..SIDE {
                 out[j] = round(factors[j] * f32::from(values[j]));
             }
-        }
-    }
-}
-
-/// The transpose.
-#[inline(always)]
-fn turned(block: [[i8; SIDE]; SIDE]) -> [[i8; SIDE]; SIDE] {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{__m128i, _mm_unpackhi_epi8, _mm_unpacklo_epi8};
-        let mut rows: [__m128i; SIDE] = bytemuck::cast(block);
-        // Four rounds of shuffling rows i and i + 8 together exchange the two halves of each byte's place.
-        for _ in 0..4 {
-            // SAFETY: SSE2 is part of x86-64.
-            rows = from_fn(|i| unsafe {
-                let (low, high) = (rows[i / 2], rows[i / 2 + SIDE / 2]);
-                if i % 2 == 0 { _mm_unpacklo_epi8(low, high) } else { _mm_unpackhi_epi8(low, high) }
-            });
-        }
-        bytemuck::cast(rows)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    from_fn(|i| from_fn(|j| block[j][i]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_turned_block_is_the_transpose() {
-        let block: [[i8; SIDE]; SIDE] = from_fn(|i| from_fn(|j| (i * SIDE + j) as u8 as i8));
-        let turned = turned(block);
-        for (i, j) in (0..SIDE).flat_map(|i| (0..SIDE).map(move |j| (i, j))) {
-            assert_eq!(turned[i][j], block[j][i], "{i}, {j}");
         }
     }
 }

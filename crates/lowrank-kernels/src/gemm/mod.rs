@@ -28,6 +28,7 @@ mod staging;
 pub mod streamed;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod tile;
+mod turned;
 pub mod weight;
 
 pub use eight_bits::Int8Weight;

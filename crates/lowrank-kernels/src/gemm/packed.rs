@@ -34,6 +34,11 @@ impl<K: Tile> Packed<K> {
     }
 
     pub fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
-        multiply(self.kernel, dy, self.panels.backward(), None, accumulate, dx);
+        if !K::TURNS {
+            return multiply(self.kernel, dy, self.panels.backward(), None, accumulate, dx);
+        }
+        self.panels.forward().by_transpose(K::COLS, dx, |panels, dx| {
+            multiply(self.kernel, dy, panels, None, accumulate, dx);
+        });
     }
 }

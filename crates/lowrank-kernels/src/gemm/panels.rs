@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use bytemuck::Pod;
 use rayon::prelude::*;
 
+use crate::memory::Buffer;
+
 /// How a kernel wants its panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -23,9 +25,6 @@ pub(super) struct Layout {
 /// Elements of a column that are packed at a time, so that the part of the panel stays in the first-level cache;
 /// a multiple of every layout's `cols` and `group`.
 pub(super) const PACK_DEPTH: usize = 96;
-
-/// Panels start on a cache line.
-const LINE: usize = 64;
 
 /// The panels of a product's right factor `[depth, width]`: there before it, or made while it goes on.
 pub(super) trait Supply<V>: Sync {
@@ -75,9 +74,8 @@ impl<V: Pod + Send + Sync> Supply<V> for Panels<V> {
 /// A matrix `[depth, width]` cut into panels of `layout.cols` columns, padded with zeros.
 #[derive(Debug)]
 pub(super) struct Panels<V> {
-    bytes: Vec<u8>,
-    /// Where the first cache line starts in `bytes`.
-    start: usize,
+    /// From the pool: panels of a transpose are made for one product, and the next one's go into their place.
+    bytes: Buffer,
     layout: Layout,
     depth: usize,
     width: usize,
@@ -93,33 +91,25 @@ impl<V: Pod + Send + Sync> Panels<V> {
         width: usize,
         read: impl Fn(usize, usize, &mut [V]) + Sync,
     ) -> Self {
-        let panels = width.div_ceil(layout.cols).next_multiple_of(layout.panel_multiple);
-        let len = depth.next_multiple_of(layout.depth_multiple) * layout.cols;
-        // Zeros straight from the system: each thread touches first what it fills.
-        let bytes = vec![0; panels * len * size_of::<V>() + LINE];
-        let start = bytes.as_ptr().align_offset(LINE);
-        let mut packed = Self { bytes, start, layout, depth, width, kind: PhantomData };
-        let values: &mut [V] =
-            bytemuck::cast_slice_mut(&mut packed.bytes[start..][..panels * len * size_of::<V>()]);
-        values.par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(panel, values)| {
+        let mut packed = Self::uninit(layout, depth, width);
+        let len = packed.panel_len();
+        packed.values_mut().par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(panel, values)| {
             let columns = (panel * layout.cols).min(width)..((panel + 1) * layout.cols).min(width);
             fill(layout, depth, columns, &read, values);
         });
         packed
     }
 
-    /// The panels of the transposed matrix.
-    fn transposed(&self) -> Self {
-        let Layout { cols, group, .. } = self.layout;
-        let (values, len) = (self.values(), self.panel_len());
-        Self::new(self.layout, self.width, self.depth, |w, d, into| {
-            // Down a column of the transpose is along a row of this matrix, panel by panel.
-            let row = w / group * group * cols + w % group;
-            for (panel, into) in (d / cols..).zip(into.chunks_mut(cols)) {
-                let row = &values[panel * len + row..];
-                into.iter_mut().zip(row.iter().step_by(group)).for_each(|(into, &value)| *into = value);
-            }
-        })
+    /// Panels of any content.
+    pub fn uninit(layout: Layout, depth: usize, width: usize) -> Self {
+        let panels = width.div_ceil(layout.cols).next_multiple_of(layout.panel_multiple);
+        let len = depth.next_multiple_of(layout.depth_multiple) * layout.cols;
+        let bytes = Buffer::uninit(panels * len * size_of::<V>());
+        Self { bytes, layout, depth, width, kind: PhantomData }
+    }
+
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Elements of one panel; a step of the sum is `layout.cols` of them.
@@ -127,13 +117,19 @@ impl<V: Pod + Send + Sync> Panels<V> {
         self.depth.next_multiple_of(self.layout.depth_multiple) * self.layout.cols
     }
 
-    /// All panels, one after the other.
+    /// All panels, one after the other, from the start of a cache line.
     pub fn values(&self) -> &[V] {
-        bytemuck::cast_slice(&self.bytes[self.start..self.start + self.bytes()])
+        self.bytes.as_slice()
     }
 
-    fn bytes(&self) -> usize {
-        self.bytes.len() - LINE
+    /// As [`Panels::values`], for writing.
+    pub fn values_mut(&mut self) -> &mut [V] {
+        self.bytes.as_mut_slice()
+    }
+
+    /// Bytes of all panels.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -196,7 +192,7 @@ impl<V: Pod + Send + Sync> Directions<V> {
             return panels;
         }
         // Packed before the cell is entered: rayon may run another user of this weight on the packing thread.
-        let panels = self.forward.transposed();
+        let panels = self.forward.turned(0..self.forward.depth);
         self.backward.get_or_init(|| panels)
     }
 
@@ -214,30 +210,30 @@ mod tests {
     const PLAIN: Layout = Layout { cols: 48, group: 1, depth_multiple: 1, panel_multiple: 1 };
 
     /// W [outputs, inputs] whose element (n, k) is 200 n + k.
-    fn pack(layout: Layout, outputs: usize, inputs: usize) -> Directions<f32> {
+    fn pack(layout: Layout, outputs: usize, inputs: usize) -> Directions<u16> {
         Directions::new(layout, outputs, inputs, |i, into| {
             for (i, into) in (i..).zip(into) {
-                *into = (i / inputs * 200 + i % inputs) as f32;
+                *into = (i / inputs * 200 + i % inputs) as u16;
             }
         })
     }
 
     fn check(layout: Layout, outputs: usize, inputs: usize) {
         let weight = pack(layout, outputs, inputs);
-        let element = |panels: &Panels<f32>, d: usize, w: usize| {
+        let element = |panels: &Panels<u16>, d: usize, w: usize| {
             let (group, row) = (layout.group, d / layout.group * layout.group);
             let panel = &panels.values()[w / layout.cols * panels.panel_len()..];
             panel[row * layout.cols + w % layout.cols * group + d % group]
         };
         for (n, k) in (0..outputs).flat_map(|n| (0..inputs).map(move |k| (n, k))) {
-            let value = (n * 200 + k) as f32;
+            let value = (n * 200 + k) as u16;
             assert_eq!(element(weight.forward(), k, n), value);
             assert_eq!(element(weight.backward(), n, k), value);
         }
-        let sum = |panels: &Panels<f32>| panels.values().iter().map(|&v| f64::from(v)).sum::<f64>();
+        let sum = |panels: &Panels<u16>| panels.values().iter().map(|&v| f64::from(v)).sum::<f64>();
         let expected = (0..outputs * inputs).map(|i| (i / inputs * 200 + i % inputs) as f64).sum();
         assert_eq!((sum(weight.forward()), sum(weight.backward())), (expected, expected), "padding is zero");
-        assert_eq!(weight.backward().transposed().values(), weight.forward().values());
+        assert_eq!(weight.backward().turned(0..outputs).values(), weight.forward().values());
     }
 
     #[test]
@@ -252,8 +248,8 @@ mod tests {
     #[test]
     fn bytes_count_both_directions_once_they_exist() {
         let weight = pack(PAIRS, 19, 37);
-        assert_eq!(weight.bytes(), 2 * 16 * 64 * 4);
+        assert_eq!(weight.bytes(), 2 * 16 * 64 * 2);
         weight.backward();
-        assert_eq!(weight.bytes(), 2 * 16 * 64 * 4 + 4 * 16 * 32 * 4);
+        assert_eq!(weight.bytes(), 2 * 16 * 64 * 2 + 4 * 16 * 32 * 2);
     }
 }

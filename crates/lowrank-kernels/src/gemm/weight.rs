@@ -49,10 +49,15 @@ impl Weight {
         Self { outputs, inputs, compute, kernel }
     }
 
-    /// Bytes that the packed form of one value takes, in each direction that is used.
-    pub fn value_bytes(compute: Compute) -> usize {
-        let halves = compute == Compute::Bf16 && Tier::active() >= Tier::Avx512;
-        if halves { size_of::<half::bf16>() } else { size_of::<f32>() }
+    /// Bytes that one value takes in all forms that are kept of a weight, which with `backward` is multiplied in both
+    /// directions.
+    pub fn value_bytes(compute: Compute, backward: bool) -> usize {
+        match (Tier::active(), compute) {
+            // The one kernel that keeps the transpose as well.
+            (Tier::Amx, Compute::Bf16) if backward => 2 * size_of::<half::bf16>(),
+            (Tier::Amx | Tier::Avx512, Compute::Bf16) => size_of::<half::bf16>(),
+            _ => size_of::<f32>(),
+        }
     }
 
     /// N: the width of `y`.
@@ -70,7 +75,7 @@ impl Weight {
         self.compute
     }
 
-    /// Bytes of memory that the weight occupies at present; the first backward product may add a second form.
+    /// Bytes of memory that the weight occupies at present; on AMX the first backward product adds a second form.
     pub fn bytes(&self) -> usize {
         self.kernel.bytes()
     }

@@ -93,7 +93,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Counts shapes and the checkpoint's bytes; nothing is read. In training, weights are packed for both directions.
+    /// Counts shapes and the checkpoint's bytes; nothing is read. In training, weights are multiplied in both directions.
     pub fn of(
         model: &dyn Model,
         checkpoint: &Checkpoint,
@@ -103,10 +103,9 @@ impl Needs {
         let keys = Keys::new(model.info(), checkpoint);
         let eight = quantizable(model);
         let multiplied = multiplied(model);
-        let directions = if training { 2 } else { 1 };
         let operand = |path: &str| {
             let whole = operands == Operands::Int8 && eight.contains(path);
-            directions * if whole { 1 } else { Weight::value_bytes(compute) }
+            if whole { 1 } else { Weight::value_bytes(compute, training) }
         };
         let mut needs = Self::default();
         for_each_parameter(model, |path, parameter| {

@@ -55,6 +55,8 @@ impl<U: Unit> Tile for Tiles<U> {
     const LAYOUT: Layout = Layout { cols: COLS, group: 2, depth_multiple: DEPTH, panel_multiple: 2 };
     const ROWS: usize = 2 * TILE_ROWS;
     const ROW_MULTIPLE: usize = TILE_ROWS;
+    // The unit might be done with a product before its panels are made: never measured.
+    const TURNS: bool = false;
     // Long enough that the sums of the usual models never leave the unit before they are finished.
     const DEPTH: usize = 4096;
     // Two microseconds of work.

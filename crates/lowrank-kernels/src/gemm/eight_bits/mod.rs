@@ -13,7 +13,7 @@ mod rows;
 use driver::{Dot, Pass, Product, multiply};
 
 use super::int8::{Int8, quantize};
-use super::panels::Directions;
+use super::panels::Panels;
 use crate::element::{Element, Source};
 use crate::rows::{Rows, RowsMut};
 use crate::tier::Tier;
@@ -33,7 +33,7 @@ pub struct Int8Weight {
     outputs: usize,
     inputs: usize,
     kernel: Kernel,
-    panels: Directions<i8>,
+    panels: Panels<i8>,
     /// `[N]`.
     scales: Vec<f32>,
     /// The outlier columns, ascending.
@@ -112,11 +112,11 @@ impl Int8Weight {
         assert!(int8.fits(outputs, inputs), "the weight is not {outputs} x {inputs} values");
         let kernel = Kernel::of(tier);
         let columns: Vec<usize> = int8.columns.iter().map(|&column| column as usize).collect();
-        let panels = Directions::new(each!(kernel, dot => layout(dot)), outputs, inputs, |i, into| {
-            into.copy_from_slice(&int8.values[i..][..into.len()]);
+        let panels = Panels::new(each!(kernel, dot => layout(dot)), inputs, outputs, |n, k, into| {
+            into.copy_from_slice(&int8.values[n * inputs + k..][..into.len()]);
             // What stands in their place does not count, as in `Int8::read`.
             for column in &columns {
-                if let Some(value) = column.checked_sub(i % inputs).and_then(|at| into.get_mut(at)) {
+                if let Some(value) = column.checked_sub(k).and_then(|at| into.get_mut(at)) {
                     *value = 0;
                 }
             }
@@ -148,7 +148,7 @@ impl Int8Weight {
         self.inputs
     }
 
-    /// Bytes of memory that the weight occupies at present; the first backward product adds a second form.
+    /// Bytes of memory that the weight occupies.
     pub fn bytes(&self) -> usize {
         self.panels.bytes() + size_of_val(&self.scales[..]) + size_of_val(&self.outliers[..])
     }
@@ -183,7 +183,7 @@ impl Int8Weight {
     }
 
     pub(crate) fn forward_kernel<T: Element>(&self, x: Rows<T>, bias: Option<&[f32]>, mut y: RowsMut<T>) {
-        let panels = self.panels.forward();
+        let panels = &self.panels;
         let pass = Pass::Forward { mask: self.mask.as_deref(), scales: &self.scales, bias };
         let product = Product { left: x, panels, pass };
         each!(self.kernel, dot => multiply(dot, &product, y.reborrow()));
@@ -201,10 +201,12 @@ impl Int8Weight {
     }
 
     pub(crate) fn backward_kernel<T: Element>(&self, dy: Rows<T>, mut dx: RowsMut<T>, accumulate: bool) {
-        let panels = self.panels.backward();
-        let pass = Pass::Backward { scales: &self.scales, accumulate };
-        let product = Product { left: dy, panels, pass };
-        each!(self.kernel, dot => multiply(dot, &product, dx.reborrow()));
+        let cols = each!(self.kernel, dot => layout(dot)).cols;
+        self.panels.by_transpose(cols, dx.reborrow(), |panels, dx| {
+            let pass = Pass::Backward { scales: &self.scales, accumulate };
+            let product = Product { left: dy, panels, pass };
+            each!(self.kernel, dot => multiply(dot, &product, dx));
+        });
         if self.columns.is_empty() {
             return;
         }
