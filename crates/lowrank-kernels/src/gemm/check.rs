@@ -55,11 +55,19 @@ pub(super) fn check_kernel<K: Tile, T: Element>(kernel: K) {
                 out
             };
             let out = run(rows);
+            let whole = Rows::new(&left, rows, depth, stride);
             let mut turned = before.clone();
             let place = RowsMut::new(&mut turned, rows, width, out_stride);
-            let whole = Rows::new(&left, rows, depth, stride);
             multiply(kernel, whole, &transpose.turned(0..width), bias, accumulate, place);
             assert!(out == turned, "{rows}x{depth}x{width} by the panels of the transpose");
+            for tiles in (1..3).filter(|_| accumulate) {
+                let mut turned = before.clone();
+                let place = RowsMut::new(&mut turned, rows, width, out_stride);
+                transpose.in_strips(tiles, place, |panels, place| {
+                    multiply(kernel, whole, panels, None, true, place);
+                });
+                assert!(out == turned, "{rows}x{depth}x{width} by {tiles} tiles of the transpose at a time");
+            }
             for i in 0..out.len() {
                 let (row, col) = (i / out_stride, i % out_stride);
                 if col >= width {

@@ -8,7 +8,7 @@ use half::bf16;
 use super::int8::Int8;
 use super::panels::{Layout, Supply, fill};
 use super::streamed::{Stored, Streamed};
-use super::turned::turned;
+use super::turned::turned_block;
 use crate::element::Element;
 
 /// Rows and columns of the blocks that 8-bit values are turned in.
@@ -161,7 +161,7 @@ multiversion! {
                     }
                 }
             }
-            let block = bytemuck::cast(turned::<SIDE>(bytemuck::cast(block)));
+            let block = bytemuck::cast(turned_block::<SIDE>(bytemuck::cast(block)));
             place(&block, &[*scales; SIDE], strip, &mut out[d * strip.cols..]);
         }
         let done = len.max(1).next_multiple_of(SIDE);

@@ -37,7 +37,7 @@ impl<K: Tile> Packed<K> {
         if !K::TURNS {
             return multiply(self.kernel, dy, self.panels.backward(), None, accumulate, dx);
         }
-        self.panels.forward().by_transpose(K::COLS, dx, |panels, dx| {
+        self.panels.forward().by_transpose(dx, |panels, dx| {
             multiply(self.kernel, dy, panels, None, accumulate, dx);
         });
     }

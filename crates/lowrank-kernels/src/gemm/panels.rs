@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+#[cfg(any(test, target_arch = "x86_64"))]
 use std::sync::OnceLock;
 
 use bytemuck::Pod;
@@ -23,7 +24,7 @@ pub(super) struct Layout {
 }
 
 /// Elements of a column that are packed at a time, so that the part of the panel stays in the first-level cache;
-/// a multiple of every layout's `cols` and `group`.
+/// a multiple of every layout's `group` and `depth_multiple`.
 pub(super) const PACK_DEPTH: usize = 96;
 
 /// The panels of a product's right factor `[depth, width]`: there before it, or made while it goes on.
@@ -74,7 +75,6 @@ impl<V: Pod + Send + Sync> Supply<V> for Panels<V> {
 /// A matrix `[depth, width]` cut into panels of `layout.cols` columns, padded with zeros.
 #[derive(Debug)]
 pub(super) struct Panels<V> {
-    /// From the pool: panels of a transpose are made for one product, and the next one's go into their place.
     bytes: Buffer,
     layout: Layout,
     depth: usize,
@@ -91,7 +91,7 @@ impl<V: Pod + Send + Sync> Panels<V> {
         width: usize,
         read: impl Fn(usize, usize, &mut [V]) + Sync,
     ) -> Self {
-        let mut packed = Self::uninit(layout, depth, width);
+        let mut packed = Self::of(layout, depth, width, Buffer::kept);
         let len = packed.panel_len();
         packed.values_mut().par_chunks_exact_mut(len.max(1)).enumerate().for_each(|(panel, values)| {
             let columns = (panel * layout.cols).min(width)..((panel + 1) * layout.cols).min(width);
@@ -100,11 +100,20 @@ impl<V: Pod + Send + Sync> Panels<V> {
         packed
     }
 
-    /// Panels of any content.
-    pub fn uninit(layout: Layout, depth: usize, width: usize) -> Self {
+    /// Panels of any content, for one product: the next one's go into their place.
+    pub fn pooled(layout: Layout, depth: usize, width: usize) -> Self {
+        Self::of(layout, depth, width, Buffer::uninit)
+    }
+
+    fn of(layout: Layout, depth: usize, width: usize, memory: impl Fn(usize) -> Buffer) -> Self {
+        debug_assert!(PACK_DEPTH.is_multiple_of(layout.depth_multiple));
         let panels = width.div_ceil(layout.cols).next_multiple_of(layout.panel_multiple);
         let len = depth.next_multiple_of(layout.depth_multiple) * layout.cols;
-        let bytes = Buffer::uninit(panels * len * size_of::<V>());
+        let mut bytes = memory(panels * len * size_of::<V>());
+        if cfg!(debug_assertions) {
+            // So that tests see padding that is not written.
+            bytes.as_mut_slice::<u8>().fill(0xff);
+        }
         Self { bytes, layout, depth, width, kind: PhantomData }
     }
 
@@ -167,13 +176,15 @@ fn interleave<V: Pod + Send + Sync, const GROUP: usize>(block: &[V], cols: usize
     }
 }
 
-/// The panels for both directions, the second packed from the first when it is first needed.
+/// The panels for both directions, the second made from the first when a kernel that keeps it first asks for it.
+#[cfg(any(test, target_arch = "x86_64"))]
 #[derive(Debug)]
 pub(super) struct Directions<V> {
     forward: Panels<V>,
     backward: OnceLock<Panels<V>>,
 }
 
+#[cfg(any(test, target_arch = "x86_64"))]
 impl<V: Pod + Send + Sync> Directions<V> {
     /// Packs `W [outputs, inputs]`; `read(i, into)` copies the elements from i on of its row-major form.
     pub fn new(layout: Layout, outputs: usize, inputs: usize, read: impl Fn(usize, &mut [V]) + Sync) -> Self {

@@ -17,34 +17,50 @@ const EDGE: usize = 48 * 48 * 4;
 const STEPS: usize = 48 * ROW;
 /// Elements that are not worth a second thread.
 const SERIAL: usize = 1 << 15;
-/// Elements of a weight whose other form is made at a time: no large weight is there twice, and what is made is still in a
-/// cache when it is multiplied.
-const STRIP: usize = 1 << 20;
+/// Bytes of a weight whose other form is made at a time: no large weight is there twice, and what is made is still in a cache
+/// when it is multiplied.
+const STRIP: usize = 4 << 20;
+/// Tiles in a strip for each thread, or its last ones would keep one thread busy and the others waiting.
+const STRIP_TILES: usize = 3;
 
 impl<V: Pod + Send + Sync> Panels<V> {
-    /// Calls `product` with all parts of the transpose, in multiples of `cols` columns, and the columns of `out` that are
-    /// theirs.
-    pub fn by_transpose<T>(
+    /// Calls `product` with all parts of the transpose, and the columns of `out` that are theirs.
+    pub fn by_transpose<T>(&self, out: RowsMut<'_, T>, product: impl FnMut(&Self, RowsMut<'_, T>)) {
+        let tile = self.layout().cols * self.layout().panel_multiple;
+        let column = (self.width() * size_of::<V>()).max(1);
+        let least = (STRIP / column).max(STRIP_TILES * rayon::current_num_threads() * tile);
+        let strips = out.cols().div_ceil(least).max(1);
+        self.in_strips(out.cols().div_ceil(strips).div_ceil(tile).max(1), out, product);
+    }
+
+    /// As [`Panels::by_transpose`], so many tiles at a time.
+    pub fn in_strips<T>(
         &self,
-        cols: usize,
+        tiles: usize,
         mut out: RowsMut<'_, T>,
         mut product: impl FnMut(&Self, RowsMut<'_, T>),
     ) {
         let width = out.cols();
-        let strips = width.div_ceil((STRIP / self.width().max(1)).max(cols)).max(1);
-        let strip = width.div_ceil(strips).next_multiple_of(cols).max(1);
+        assert_eq!(width, self.depth(), "the result is not as wide as the transpose");
+        if out.rows() == 0 {
+            return;
+        }
+        let strip = tiles * self.layout().cols * self.layout().panel_multiple;
         for start in (0..width).step_by(strip) {
             let end = width.min(start + strip);
             product(&self.turned(start..end), out.reborrow().narrow(start, end - start));
         }
     }
 
-    /// The transpose, of which the columns are these rows; the first starts a panel.
+    /// The transpose, of which the columns are these rows, from the start of a tile to that of another or to the last row.
     ///
     /// Blocks are turned in registers: a frozen weight may be kept once, and its other form made for each product.
     pub fn turned(&self, rows: Range<usize>) -> Self {
         let layout = self.layout();
-        let mut turned = Self::uninit(layout, self.width(), rows.len());
+        let tile = layout.cols * layout.panel_multiple;
+        debug_assert!(rows.start.is_multiple_of(tile), "rows from {} on", rows.start);
+        debug_assert!(rows.end.is_multiple_of(tile) || rows.end == self.depth(), "rows to {}", rows.end);
+        let mut turned = Self::pooled(layout, self.width(), rows.len());
         let len = turned.panel_len().max(1);
         let worth = if rows.len() * self.width() > SERIAL { 1 } else { usize::MAX };
         let panels = turned.values_mut().par_chunks_exact_mut(len).with_min_len(worth).enumerate();
@@ -77,15 +93,16 @@ impl<V: Pod + Send + Sync> Panels<V> {
         let bytes = (COLS / GROUP - 1) * line + ROW;
         let (from, to) = (cast_slice::<V, u8>(self.values()), cast_slice_mut::<V, u8>(to));
         let (len, rows) = (self.panel_len() * size, self.panel_len() / COLS);
+        let mut padded = None;
         for (step, to) in (0..).step_by(SIDE).zip(to.chunks_mut(SIDE / GROUP * line)) {
             let place = step / COLS * len + row / GROUP * line + step % COLS * size * GROUP;
-            let padded;
             let strip = match from.get(place..place + bytes) {
                 Some(strip) if row + COLS <= rows => strip,
                 _ => {
                     // Some rows do not exist, or the steps pad the sum.
                     let lines = rows.saturating_sub(row) / GROUP;
-                    padded = edge(from.get(place..).unwrap_or(&[]), lines, line);
+                    let padded = padded.get_or_insert([0; EDGE]);
+                    edge(from.get(place..).unwrap_or(&[]), lines, line, padded);
                     &padded[..bytes]
                 }
             };
@@ -112,7 +129,7 @@ fn turned_strip<const SIDE: usize, const GROUP: usize, const COLS: usize>(
     for block in (0..COLS).step_by(SIDE * GROUP) {
         let row = |i: usize| strip[(block / GROUP + i) * line..][..ROW].try_into();
         let rows = from_fn(|i| row(i).expect("sixteen bytes"));
-        for (i, pair) in turned::<SIDE>(rows).chunks_exact(GROUP).enumerate() {
+        for (i, pair) in turned_block::<SIDE>(rows).chunks_exact(GROUP).enumerate() {
             let to = &mut to[i * line + block * size * GROUP..];
             if GROUP == 1 {
                 to[..ROW].copy_from_slice(&pair[0]);
@@ -123,19 +140,19 @@ fn turned_strip<const SIDE: usize, const GROUP: usize, const COLS: usize>(
     }
 }
 
-/// The beginnings of some lines, and zeros in the place of others.
-#[cold]
-fn edge(from: &[u8], lines: usize, line: usize) -> [u8; EDGE] {
-    let mut padded = [0; EDGE];
-    for (to, from) in padded.chunks_mut(line).zip(from.chunks(line)).take(lines) {
-        to[..ROW].copy_from_slice(&from[..ROW]);
+/// Copies the beginnings of the first lines, or zeros for those that do not exist.
+fn edge(from: &[u8], lines: usize, line: usize, to: &mut [u8; EDGE]) {
+    for (i, to) in to.chunks_mut(line).take(lines).enumerate() {
+        match from.get(i * line..i * line + ROW) {
+            Some(from) => to[..ROW].copy_from_slice(from),
+            None => to[..ROW].fill(0),
+        }
     }
-    padded
 }
 
 /// The transpose of a square block, of which each row is `SIDE` elements in 16 bytes.
 #[inline(always)]
-pub(super) fn turned<const SIDE: usize>(mut rows: [[u8; ROW]; SIDE]) -> [[u8; ROW]; SIDE] {
+pub(super) fn turned_block<const SIDE: usize>(mut rows: [[u8; ROW]; SIDE]) -> [[u8; ROW]; SIDE] {
     // A round of shuffling rows i and i + SIDE / 2 together rotates the bits of each element's place, row and column, by one.
     for _ in 0..SIDE.ilog2() {
         rows = from_fn(|i| shuffled(rows[i / 2], rows[i / 2 + SIDE / 2], ROW / SIDE)[i % 2]);
@@ -183,7 +200,11 @@ mod tests {
             let matrix = Panels::new(layout, depth, width, |w, d, into: &mut [V]| {
                 (d..).zip(into).for_each(|(d, into)| *into = value(d, w));
             });
-            for (start, end) in [(0, depth), (0, side.min(depth)), (side.min(depth), depth)] {
+            let first = side.min(depth);
+            for (start, end) in [(0, depth), (0, first), (first, depth)] {
+                if start == depth && depth % side != 0 {
+                    continue;
+                }
                 let packed = Panels::new(layout, width, end - start, |d, w, into: &mut [V]| {
                     (w..).zip(into).for_each(|(w, into)| *into = value(start + d, w));
                 });
@@ -214,7 +235,7 @@ mod tests {
     #[test]
     fn a_turned_block_is_the_transpose() {
         let block: [[u8; ROW]; ROW] = from_fn(|i| from_fn(|j| (i * ROW + j) as u8));
-        let bytes = turned(block);
+        let bytes = turned_block(block);
         for (i, j) in (0..ROW).flat_map(|i| (0..ROW).map(move |j| (i, j))) {
             assert_eq!(bytes[i][j], block[j][i], "{i}, {j}");
         }

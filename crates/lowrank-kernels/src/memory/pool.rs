@@ -122,17 +122,24 @@ impl Pool {
     }
 }
 
-/// Bytes from the pool, aligned to [`ALIGNMENT`]; they go back when it is dropped.
+/// Bytes aligned to [`ALIGNMENT`]: from the pool, into which they go back when it is dropped, or of its own.
 #[derive(Debug)]
 pub struct Buffer {
     block: Option<Block>,
     len: usize,
+    pooled: bool,
 }
 
 impl Buffer {
     /// `bytes` bytes of any content: what the last user left, or zeros.
     pub fn uninit(bytes: usize) -> Self {
         Self::allocate(bytes).0
+    }
+
+    /// `bytes` zero bytes apart from the pool, no more than that, which the system has back when they are dropped: for what
+    /// stays.
+    pub fn kept(bytes: usize) -> Self {
+        Self { block: (bytes > 0).then(|| Block::new(bytes)), len: bytes, pooled: false }
     }
 
     /// `bytes` zero bytes.
@@ -147,15 +154,15 @@ impl Buffer {
     /// The buffer, and whether its memory is new and therefore zero.
     fn allocate(len: usize) -> (Self, bool) {
         if len == 0 {
-            return (Self { block: None, len }, true);
+            return (Self { block: None, len, pooled: true }, true);
         }
         let capacity = size_class(len);
         if let Some(block) = pool().take(capacity) {
-            return (Self { block: Some(block), len }, false);
+            return (Self { block: Some(block), len, pooled: true }, false);
         }
         let block = Block::new(capacity);
         pool().allocated_bytes += block.capacity();
-        (Self { block: Some(block), len }, true)
+        (Self { block: Some(block), len, pooled: true }, true)
     }
 
     /// Length in bytes, as asked for.
@@ -195,7 +202,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
+        if let Some(block) = self.block.take().filter(|_| self.pooled) {
             let capacity = block.capacity();
             let mut pool = pool();
             pool.free_bytes += capacity;

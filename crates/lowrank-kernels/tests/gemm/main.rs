@@ -286,3 +286,22 @@ fn weight_gradient_is_added_to_what_is_there() {
         check_gradient::<bf16>(m, n, k);
     }
 }
+
+#[test]
+fn a_weight_is_kept_in_one_form_but_on_amx() {
+    fn check<T: Element>() {
+        // A multiple of every kernel's panels, so that nothing is padded.
+        let (n, k) = (96, 192);
+        let values = vec![0.5; n * k];
+        let weight = Weight::new(T::COMPUTE, Source::F32(&values), n, k);
+        let before = weight.bytes();
+        assert_eq!(before, Weight::value_bytes(T::COMPUTE, false) * n * k);
+        let (dy, mut dx) = (vec![T::round(1.0); n], vec![T::round(0.0); k]);
+        weight.backward(Rows::dense(&dy, 1, n), RowsMut::dense(&mut dx, 1, k), false);
+        assert_eq!(weight.bytes(), Weight::value_bytes(T::COMPUTE, true) * n * k);
+        let twice = Tier::active() == Tier::Amx && T::COMPUTE == Compute::Bf16;
+        assert_eq!(weight.bytes(), if twice { 2 * before } else { before });
+    }
+    check::<f32>();
+    check::<bf16>();
+}

@@ -34,6 +34,9 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
         let panels = Panels::new(K::LAYOUT, depth, width, |w, d, into| {
             (d..).zip(into).for_each(|(d, into)| *into = right[d * width + w]);
         });
+        let transpose = Panels::new(K::LAYOUT, width, depth, |d, w, into| {
+            (w..).zip(into).for_each(|(w, into)| *into = right[d * width + w]);
+        });
         let scales: Vec<f32> = (0..width).map(|i| 2_f32.powi(-(i as i32 % 5))).collect();
         let ones = vec![1.0; depth];
         let bias: Vec<f32> = (0..width).map(|i| number(i, 3) as f32).collect();
@@ -52,6 +55,16 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
                 out
             };
             let out = run(rows);
+            for tiles in (1..3).filter(|_| !forward) {
+                let mut turned = before.clone();
+                let place = RowsMut::new(&mut turned, rows, width, out_stride);
+                transpose.in_strips(tiles, place, |panels, place| {
+                    let pass = Pass::Backward { scales: &ones, accumulate: true };
+                    let left = Rows::new(&left, rows, depth, stride);
+                    multiply(kernel, &Product { left, panels, pass }, place);
+                });
+                assert!(out == turned, "{rows}x{depth}x{width} by {tiles} tiles of the transpose at a time");
+            }
             for (i, (found, before)) in out.iter().zip(&before).enumerate() {
                 let (row, col) = (i / out_stride, i % out_stride);
                 if col >= width {

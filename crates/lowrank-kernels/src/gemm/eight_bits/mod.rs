@@ -201,8 +201,7 @@ impl Int8Weight {
     }
 
     pub(crate) fn backward_kernel<T: Element>(&self, dy: Rows<T>, mut dx: RowsMut<T>, accumulate: bool) {
-        let cols = each!(self.kernel, dot => layout(dot)).cols;
-        self.panels.by_transpose(cols, dx.reborrow(), |panels, dx| {
+        self.panels.by_transpose(dx.reborrow(), |panels, dx| {
             let pass = Pass::Backward { scales: &self.scales, accumulate };
             let product = Product { left: dy, panels, pass };
             each!(self.kernel, dot => multiply(dot, &product, dx));
