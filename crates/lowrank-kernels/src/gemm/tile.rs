@@ -28,8 +28,8 @@ pub(super) trait Tile: Copy + Send + Sync {
     /// Length of the sum after which a tile's sums go to memory; a multiple of `LAYOUT.depth_multiple`.
     const DEPTH: usize;
 
-    /// Whether the panels of a transposed weight are made for each product, or once and kept. Making them is a pass over the
-    /// weight, which the arithmetic of the rows outweighs unless it is as fast as a matrix unit's.
+    /// Whether the panels of a transposed weight are made for each product, or once and kept. Making them costs as much as
+    /// some twenty rows on AVX2, and more of them where the arithmetic is faster.
     const TURNS: bool = true;
 
     /// The operations from which on a product is worth several threads.
