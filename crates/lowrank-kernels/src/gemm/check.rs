@@ -7,6 +7,7 @@ use super::panels::Panels;
 use super::streamed::{Stored, Streamed};
 use super::tile::Tile;
 use crate::element::{Compute, Element, Source};
+use crate::memory::Buffer;
 use crate::rows::{Rows, RowsMut};
 use crate::tier::Tier;
 
@@ -58,7 +59,7 @@ pub(super) fn check_kernel<K: Tile, T: Element>(kernel: K) {
             let whole = Rows::new(&left, rows, depth, stride);
             let mut turned = before.clone();
             let place = RowsMut::new(&mut turned, rows, width, out_stride);
-            multiply(kernel, whole, &transpose.turned(0..width), bias, accumulate, place);
+            multiply(kernel, whole, &transpose.turned(0..width, Buffer::uninit), bias, accumulate, place);
             assert!(out == turned, "{rows}x{depth}x{width} by the panels of the transpose");
             for tiles in (1..3).filter(|_| accumulate) {
                 let mut turned = before.clone();

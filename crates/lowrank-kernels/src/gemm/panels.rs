@@ -100,12 +100,8 @@ impl<V: Pod + Send + Sync> Panels<V> {
         packed
     }
 
-    /// Panels of any content, for one product: the next one's go into their place.
-    pub fn pooled(layout: Layout, depth: usize, width: usize) -> Self {
-        Self::of(layout, depth, width, Buffer::uninit)
-    }
-
-    fn of(layout: Layout, depth: usize, width: usize, memory: impl Fn(usize) -> Buffer) -> Self {
+    /// Panels of any content in what `memory` gives for so many bytes.
+    pub fn of(layout: Layout, depth: usize, width: usize, memory: impl Fn(usize) -> Buffer) -> Self {
         debug_assert!(PACK_DEPTH.is_multiple_of(layout.depth_multiple));
         let panels = width.div_ceil(layout.cols).next_multiple_of(layout.panel_multiple);
         let len = depth.next_multiple_of(layout.depth_multiple) * layout.cols;
@@ -203,7 +199,7 @@ impl<V: Pod + Send + Sync> Directions<V> {
             return panels;
         }
         // Packed before the cell is entered: rayon may run another user of this weight on the packing thread.
-        let panels = self.forward.turned(0..self.forward.depth);
+        let panels = self.forward.turned(0..self.forward.depth, Buffer::kept);
         self.backward.get_or_init(|| panels)
     }
 
@@ -244,7 +240,7 @@ mod tests {
         let sum = |panels: &Panels<u16>| panels.values().iter().map(|&v| f64::from(v)).sum::<f64>();
         let expected = (0..outputs * inputs).map(|i| (i / inputs * 200 + i % inputs) as f64).sum();
         assert_eq!((sum(weight.forward()), sum(weight.backward())), (expected, expected), "padding is zero");
-        assert_eq!(weight.backward().turned(0..outputs).values(), weight.forward().values());
+        assert_eq!(weight.backward().turned(0..outputs, Buffer::kept).values(), weight.forward().values());
     }
 
     #[test]

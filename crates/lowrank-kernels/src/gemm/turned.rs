@@ -7,6 +7,7 @@ use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use rayon::prelude::*;
 
 use super::panels::{Panels, Supply};
+use crate::memory::Buffer;
 use crate::rows::RowsMut;
 
 /// Bytes of a row of a block.
@@ -48,19 +49,20 @@ impl<V: Pod + Send + Sync> Panels<V> {
         let strip = tiles * self.layout().cols * self.layout().panel_multiple;
         for start in (0..width).step_by(strip) {
             let end = width.min(start + strip);
-            product(&self.turned(start..end), out.reborrow().narrow(start, end - start));
+            product(&self.turned(start..end, Buffer::uninit), out.reborrow().narrow(start, end - start));
         }
     }
 
     /// The transpose, of which the columns are these rows, from the start of a tile to that of another or to the last row.
     ///
-    /// Blocks are turned in registers: a frozen weight may be kept once, and its other form made for each product.
-    pub fn turned(&self, rows: Range<usize>) -> Self {
+    /// Blocks are turned in registers: a frozen weight may be kept once, and its other form made for each product, from the
+    /// pool, where the next one's goes into its place.
+    pub fn turned(&self, rows: Range<usize>, memory: impl Fn(usize) -> Buffer) -> Self {
         let layout = self.layout();
         let tile = layout.cols * layout.panel_multiple;
         debug_assert!(rows.start.is_multiple_of(tile), "rows from {} on", rows.start);
         debug_assert!(rows.end.is_multiple_of(tile) || rows.end == self.depth(), "rows to {}", rows.end);
-        let mut turned = Self::pooled(layout, self.width(), rows.len());
+        let mut turned = Self::of(layout, self.width(), rows.len(), memory);
         let len = turned.panel_len().max(1);
         let worth = if rows.len() * self.width() > SERIAL { 1 } else { usize::MAX };
         let panels = turned.values_mut().par_chunks_exact_mut(len).with_min_len(worth).enumerate();
@@ -208,7 +210,7 @@ mod tests {
                 let packed = Panels::new(layout, width, end - start, |d, w, into: &mut [V]| {
                     (w..).zip(into).for_each(|(w, into)| *into = value(start + d, w));
                 });
-                let turned = matrix.turned(start..end);
+                let turned = matrix.turned(start..end, Buffer::uninit);
                 assert!(turned.values() == packed.values(), "{layout:?}, {depth}x{width}, {start} to {end}");
                 assert_eq!((turned.depth(), turned.width()), (width, end - start));
             }
