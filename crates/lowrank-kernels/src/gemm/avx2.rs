@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::panels::Layout;
-use super::tile::{Step, Tile};
+use super::tile::{Step, Tile, with_rows};
 use crate::tier::has_avx2;
 
 /// Exists only where the processor has AVX2 and FMA.
@@ -39,16 +39,7 @@ impl Tile for Avx2 {
 
     unsafe fn run((): &mut (), step: Step<f32, f32>) {
         // SAFETY: an `Avx2` exists only where the instructions do; the rest is the caller's promise.
-        unsafe {
-            match step.rows {
-                6 => tile::<6>(step),
-                5 => tile::<5>(step),
-                4 => tile::<4>(step),
-                3 => tile::<3>(step),
-                2 => tile::<2>(step),
-                _ => tile::<1>(step),
-            }
-        }
+        unsafe { with_rows!(step.rows, 6 5 4 3 2, R => tile::<R>(step)) }
     }
 }
 

@@ -8,6 +8,25 @@ use crate::element::Element;
 /// Room for the sums of one tile of any kernel.
 pub(super) const TILE_FLOATS: usize = 32 * 48;
 
+/// Evaluates `$body` with the constant `$R` as the number of rows: one of those named, or else 1.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_rows {
+    ($rows:expr, $($count:literal)*, $R:ident => $body:expr) => {
+        match $rows {
+            $($count => {
+                const $R: usize = $count;
+                $body
+            })*
+            _ => {
+                const $R: usize = 1;
+                $body
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use with_rows;
+
 /// A micro-kernel: the product of a few rows and a few columns.
 pub(super) trait Tile: Copy + Send + Sync {
     /// What it reads rows as.

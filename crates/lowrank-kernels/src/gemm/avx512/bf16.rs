@@ -5,10 +5,10 @@ use std::mem::transmute;
 
 use half::bf16;
 
-use super::{COLS, ROWS, TASK_ROWS, VECTORS, with_rows};
+use super::{COLS, ROWS, TASK_ROWS, VECTORS};
 use crate::element::Element;
 use crate::gemm::panels::Layout;
-use crate::gemm::tile::{Finish, Step, Tile};
+use crate::gemm::tile::{Finish, Step, Tile, with_rows};
 use crate::tier::{Tier, has_avx512_bf16};
 
 /// Exists only where the processor has the AVX-512 tier and `vdpbf16ps`.
@@ -44,7 +44,7 @@ impl Tile for Pairs {
 
     unsafe fn run((): &mut (), step: Step<bf16, bf16>) {
         // SAFETY: a `Pairs` exists only where the instructions do; the rest is the caller's promise.
-        unsafe { with_rows!(step, tile) }
+        unsafe { with_rows!(step.rows, 8 7 6 5 4 3 2, R => tile::<R>(step)) }
     }
 
     fn finish<T: Element>(self, finish: Finish<'_, T>) {

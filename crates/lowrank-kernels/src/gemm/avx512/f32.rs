@@ -3,10 +3,10 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::{COLS, ROWS, TASK_ROWS, VECTORS, with_rows};
+use super::{COLS, ROWS, TASK_ROWS, VECTORS};
 use crate::element::Element;
 use crate::gemm::panels::Layout;
-use crate::gemm::tile::{Finish, Step, Tile};
+use crate::gemm::tile::{Finish, Step, Tile, with_rows};
 use crate::tier::Tier;
 
 /// Exists only where the processor has the AVX-512 tier. `P`, f32 or bf16, is what panels hold.
@@ -42,7 +42,7 @@ impl<P: Element> Tile for Wide<P> {
 
     unsafe fn run((): &mut (), step: Step<f32, P>) {
         // SAFETY: a `Wide` exists only where the instructions do; the rest is the caller's promise.
-        unsafe { with_rows!(step, tile, P) }
+        unsafe { with_rows!(step.rows, 8 7 6 5 4 3 2, R => tile::<P, R>(step)) }
     }
 
     fn finish<T: Element>(self, finish: Finish<'_, T>) {

@@ -33,23 +33,6 @@ pub(super) unsafe fn finish<T: Element>(finish: Finish<'_, T>) {
     finish.plain();
 }
 
-/// Calls `$tile::<rows>($step)` for a number of rows known to the compiler.
-macro_rules! with_rows {
-    ($step:expr, $tile:ident $(, $kind:ty)?) => {
-        match $step.rows {
-            8 => $tile::<$($kind,)? 8>($step),
-            7 => $tile::<$($kind,)? 7>($step),
-            6 => $tile::<$($kind,)? 6>($step),
-            5 => $tile::<$($kind,)? 5>($step),
-            4 => $tile::<$($kind,)? 4>($step),
-            3 => $tile::<$($kind,)? 3>($step),
-            2 => $tile::<$($kind,)? 2>($step),
-            _ => $tile::<$($kind,)? 1>($step),
-        }
-    };
-}
-use with_rows;
-
 #[cfg(test)]
 mod tests {
     use super::super::check::{check_kernel, check_streamed};

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::driver::{Dot, Step, Sums, pairs_of};
 use crate::gemm::panels::Layout;
+use crate::gemm::tile::with_rows;
 use crate::tier::has_avx2;
 
 const COLS: usize = 16;
@@ -25,16 +26,7 @@ impl Dot for Avx2 {
 
     unsafe fn run(self, step: Step, sums: &mut Sums) {
         // SAFETY: an `Avx2` exists only where the instructions do; the rest is the caller's promise.
-        unsafe {
-            match step.rows {
-                6 => tile::<6>(step, sums),
-                5 => tile::<5>(step, sums),
-                4 => tile::<4>(step, sums),
-                3 => tile::<3>(step, sums),
-                2 => tile::<2>(step, sums),
-                _ => tile::<1>(step, sums),
-            }
-        }
+        unsafe { with_rows!(step.rows, 6 5 4 3 2, R => tile::<R>(step, sums)) }
     }
 }
 

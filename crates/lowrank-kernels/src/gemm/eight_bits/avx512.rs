@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::driver::{Dot, Step, Sums, pairs_of};
 use crate::gemm::panels::Layout;
+use crate::gemm::tile::with_rows;
 use crate::tier::{Tier, has_avx512_vnni};
 
 /// Vectors of 16 columns in a tile.
@@ -27,18 +28,7 @@ impl Dot for Vnni {
 
     unsafe fn run(self, step: Step, sums: &mut Sums) {
         // SAFETY: a `Vnni` exists only where the instructions do; the rest is the caller's promise.
-        unsafe {
-            match step.rows {
-                8 => tile::<8>(step, sums),
-                7 => tile::<7>(step, sums),
-                6 => tile::<6>(step, sums),
-                5 => tile::<5>(step, sums),
-                4 => tile::<4>(step, sums),
-                3 => tile::<3>(step, sums),
-                2 => tile::<2>(step, sums),
-                _ => tile::<1>(step, sums),
-            }
-        }
+        unsafe { with_rows!(step.rows, 8 7 6 5 4 3 2, R => tile::<R>(step, sums)) }
     }
 }
 
