@@ -42,12 +42,11 @@ fn fuzz(name: &str) {
     for number in 0..longer.map_or(FILES, |_| usize::MAX) {
         let bytes = Mutator::new(number as u64).mutated(&seeds);
         let begun = Instant::now();
-        let read = catch_unwind(AssertUnwindSafe(|| drop(readers::run(reader, &bytes))));
-        let wrong = match read {
-            Err(_) => "it panicked",
-            Ok(()) if begun.elapsed() > LONGEST => "it took too long",
-            Ok(()) if peak_memory() > before + MOST_MEMORY => "it took too much memory",
-            Ok(()) => {
+        let wrong = match panics(reader, &bytes) {
+            true => "it panicked",
+            false if begun.elapsed() > LONGEST => "it took too long",
+            false if peak_memory() > before + MOST_MEMORY => "it took too much memory",
+            false => {
                 if begin.elapsed() > time {
                     return assert!(number >= LEAST, "{name}: {number} files in {time:?}");
                 }
@@ -58,6 +57,11 @@ fn fuzz(name: &str) {
         fs::write(&kept, &bytes).unwrap();
         panic!("{name}, file {number}: {wrong}; it is kept in {}", kept.display());
     }
+}
+
+/// Whether a reader panics on a file.
+fn panics(reader: &readers::Reader, bytes: &[u8]) -> bool {
+    catch_unwind(AssertUnwindSafe(|| drop(readers::run(reader, bytes)))).is_err()
 }
 
 /// What libFuzzer came to in ten minutes of each: a file for every branch that it reached.
@@ -71,9 +75,7 @@ fn kept_files_are_read_or_refused() {
         files.sort();
         assert!(files.len() > 20, "{name} has {} files", files.len());
         for file in files {
-            let bytes = fs::read(&file).unwrap();
-            let read = catch_unwind(AssertUnwindSafe(|| drop(readers::run(reader, &bytes))));
-            assert!(read.is_ok(), "{name} panicked on {}", file.display());
+            assert!(!panics(reader, &fs::read(&file).unwrap()), "{name} panicked on {}", file.display());
         }
     }
 }
