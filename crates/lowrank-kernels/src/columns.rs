@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use crate::element::Element;
 use crate::rows::RowsMut;
 
 /// Some columns of some rows, apart from the other columns of the same rows.
@@ -59,6 +60,16 @@ impl<T> ColumnsMut<'_, T> {
         self.cols
     }
 
+    /// The rows `row .. row + rows`, of which the columns `col .. col + cols`.
+    ///
+    /// # Safety
+    /// No two blocks or parts that overlap are alive at a time.
+    pub(crate) unsafe fn block(&self, row: usize, col: usize, rows: usize, cols: usize) -> Block<'_, T> {
+        assert!(row <= self.rows && rows <= self.rows - row && col <= self.cols && cols <= self.cols - col);
+        let data = self.data.wrapping_add(row * self.stride + col);
+        Block { data, rows, cols, stride: self.stride, borrow: PhantomData }
+    }
+
     /// The columns `start .. start + len` of `row`.
     ///
     /// # Safety
@@ -70,5 +81,50 @@ impl<T> ColumnsMut<'_, T> {
         // SAFETY: the place is inside the rows that were borrowed for writing, by the assertion and `split_columns`,
         // whose groups do not overlap; nothing else refers to it by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride + start), len) }
+    }
+}
+
+/// Some rows and columns of a matrix, other columns of which belong to other threads.
+pub(crate) struct Block<'a, T> {
+    data: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+impl<T: Element> Block<'_, T> {
+    /// The first element.
+    #[cfg(any(test, target_arch = "x86_64"))]
+    pub fn data(&mut self) -> *mut T {
+        self.data
+    }
+
+    /// Number of rows.
+    #[cfg(any(test, target_arch = "x86_64"))]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// From one row to the next.
+    #[cfg(any(test, target_arch = "x86_64"))]
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn row(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows);
+        // SAFETY: the row is part of the block, which this borrow of the block covers.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
+    }
+
+    /// Copies `values` into each row.
+    #[cfg(any(test, target_arch = "x86_64"))]
+    pub fn fill(&mut self, values: &[f32]) {
+        for i in 0..self.rows {
+            self.row(i).iter_mut().zip(values).for_each(|(out, &value)| *out = T::round(value));
+        }
     }
 }

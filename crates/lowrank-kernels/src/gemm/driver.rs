@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::panels::Supply;
 use super::staging::stage;
-use super::tile::{Block, Finish, Step, TILE_FLOATS, Tile};
+use super::tile::{Finish, Step, TILE_FLOATS, Tile};
+use crate::columns::ColumnsMut;
 use crate::element::Element;
 use crate::parallel::flush_denormals;
 use crate::rows::{Rows, RowsMut};
@@ -34,7 +35,7 @@ pub(super) fn multiply<K: Tile, T: Element, S: Supply<K::Panel>>(
     panels: &S,
     bias: Option<&[f32]>,
     accumulate: bool,
-    mut out: RowsMut<'_, T>,
+    out: RowsMut<'_, T>,
 ) {
     let (rows, depth, width) = (left.rows(), panels.depth(), panels.width());
     assert!(left.cols() == depth && out.rows() == rows && out.cols() == width);
@@ -54,13 +55,13 @@ pub(super) fn multiply<K: Tile, T: Element, S: Supply<K::Panel>>(
     }
     let (row_step, col_step) = (row_tiles.div_ceil(chunks) * K::ROWS, col_tiles.div_ceil(groups) * K::COLS);
     let (chunks, groups) = (rows.div_ceil(row_step), width.div_ceil(col_step));
-    let out_stride = out.stride();
-    let out = out.data().as_mut_ptr();
-    let product = Product { kernel, left, panels, bias, accumulate, out, out_stride };
+    let out = out.into_columns();
+    let product = Product { kernel, left, panels, bias, accumulate, out };
     // Neighbouring tasks share their columns, whose panels are then still in the cache.
     let run = |index: usize| {
         let (row, col) = (index % chunks * row_step, index / chunks * col_step);
-        product.task((row, rows.min(row + row_step)), (col, width.min(col + col_step)));
+        // SAFETY: tasks have parts of the result of their own.
+        unsafe { product.task((row, rows.min(row + row_step)), (col, width.min(col + col_step))) }
     };
     if parallel {
         (0..chunks * groups).into_par_iter().for_each(run);
@@ -76,16 +77,15 @@ struct Product<'a, K: Tile, T, S> {
     panels: &'a S,
     bias: Option<&'a [f32]>,
     accumulate: bool,
-    out: *mut T,
-    out_stride: usize,
+    out: ColumnsMut<'a, T>,
 }
-
-// SAFETY: tasks share the operands for reading, and write through `out` to rows and columns of their own.
-unsafe impl<K: Tile, T: Element, S: Supply<K::Panel>> Sync for Product<'_, K, T, S> {}
 
 impl<K: Tile, T: Element, S: Supply<K::Panel>> Product<'_, K, T, S> {
     /// Computes the rows `rows.0..rows.1` and the columns `cols.0..cols.1`, of which the first starts a tile.
-    fn task(&self, rows: (usize, usize), cols: (usize, usize)) {
+    ///
+    /// # Safety
+    /// Nothing else refers to this part of the result.
+    unsafe fn task(&self, rows: (usize, usize), cols: (usize, usize)) {
         flush_denormals();
         let depth = self.panels.depth();
         let left = self.left.slice(rows.0, rows.1);
@@ -116,8 +116,8 @@ impl<K: Tile, T: Element, S: Supply<K::Panel>> Product<'_, K, T, S> {
                             for row in (0..count).step_by(K::ROWS) {
                                 let height = K::ROWS.min(count - row);
                                 let (left, left_stride) = staged.row(row);
-                                // SAFETY: the tile lies inside this task, whose part of the result is its own.
-                                let mut out = unsafe { self.block(rows.0 + row, col, height, width) };
+                                // SAFETY: the tile lies inside this task's part.
+                                let mut out = unsafe { self.out.block(rows.0 + row, col, height, width) };
                                 let bias = self.bias.map(|bias| &bias[col..col + width]);
                                 let depth = end - start;
                                 let step = |sums: *mut f32, sums_stride, add| Step {
@@ -136,7 +136,7 @@ impl<K: Tile, T: Element, S: Supply<K::Panel>> Product<'_, K, T, S> {
                                         out.fill(bias);
                                     }
                                     let add = !first || self.accumulate || bias.is_some();
-                                    let step = step(out.data().cast(), self.out_stride, add);
+                                    let step = step(out.data().cast(), out.stride(), add);
                                     // SAFETY: `stage` laid out the rows, `tile` gave panels of these steps, and the
                                     // sums are the tile of the result, whose elements are f32.
                                     unsafe { K::run(&mut session, step) };
@@ -161,14 +161,5 @@ impl<K: Tile, T: Element, S: Supply<K::Panel>> Product<'_, K, T, S> {
                 }
             });
         });
-    }
-
-    /// Part of the result.
-    ///
-    /// # Safety
-    /// It lies inside the result, and nothing else refers to its elements while the block lives.
-    unsafe fn block(&self, row: usize, col: usize, rows: usize, cols: usize) -> Block<'_, T> {
-        // SAFETY: as the caller promises.
-        unsafe { Block::new(self.out.add(row * self.out_stride + col), rows, cols, self.out_stride) }
     }
 }

@@ -34,10 +34,7 @@ impl<K: Tile> Packed<K> {
     }
 
     pub fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
-        if !K::TURNS {
-            return multiply(self.kernel, dy, self.panels.backward(), None, accumulate, dx);
-        }
-        self.panels.forward().by_transpose(dx, |panels, dx| {
+        self.panels.by_transpose(K::TURNS, dx, |panels, dx| {
             multiply(self.kernel, dy, panels, None, accumulate, dx);
         });
     }

@@ -2,20 +2,20 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-#[cfg(any(test, target_arch = "x86_64"))]
 use std::sync::OnceLock;
 
 use bytemuck::Pod;
 use rayon::prelude::*;
 
 use crate::memory::Buffer;
+use crate::rows::RowsMut;
 
 /// How a kernel wants its panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     /// Columns of a panel.
     pub cols: usize,
-    /// Consecutive elements along the sum that lie next to each other: 2 where products are taken in pairs.
+    /// Consecutive elements along the sum that lie next to each other: 2 where products are taken in pairs, 4 in fours.
     pub group: usize,
     /// The sum is padded with zeros to a multiple of this, itself a multiple of `group`.
     pub depth_multiple: usize,
@@ -25,7 +25,7 @@ pub(super) struct Layout {
 
 /// Elements of a column that are packed at a time, so that the part of the panel stays in the first-level cache;
 /// a multiple of every layout's `group` and `depth_multiple`.
-pub(super) const PACK_DEPTH: usize = 96;
+pub(super) const PACK_DEPTH: usize = 128;
 
 /// The panels of a product's right factor `[depth, width]`: there before it, or made while it goes on.
 pub(super) trait Supply<V>: Sync {
@@ -154,10 +154,10 @@ pub(super) fn fill<V: Pod + Send + Sync>(
         for (w, column) in columns.clone().zip(block.chunks_exact_mut(PACK_DEPTH)) {
             read(w, d, &mut column[..count]);
         }
-        if layout.group == 1 {
-            interleave::<V, 1>(&block, layout.cols, rows);
-        } else {
-            interleave::<V, 2>(&block, layout.cols, rows);
+        match layout.group {
+            1 => interleave::<V, 1>(&block, layout.cols, rows),
+            2 => interleave::<V, 2>(&block, layout.cols, rows),
+            _ => interleave::<V, 4>(&block, layout.cols, rows),
         }
     }
 }
@@ -173,14 +173,12 @@ fn interleave<V: Pod + Send + Sync, const GROUP: usize>(block: &[V], cols: usize
 }
 
 /// The panels for both directions, the second made from the first when a kernel that keeps it first asks for it.
-#[cfg(any(test, target_arch = "x86_64"))]
 #[derive(Debug)]
 pub(super) struct Directions<V> {
     forward: Panels<V>,
     backward: OnceLock<Panels<V>>,
 }
 
-#[cfg(any(test, target_arch = "x86_64"))]
 impl<V: Pod + Send + Sync> Directions<V> {
     /// Packs `W [outputs, inputs]`; `read(i, into)` copies the elements from i on of its row-major form.
     pub fn new(layout: Layout, outputs: usize, inputs: usize, read: impl Fn(usize, &mut [V]) + Sync) -> Self {
@@ -201,6 +199,21 @@ impl<V: Pod + Send + Sync> Directions<V> {
         // Packed before the cell is entered: rayon may run another user of this weight on the packing thread.
         let panels = self.forward.turned(0..self.forward.depth, Buffer::kept);
         self.backward.get_or_init(|| panels)
+    }
+
+    /// Calls `product` with panels of `W`, and the columns of `out` that are theirs: where `turns`, of one strip after the other,
+    /// which is made for it; else of all, which are kept.
+    pub fn by_transpose<T>(
+        &self,
+        turns: bool,
+        out: RowsMut<'_, T>,
+        mut product: impl FnMut(&Panels<V>, RowsMut<'_, T>),
+    ) {
+        if turns {
+            self.forward.by_transpose(out, product);
+        } else {
+            product(self.backward(), out);
+        }
     }
 
     /// Bytes of both.

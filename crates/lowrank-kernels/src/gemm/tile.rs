@@ -1,8 +1,7 @@
 //! What a micro-kernel is, and what it is given.
 
-use std::marker::PhantomData;
-
 use super::panels::Layout;
+use crate::columns::Block;
 use crate::element::Element;
 
 /// Room for the sums of one tile of any kernel.
@@ -104,7 +103,7 @@ impl<T: Element> Finish<'_, T> {
     /// Inlined into callers that are compiled for more instructions.
     #[inline(always)]
     pub fn plain(mut self) {
-        for i in 0..self.out.rows {
+        for i in 0..self.out.rows() {
             let out = self.out.row(i);
             let sums = &self.sums[i * self.sums_stride..][..out.len()];
             let out = out.iter_mut().zip(sums);
@@ -113,45 +112,6 @@ impl<T: Element> Finish<'_, T> {
                 None if self.add => out.for_each(|(out, sum)| *out = T::round(out.widen() + sum)),
                 None => out.for_each(|(out, &sum)| *out = T::round(sum)),
             }
-        }
-    }
-}
-
-/// Some rows and columns of a matrix, other columns of which belong to other threads.
-pub(super) struct Block<'a, T> {
-    data: *mut T,
-    rows: usize,
-    cols: usize,
-    stride: usize,
-    borrow: PhantomData<&'a mut [T]>,
-}
-
-impl<T: Element> Block<'_, T> {
-    /// The block whose row `i` starts at `data + i * stride`.
-    ///
-    /// # Safety
-    /// All its elements are valid, and nothing else refers to them during the lifetime.
-    pub unsafe fn new(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
-        Self { data, rows, cols, stride, borrow: PhantomData }
-    }
-
-    /// The first element.
-    pub fn data(&mut self) -> *mut T {
-        self.data
-    }
-
-    /// Row `i`.
-    #[inline(always)]
-    pub fn row(&mut self, i: usize) -> &mut [T] {
-        assert!(i < self.rows);
-        // SAFETY: the row is part of the block, which this borrow of the block covers.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
-    }
-
-    /// Copies `values` into each row.
-    pub fn fill(&mut self, values: &[f32]) {
-        for i in 0..self.rows {
-            self.row(i).iter_mut().zip(values).for_each(|(out, &value)| *out = T::round(value));
         }
     }
 }

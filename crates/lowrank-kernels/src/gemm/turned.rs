@@ -1,5 +1,6 @@
 //! Panels of a transposed matrix, made from the matrix's own.
 
+#[cfg(any(test, not(target_arch = "x86_64")))]
 use std::array::from_fn;
 use std::ops::Range;
 
@@ -76,6 +77,7 @@ impl<V: Pod + Send + Sync> Panels<V> {
                 (2, 2, 48) => self.turned_panel::<4, 2, 48>(row, values),
                 (1, 2, 16) => self.turned_panel::<8, 2, 16>(row, values),
                 (1, 2, 48) => self.turned_panel::<8, 2, 48>(row, values),
+                (1, 4, 16) => self.turned_panel::<4, 4, 16>(row, values),
                 _ => unreachable!("no kernel reads {} bytes as {layout:?}", size_of::<V>()),
             }
         });
@@ -129,14 +131,21 @@ fn turned_strip<const SIDE: usize, const GROUP: usize, const COLS: usize>(
     let line = COLS * size * GROUP;
     let to = &mut to[..SIDE / GROUP * line];
     for block in (0..COLS).step_by(SIDE * GROUP) {
-        let row = |i: usize| strip[(block / GROUP + i) * line..][..ROW].try_into();
-        let rows = from_fn(|i| row(i).expect("sixteen bytes"));
-        for (i, pair) in turned_block::<SIDE>(rows).chunks_exact(GROUP).enumerate() {
-            let to = &mut to[i * line + block * size * GROUP..];
+        let mut rows = [[0; ROW]; SIDE];
+        for (i, row) in rows.iter_mut().enumerate() {
+            row.copy_from_slice(&strip[(block / GROUP + i) * line..][..ROW]);
+        }
+        for (i, group) in turned_block::<SIDE>(rows).chunks_exact(GROUP).enumerate() {
+            let to = &mut to[i * line + block * size * GROUP..][..GROUP * ROW];
             if GROUP == 1 {
-                to[..ROW].copy_from_slice(&pair[0]);
+                to.copy_from_slice(&group[0]);
+            } else if GROUP == 2 {
+                to.copy_from_slice(shuffled(group[0], group[1], size).as_flattened());
             } else {
-                to[..2 * ROW].copy_from_slice(shuffled(pair[0], pair[1], size).as_flattened());
+                let (even, odd) = (shuffled(group[0], group[2], size), shuffled(group[1], group[3], size));
+                for (half, to) in to.chunks_exact_mut(2 * ROW).enumerate() {
+                    to.copy_from_slice(shuffled(even[half], odd[half], size).as_flattened());
+                }
             }
         }
     }
@@ -157,7 +166,11 @@ fn edge(from: &[u8], lines: usize, line: usize, to: &mut [u8; EDGE]) {
 pub(super) fn turned_block<const SIDE: usize>(mut rows: [[u8; ROW]; SIDE]) -> [[u8; ROW]; SIDE] {
     // A round of shuffling rows i and i + SIDE / 2 together rotates the bits of each element's place, row and column, by one.
     for _ in 0..SIDE.ilog2() {
-        rows = from_fn(|i| shuffled(rows[i / 2], rows[i / 2 + SIDE / 2], ROW / SIDE)[i % 2]);
+        // Loops in the place of `from_fn`, which is not always inlined.
+        let before = rows;
+        for (i, pair) in rows.chunks_exact_mut(2).enumerate() {
+            pair.copy_from_slice(&shuffled(before[i], before[i + SIDE / 2], ROW / SIDE));
+        }
     }
     rows
 }
@@ -232,6 +245,7 @@ mod tests {
         }
         check(layout(48, 1, 1, 1), |d, w| (1 + d * 300 + w) as u16);
         check(layout(16, 2, 32, 2), |d, w| (1 + d * 300 + w) as u16);
+        check(layout(16, 4, 64, 2), |d, w| (1 + d * 3 + w * 7) as i8);
     }
 
     #[test]

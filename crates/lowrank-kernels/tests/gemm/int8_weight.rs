@@ -2,7 +2,7 @@
 
 use half::bf16;
 use lowrank_kernels::gemm::{Int8, Int8Weight};
-use lowrank_kernels::{Element, Rows, RowsMut, Tier};
+use lowrank_kernels::{Compute, Element, Rows, RowsMut, Tier};
 
 /// (rows, outputs, inputs): around tiles, tasks and blocks of the depth, small and large enough for several threads.
 const SHAPES: [(usize, usize, usize); 5] =
@@ -51,7 +51,7 @@ fn error<T: Element>(found: &[T], stride: usize, wanted: &[f64], width: usize) -
 fn check<T: Element>(tier: Tier, tolerance: f64) {
     for (rows, outputs, inputs) in SHAPES {
         let parts = Parts::of(outputs, inputs);
-        let weight = Int8Weight::with_tier(tier, parts.view(), outputs, inputs);
+        let weight = Int8Weight::with_tier(tier, T::COMPUTE, parts.view(), outputs, inputs);
         let mut decoded = vec![0.0; outputs * inputs];
         for (n, row) in decoded.chunks_exact_mut(inputs).enumerate() {
             parts.view().read(n, 0, row);
@@ -117,7 +117,7 @@ fn products_in_whole_numbers_are_those_of_the_decoded_weight() {
 #[test]
 fn a_row_that_is_not_finite_stays_so_and_leaves_the_others_alone() {
     let parts = Parts::of(19, 33);
-    let weight = Int8Weight::new(parts.view(), 19, 33);
+    let weight = Int8Weight::new(Compute::F32, parts.view(), 19, 33);
     let mut x: Vec<f32> = (0..3 * 33).map(|i| number(i, 7)).collect();
     let run = |x: &[f32]| {
         let mut y = vec![0.0; 3 * 19];

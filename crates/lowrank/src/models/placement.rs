@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use lowrank_kernels::gemm::Weight;
+use lowrank_kernels::gemm::{Int8Weight, Weight};
 use lowrank_kernels::{Compute, memory};
 
 use super::Model;
@@ -105,7 +105,11 @@ impl Needs {
         let multiplied = multiplied(model);
         let operand = |path: &str| {
             let whole = operands == Operands::Int8 && eight.contains(path);
-            if whole { 1 } else { Weight::value_bytes(compute, training) }
+            if whole {
+                Int8Weight::value_bytes(compute, training)
+            } else {
+                Weight::value_bytes(compute, training)
+            }
         };
         let mut needs = Self::default();
         for_each_parameter(model, |path, parameter| {
@@ -197,17 +201,17 @@ pub(super) fn stream(model: &mut dyn Model) {
     });
 }
 
-/// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers, except floating ones that are
+/// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers by rows of `compute`, except floating ones that are
 /// streamed, and gives their number.
 ///
 /// # Errors
 /// Names a weight that holds a value that is not finite.
-pub(crate) fn multiply_in_int8(model: &mut dyn Model) -> Result<usize> {
+pub(crate) fn multiply_in_int8(model: &mut dyn Model, compute: Compute) -> Result<usize> {
     let names = quantizable(&*model);
     let mut count = Ok(0);
     for_each_parameter_mut(model, |path, parameter| {
         if let (Ok(sum), Some(leaf)) = (&mut count, parameter.base_mut().filter(|_| names.contains(path))) {
-            match leaf.multiply_in_int8() {
+            match leaf.multiply_in_int8(compute) {
                 Some(weights) => *sum += weights,
                 None => {
                     let reason = "it holds a value that is not finite, and cannot be multiplied in 8 bits";

@@ -50,7 +50,7 @@ impl PartialEq for Version {
 enum Prepared {
     /// For rows of its type.
     Float(Arc<Weight>),
-    /// For rows of any type.
+    /// For rows of any type, though made with one in mind.
     Int8(Arc<Int8Weight>),
 }
 
@@ -168,17 +168,17 @@ impl Leaf {
         }
     }
 
-    /// Has a frozen value multiplied in whole numbers, in 8 bits, and packs it for that; a floating one that is streamed
-    /// stays so. Gives the number of weights that are, or none if one of them holds a value that is not finite.
-    pub(crate) fn multiply_in_int8(&mut self) -> Option<usize> {
+    /// Has a frozen value multiplied in whole numbers, in 8 bits, and packs it for that and rows of `compute`; a floating one
+    /// that is streamed stays so. Gives the number of weights that are, or none if one of them holds a value that is not finite.
+    pub(crate) fn multiply_in_int8(&mut self, compute: Compute) -> Option<usize> {
         if !self.parts.is_empty() {
-            return self.parts.iter_mut().map(Self::multiply_in_int8).sum();
+            return self.parts.iter_mut().map(|part| part.multiply_in_int8(compute)).sum();
         }
         let is_held = self.queue.is_none() || self.quantized.is_some();
         if self.trainable || !is_held {
             return Some(0);
         }
-        let weight = self.int8_weight()?;
+        let weight = self.int8_weight(compute)?;
         self.value().release_pages();
         self.prepared = Arc::new(Mutex::new(Some(Prepared::Int8(Arc::new(weight)))));
         self.in_int8 = true;
@@ -186,11 +186,11 @@ impl Leaf {
     }
 
     /// The value packed for whole numbers; none if it is not finite.
-    fn int8_weight(&self) -> Option<Int8Weight> {
+    fn int8_weight(&self, compute: Compute) -> Option<Int8Weight> {
         let (outputs, inputs) = self.value().rows_and_width();
         match self.stored() {
-            Stored::Int8(int8) => Some(Int8Weight::new(int8, outputs, inputs)),
-            Stored::Float(source) => Int8Weight::quantize(source, outputs, inputs),
+            Stored::Int8(int8) => Some(Int8Weight::new(compute, int8, outputs, inputs)),
+            Stored::Float(source) => Int8Weight::quantize(compute, source, outputs, inputs),
         }
     }
 
@@ -299,7 +299,7 @@ impl Leaf {
 
     fn prepare(&self, compute: Compute) -> Prepared {
         let (outputs, inputs) = self.value().rows_and_width();
-        if let Some(weight) = self.in_int8.then(|| self.int8_weight()).flatten() {
+        if let Some(weight) = self.in_int8.then(|| self.int8_weight(compute)).flatten() {
             return Prepared::Int8(Arc::new(weight));
         }
         Prepared::Float(Arc::new(Weight::new(compute, self.value().source(), outputs, inputs)))

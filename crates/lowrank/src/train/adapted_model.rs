@@ -154,7 +154,7 @@ impl AdaptedModel {
                           changes nothing";
             placement_note =
                 Some(placement_note.map_or(reason.to_owned(), |note| format!("{note}; {reason}")));
-        } else if operands == Operands::Int8 && models::multiply_in_int8(&mut *model)? == 0 {
+        } else if operands == Operands::Int8 && models::multiply_in_int8(&mut *model, compute)? == 0 {
             let reason = "no weight of this model can be multiplied in 8 bits; leave it at \"auto\"";
             return Err(Error::setting("train.compute", reason));
         }

@@ -85,7 +85,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
             // Tables and what is not in 8 bits are in bf16, whatever is computed in.
             models::initialise_int8(&mut *model, SEED, DType::Bf16)?;
             if options.operands == Operands::Int8 {
-                models::multiply_in_int8(&mut *model)?;
+                models::multiply_in_int8(&mut *model, compute)?;
             }
             AdaptedModel::from_model(model, options.config.clone(), compute)
         }

@@ -6,7 +6,7 @@ use super::unit::{TILE_BYTES, TILE_ROWS, Unit};
 use crate::element::Element;
 
 /// Eight tiles.
-pub(super) struct Emulated([[[u8; TILE_BYTES]; TILE_ROWS]; 8]);
+pub(in crate::gemm) struct Emulated([[[u8; TILE_BYTES]; TILE_ROWS]; 8]);
 
 impl Unit for Emulated {
     unsafe fn configure() -> Self {
@@ -43,6 +43,20 @@ impl Unit for Emulated {
                     odd += left[1].widen() * right[2 * col + 1].widen();
                 }
                 *sum += even + odd;
+            }
+            self.0[SUMS][row] = bytemuck::cast(sums);
+        }
+    }
+
+    fn dot_int8<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {
+        for row in 0..TILE_ROWS {
+            let left: &[i8; 64] = bytemuck::cast_ref(&self.0[LEFT][row]);
+            let mut sums: [i32; 16] = bytemuck::cast(self.0[SUMS][row]);
+            for (four, left) in left.chunks_exact(4).enumerate() {
+                let right: &[i8; 64] = bytemuck::cast_ref(&self.0[RIGHT][four]);
+                for (sum, right) in sums.iter_mut().zip(right.chunks_exact(4)) {
+                    *sum += left.iter().zip(right).map(|(&l, &r)| i32::from(l) * i32::from(r)).sum::<i32>();
+                }
             }
             self.0[SUMS][row] = bytemuck::cast(sums);
         }

@@ -84,6 +84,19 @@ impl Unit for Hardware {
         }
     }
 
+    #[inline(always)]
+    fn dot_int8<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {
+        // SAFETY: the tiles are configured as long as `self` lives, and a kernel that calls this exists only where the unit
+        // multiplies 8 bits.
+        unsafe {
+            asm!(
+                "tdpbssd tmm{}, tmm{}, tmm{}",
+                const SUMS, const LEFT, const RIGHT,
+                options(nostack, preserves_flags, nomem),
+            );
+        }
+    }
+
     fn finish<T: Element>(finish: Finish<'_, T>) {
         // SAFETY: the kernel on this unit exists only in the AMX tier, which includes the AVX-512 tier.
         unsafe { crate::gemm::avx512::finish(finish) }
@@ -108,6 +121,12 @@ pub(super) fn is_permitted() -> bool {
 fn has_tiles() -> bool {
     const BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
     __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BF16_AND_TILE == BF16_AND_TILE
+}
+
+/// CPUID's bit for AMX-INT8, on a processor that has the unit.
+pub(super) fn has_int8() -> bool {
+    const INT8: u32 = 1 << 25;
+    __cpuid_count(7, 0).edx & INT8 != 0
 }
 
 /// Whether the system has switched the tiles' state on.

@@ -37,6 +37,11 @@ impl Tiles<super::hardware::Hardware> {
     pub fn detect() -> Option<Self> {
         crate::tier::Tier::Amx.is_available().then_some(Self(PhantomData))
     }
+
+    /// The kernel, if the unit also multiplies 8 bits.
+    pub fn detect_int8() -> Option<Self> {
+        Self::detect().filter(|_| super::hardware::has_int8())
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The AMX kernel: products of bf16 tiles, sixteen rows of 64 bytes each, in the processor's matrix unit.
+//! The AMX kernel: products of bf16 tiles, sixteen rows of 64 bytes each, in the processor's matrix unit. That of 8-bit
+//! tiles is with the others of its kind.
 //!
 //! The unit is reached through `unit::Unit`, of which a plain emulation lets every machine test the rest.
 
@@ -10,6 +11,13 @@ mod hardware;
 mod kernel;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod unit;
+
+#[cfg(test)]
+pub(super) use emulated::Emulated;
+#[cfg(any(test, target_arch = "x86_64"))]
+pub(super) use kernel::Tiles;
+#[cfg(any(test, target_arch = "x86_64"))]
+pub(super) use unit::{TILE_BYTES, TILE_ROWS, Unit};
 
 /// The kernel on the processor's own unit.
 #[cfg(target_arch = "x86_64")]

@@ -4,12 +4,12 @@ use crate::element::Element;
 use crate::gemm::tile::Finish;
 
 /// Rows of a tile.
-pub(super) const TILE_ROWS: usize = 16;
+pub(in crate::gemm) const TILE_ROWS: usize = 16;
 /// Bytes of a tile's row.
-pub(super) const TILE_BYTES: usize = 64;
+pub(in crate::gemm) const TILE_BYTES: usize = 64;
 
 /// A thread's hold on eight tiles of 16 rows of 64 bytes, numbered 0 to 7; given back when dropped.
-pub(super) trait Unit: Sized {
+pub(in crate::gemm) trait Unit: Sized {
     /// Takes hold of the unit.
     ///
     /// # Safety
@@ -34,6 +34,10 @@ pub(super) trait Unit: Sized {
     /// Adds to a tile of 16 x 16 f32 the product of `LEFT`, 16 x 32 bf16, and `RIGHT`, whose row p holds for
     /// each of 16 columns the elements 2p and 2p + 1.
     fn dot<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
+
+    /// Adds to a tile of 16 x 16 i32 the product of `LEFT`, 16 x 64 i8, and `RIGHT`, whose row p holds for each of 16
+    /// columns the elements 4p to 4p + 3.
+    fn dot_int8<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
 
     /// Writes finished sums to the result.
     fn finish<T: Element>(finish: Finish<'_, T>) {

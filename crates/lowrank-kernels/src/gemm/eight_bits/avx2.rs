@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::driver::{Dot, Step, Sums, pairs_of};
+use super::driver::{Dot, Step, Sums, pairs_of, task_rows_of_16_bits};
 use crate::gemm::panels::Layout;
 use crate::gemm::tile::with_rows;
 use crate::tier::has_avx2;
@@ -21,11 +21,22 @@ impl Avx2 {
 }
 
 impl Dot for Avx2 {
+    type Left = i16;
+    type Session = Self;
+
     const LAYOUT: Layout = pairs_of(COLS);
     const ROWS: usize = 6;
 
-    unsafe fn run(self, step: Step, sums: &mut Sums) {
-        // SAFETY: an `Avx2` exists only where the instructions do; the rest is the caller's promise.
+    fn task_rows(depth: usize) -> usize {
+        task_rows_of_16_bits(depth, Self::ROWS)
+    }
+
+    fn enter(self) -> Self {
+        self
+    }
+
+    unsafe fn run(_: &mut Self, step: Step<i16>, sums: &mut Sums) {
+        // SAFETY: a session exists only where the instructions do; the rest is the caller's promise.
         unsafe { with_rows!(step.rows, 6 5 4 3 2, R => tile::<R>(step, sums)) }
     }
 }
@@ -33,12 +44,12 @@ impl Dot for Avx2 {
 /// # Safety
 /// As [`Dot::run`] for `R` rows; the processor has AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const R: usize>(step: Step, sums: &mut Sums) {
-    let Step { pairs, left, stride, panel, .. } = step;
+unsafe fn tile<const R: usize>(step: Step<i16>, sums: &mut Sums) {
+    let Step { depth, left, stride, panel, .. } = step;
     let mut totals = [[_mm256_setzero_si256(); 2]; R];
-    // SAFETY: the caller promises `R` rows and a panel of so many pairs.
+    // SAFETY: the caller promises `R` rows and a panel of as many steps.
     unsafe {
-        for pair in 0..pairs {
+        for pair in 0..depth / 2 {
             let packed = panel.add(pair * 2 * COLS).cast::<__m128i>();
             let columns = [
                 _mm256_cvtepi8_epi16(_mm_loadu_si128(packed)),

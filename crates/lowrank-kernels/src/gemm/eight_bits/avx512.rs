@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::driver::{Dot, Step, Sums, pairs_of};
+use super::driver::{Dot, Step, Sums, pairs_of, task_rows_of_16_bits};
 use crate::gemm::panels::Layout;
 use crate::gemm::tile::with_rows;
 use crate::tier::{Tier, has_avx512_vnni};
@@ -23,11 +23,22 @@ impl Vnni {
 }
 
 impl Dot for Vnni {
+    type Left = i16;
+    type Session = Self;
+
     const LAYOUT: Layout = pairs_of(COLS);
     const ROWS: usize = 8;
 
-    unsafe fn run(self, step: Step, sums: &mut Sums) {
-        // SAFETY: a `Vnni` exists only where the instructions do; the rest is the caller's promise.
+    fn task_rows(depth: usize) -> usize {
+        task_rows_of_16_bits(depth, Self::ROWS)
+    }
+
+    fn enter(self) -> Self {
+        self
+    }
+
+    unsafe fn run(_: &mut Self, step: Step<i16>, sums: &mut Sums) {
+        // SAFETY: a session exists only where the instructions do; the rest is the caller's promise.
         unsafe { with_rows!(step.rows, 8 7 6 5 4 3 2, R => tile::<R>(step, sums)) }
     }
 }
@@ -35,12 +46,12 @@ impl Dot for Vnni {
 /// # Safety
 /// As [`Dot::run`] for `R` rows; the processor has the AVX-512 tier and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn tile<const R: usize>(step: Step, sums: &mut Sums) {
-    let Step { pairs, left, stride, panel, .. } = step;
+unsafe fn tile<const R: usize>(step: Step<i16>, sums: &mut Sums) {
+    let Step { depth, left, stride, panel, .. } = step;
     let mut totals = [[_mm512_setzero_si512(); VECTORS]; R];
-    // SAFETY: the caller promises `R` rows and a panel of so many pairs.
+    // SAFETY: the caller promises `R` rows and a panel of as many steps.
     unsafe {
-        for pair in 0..pairs {
+        for pair in 0..depth / 2 {
             let packed = panel.add(pair * 2 * COLS).cast::<__m256i>();
             let mut columns = [_mm512_setzero_si512(); VECTORS];
             for (v, columns) in columns.iter_mut().enumerate() {

@@ -21,15 +21,15 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
     ];
     for (rows, depth, width) in shapes {
         let (stride, out_stride) = (depth + 3, width + 2);
-        let most = i64::from(levels(depth));
+        let most = if size_of::<K::Left>() == 1 { 127 } else { i64::from(levels(depth)) };
         let number = |i: usize, seed: usize| ((i * 7919 + seed) % 1009) as i64;
-        // Each row has its largest magnitude, so that it is its own whole row.
-        let left: Vec<f32> =
-            (0..rows * stride)
-                .map(|i| {
-                    if i % stride == 0 { most as f32 } else { (number(i, 1) - 504).clamp(-most, most) as f32 }
-                })
-                .collect();
+        // Each row has its largest magnitude, and in 8 bits no outliers, so that it is its own whole row.
+        let value = |i: usize| match number(i, 1) - 504 {
+            _ if i.is_multiple_of(stride) => most,
+            value if most > 127 => value.clamp(-most, most),
+            value => value.signum() * (40 + value.abs() % 87),
+        };
+        let left: Vec<f32> = (0..rows * stride).map(|i| value(i) as f32).collect();
         let right: Vec<i8> = (0..depth * width).map(|i| (number(i, 2) % 256 - 128) as i8).collect();
         let panels = Panels::new(K::LAYOUT, depth, width, |w, d, into| {
             (d..).zip(into).for_each(|(d, into)| *into = right[d * width + w]);
@@ -83,5 +83,48 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
                 assert!(run(fewer)[..len] == out[..len], "{fewer} rows of {rows}x{depth}x{width} differ");
             }
         }
+    }
+}
+
+/// As [`check_kernel`], for a kernel whose rows have 8 bits, with numbers that do not fit these.
+pub(super) fn check_outliers<K: Dot<Left = i8>>(kernel: K) {
+    for (rows, depth, width) in [(1, 1, 1), (40, 70, 19), (33, 300, 40), (16, 600, 5), (300, 700, 3)] {
+        let number = |i: usize, seed: usize| ((i * 7919 + seed) % 1009) as i64;
+        // Most rows have two outliers, which some share and some do not; each has 127, so that it is its own whole row.
+        let mut left: Vec<f32> = (0..rows * depth).map(|i| (number(i, 1) % 255 - 127) as f32).collect();
+        for (i, row) in left.chunks_exact_mut(depth).enumerate() {
+            // One for a row of up to 256.
+            let outliers = [(depth / 2, 32_512.0 - i as f32), (i % depth, -20_345.0)];
+            let most = if i % 5 == 0 || depth == 1 { 0 } else { depth.div_ceil(256).min(2) };
+            outliers[..most].iter().for_each(|&(k, outlier)| row[k] = outlier);
+            row[depth - 1] = 127.0;
+        }
+        let right: Vec<i8> = (0..depth * width).map(|i| (number(i, 2) % 256 - 128) as i8).collect();
+        let panels = Panels::new(K::LAYOUT, depth, width, |w, d, into| {
+            (d..).zip(into).for_each(|(d, into)| *into = right[d * width + w]);
+        });
+        let ones = vec![1.0; width];
+        let run = |from: usize, to: usize| {
+            let mut out = vec![f32::NAN; (to - from) * width];
+            let left = Rows::dense(&left[from * depth..to * depth], to - from, depth);
+            let pass = Pass::Forward { mask: None, scales: &ones, bias: None };
+            let product = Product { left, panels: &panels, pass };
+            multiply(kernel, &product, RowsMut::dense(&mut out, to - from, width));
+            out
+        };
+        let out = run(0, rows);
+        for (i, found) in out.iter().enumerate() {
+            let (row, col) = (i / width, i % width);
+            let sum: i64 =
+                (0..depth).map(|d| left[row * depth + d] as i64 * i64::from(right[d * width + col])).sum();
+            let off = (f64::from(*found) - sum as f64).abs();
+            assert!(
+                off <= 2e-7 * (sum.abs() as f64 + 1e6),
+                "{rows}x{depth}x{width}, {row}, {col}: {found}, not {sum}"
+            );
+        }
+        // What others carry does not change a row's bits.
+        let apart: Vec<f32> = (0..rows).flat_map(|row| run(row, row + 1)).collect();
+        assert!(apart == out, "rows of {rows}x{depth}x{width} alone differ");
     }
 }

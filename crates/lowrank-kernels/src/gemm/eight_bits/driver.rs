@@ -1,30 +1,21 @@
-//! The loops around a kernel of whole numbers: cuts a product into tasks, brings a task's rows into 16 bits, and writes
-//! its tiles.
+//! The loops around a kernel of whole numbers: cuts a product into tasks, and writes their tiles.
 
 use rayon::prelude::*;
 
-use super::rows::{levels, round_rows};
-use crate::columns::ColumnsMut;
+use super::rounded::{Term, with_terms};
+use super::rows::{CARRY, Whole};
+use crate::columns::{Block, ColumnsMut};
 use crate::element::Element;
 use crate::gemm::panels::{Layout, Panels, Supply};
 use crate::parallel::flush_denormals;
 use crate::rows::{Rows, RowsMut};
-use crate::scratch;
 
 /// The most sums of a tile of any kernel.
-pub(super) const TILE: usize = 8 * 48;
-/// Whole numbers of a task's rows: with a panel they stay in the second-level cache.
-const TASK_VALUES: usize = 1 << 16;
-/// The most rows of a task.
-const TASK_ROWS: usize = 192;
-/// Length of the sum after which whole sums become floats: the longer, the fewer levels a row has.
-const DEPTH: usize = 2048;
-/// The most rows of a tile of any kernel.
-const TILE_ROWS: usize = 8;
+pub(super) const TILE: usize = 32 * 32;
 
 /// The sums of a tile, row by row.
 #[repr(align(64))]
-pub(super) struct Sums(pub [i32; TILE]);
+pub(in crate::gemm) struct Sums(pub [i32; TILE]);
 
 /// Sums of several blocks of the depth.
 #[repr(align(64))]
@@ -32,32 +23,60 @@ struct Totals([f32; TILE]);
 
 /// The operands of one call of a kernel.
 #[derive(Clone, Copy)]
-pub(super) struct Step {
+pub(in crate::gemm) struct Step<L> {
     pub rows: usize,
-    pub pairs: usize,
-    pub left: *const i16,
+    pub depth: usize,
+    pub left: *const L,
     pub stride: usize,
     pub panel: *const i8,
+    /// From one panel of the tile to the next.
+    pub panel_len: usize,
 }
 
-/// The panels of a kernel: pairs along the sum.
+/// The panels of a kernel that reads pairs along the sum.
 pub(super) const fn pairs_of(cols: usize) -> Layout {
     Layout { cols, group: 2, depth_multiple: 2, panel_multiple: 1 }
 }
 
+/// Rows of a task of a kernel whose rows have 16 bits, a multiple of those of its tile: with a panel they stay in the
+/// second-level cache.
+pub(super) fn task_rows_of_16_bits(depth: usize, tile: usize) -> usize {
+    const TASK_VALUES: usize = 1 << 16;
+    const TASK_ROWS: usize = 192;
+    (TASK_VALUES / depth.max(1)).clamp(2 * tile, TASK_ROWS)
+}
+
 /// A kernel: whole products of a few rows and a few columns.
-pub(super) trait Dot: Copy + Send + Sync {
-    /// The panels that it reads: pairs along the sum.
+pub(in crate::gemm) trait Dot: Copy + Send + Sync {
+    /// What it reads rows as.
+    type Left: Whole;
+    /// What it holds while a thread works on a task.
+    type Session;
+
+    /// The panels that it reads.
     const LAYOUT: Layout;
+    /// Columns of a tile.
+    const COLS: usize = Self::LAYOUT.cols * Self::LAYOUT.panel_multiple;
     /// The most rows of a tile.
     const ROWS: usize;
+    /// Rows are read, and sums written, up to a multiple of this.
+    const ROW_MULTIPLE: usize = 1;
+    /// Whether the panels of a transposed weight are made for each product, or once and kept.
+    const TURNS: bool = true;
 
-    /// Assigns `rows` by `LAYOUT.cols` sums of `pairs` pairs of products.
+    /// Rows of a task for a sum of this length, so that they stay in the second-level cache.
+    fn task_rows(depth: usize) -> usize;
+
+    /// Prepares the thread for a task.
+    fn enter(self) -> Self::Session;
+
+    /// Assigns sums of `depth` products: `rows` rows of [`Dot::COLS`].
     ///
     /// # Safety
-    /// From `left`, `rows` rows of `2 · pairs` numbers can be read at `stride`, and from `panel` as many steps; `rows` is
+    /// From `left`, `rows` rounded up to `ROW_MULTIPLE` rows of `depth` numbers can be read at `stride`, and from each of
+    /// the tile's panels, `panel_len` apart, as many steps; `depth` is a multiple of `LAYOUT.depth_multiple`, and `rows`
     /// from 1 to [`Dot::ROWS`].
-    unsafe fn run(self, step: Step, sums: &mut Sums);
+    unsafe fn run(session: &mut Self::Session, step: Step<Self::Left>, sums: &mut Sums);
 }
 
 /// A product with a weight in 8 bits, of which each output has a scale.
@@ -91,22 +110,20 @@ pub(super) fn multiply<K: Dot, T: Element>(kernel: K, product: &Product<'_, T>, 
     if rows == 0 || width == 0 {
         return;
     }
-    let cols = K::LAYOUT.cols;
-    let task_rows = (TASK_VALUES / depth.max(1)).clamp(2 * K::ROWS, TASK_ROWS);
-    let (row_tiles, col_tiles) = (rows.div_ceil(K::ROWS), width.div_ceil(cols));
+    let (row_tiles, col_tiles) = (rows.div_ceil(K::ROWS), width.div_ceil(K::COLS));
     let parallel = crate::gemm::flops(rows, depth, width) >= crate::gemm::PARALLEL_FLOPS;
-    let chunks = rows.div_ceil(task_rows);
+    let chunks = rows.div_ceil(K::task_rows(depth));
     // Enough tasks that no thread waits long for the last one.
     let groups =
         if parallel { (3 * rayon::current_num_threads()).div_ceil(chunks).min(col_tiles) } else { 1 };
-    let (row_step, col_step) = (row_tiles.div_ceil(chunks) * K::ROWS, col_tiles.div_ceil(groups) * cols);
+    let (row_step, col_step) = (row_tiles.div_ceil(chunks) * K::ROWS, col_tiles.div_ceil(groups) * K::COLS);
     let (chunks, groups) = (rows.div_ceil(row_step), width.div_ceil(col_step));
     let out = out.into_columns();
     let run = |index: usize| {
         let (row, col) = (index % chunks * row_step, index / chunks * col_step);
-        let (rows, cols) = (row..rows.min(row + row_step), col..width.min(col + col_step));
+        let (rows, cols) = ((row, rows.min(row + row_step)), (col, width.min(col + col_step)));
         // SAFETY: tasks have parts of the result of their own.
-        unsafe { task(kernel, product, (rows.start, rows.end), (cols.start, cols.end), &out) }
+        unsafe { task(kernel, product, rows, cols, &out) }
     };
     if parallel {
         (0..chunks * groups).into_par_iter().for_each(run);
@@ -115,7 +132,7 @@ pub(super) fn multiply<K: Dot, T: Element>(kernel: K, product: &Product<'_, T>, 
     }
 }
 
-/// Computes some rows and columns, of which the first starts a panel.
+/// Computes some rows and columns, of which the first starts a tile.
 ///
 /// # Safety
 /// Nothing else refers to this part of the result.
@@ -127,68 +144,70 @@ unsafe fn task<K: Dot, T: Element>(
     out: &ColumnsMut<'_, T>,
 ) {
     flush_denormals();
-    let (count, depth, step) = (rows.1 - rows.0, product.panels.depth(), K::LAYOUT.cols);
-    let padded = depth.next_multiple_of(K::LAYOUT.depth_multiple);
-    let blocks = padded.div_ceil(DEPTH);
-    let (mut sums, mut totals) = (Sums([0; TILE]), Totals([0.0; TILE]));
-    // Two numbers of 16 bits in the place of a float.
-    scratch::with((count * padded).div_ceil(2), |whole| {
-        let whole = &mut bytemuck::cast_slice_mut::<f32, i16>(whole)[..count * padded];
-        scratch::with(count, |row_scales| {
-            let left = product.left.slice(rows.0, rows.1);
-            let (factors, columns, bias, add) = match product.pass {
-                Pass::Forward { mask, scales, bias } => (mask, Some(scales), bias, false),
-                Pass::Backward { scales, accumulate } => (Some(scales), None, None, accumulate),
+    let panel_len = product.panels.panel_len();
+    let panel = |col: usize| col.div_ceil(K::LAYOUT.cols) * panel_len;
+    let last = panel(cols.1.next_multiple_of(K::COLS));
+    let panels = (&product.panels.values()[panel(cols.0)..last], panel_len);
+    let (factors, columns, bias, add) = match product.pass {
+        Pass::Forward { mask, scales, bias } => (mask, Some(scales), bias, false),
+        Pass::Backward { scales, accumulate } => (Some(scales), None, None, accumulate),
+    };
+    let depth_of_block = <K::Left as Whole>::DEPTH;
+    with_terms::<K, T, _>(product.left.slice(rows.0, rows.1), factors, panels, |scales, terms| {
+        let (mut sums, mut totals) = (Sums([0; TILE]), Totals([0.0; TILE]));
+        let mut session = kernel.enter();
+        // Rows of a term by the panels of a tile, from a step of the sum on.
+        let mut run =
+            |term: &Term<'_, K::Left>, (row, height), panels: &[i8], start: usize, sums: &mut Sums| {
+                let operands = Step {
+                    rows: height,
+                    depth: depth_of_block.min(term.depth - start),
+                    left: term.left[row * term.stride + start..].as_ptr(),
+                    stride: term.stride,
+                    panel: panels[start * K::LAYOUT.cols..].as_ptr(),
+                    panel_len: term.panel_len,
+                };
+                // SAFETY: so many rows of as many numbers begin at `left`, and panels of as many steps at `panel`, as `with_terms`
+                // lays them out.
+                unsafe { K::run(&mut session, operands, sums) };
             };
-            round_rows(left, factors, levels(depth.min(DEPTH)), padded, whole, row_scales);
-            for col in (cols.0..cols.1).step_by(step) {
-                let panel = &product.panels.values()[col / step * product.panels.panel_len()..];
-                let width = step.min(cols.1 - col);
-                for row in (0..count).step_by(K::ROWS) {
-                    let height = K::ROWS.min(count - row);
-                    for (block, start) in (0..padded.max(1)).step_by(DEPTH).enumerate() {
-                        let steps = DEPTH.min(padded - start);
-                        let left = whole[row * padded + start..].as_ptr();
-                        let panel = panel[start * step..].as_ptr();
-                        let operands = Step { rows: height, pairs: steps / 2, left, stride: padded, panel };
-                        // SAFETY: `height` rows of `steps` numbers begin at `left`, `padded` apart, and a panel of as many
-                        // steps at `panel`.
-                        unsafe { kernel.run(operands, &mut sums) };
-                        if blocks > 1 {
-                            add_block(&sums.0, block == 0, &mut totals.0);
-                        }
-                    }
-                    let mut places: [&mut [T]; TILE_ROWS] = Default::default();
-                    for (i, place) in places[..height].iter_mut().enumerate() {
-                        // SAFETY: the place is in this task's part, and no other row's.
-                        *place = unsafe { out.part(rows.0 + row + i, col, width) };
-                    }
-                    let tile = Finished {
-                        stride: step,
-                        rows: &row_scales[row..row + height],
-                        columns: columns.map(|columns| &columns[col..col + width]),
-                        bias: bias.map(|bias| &bias[col..col + width]),
-                        add,
-                    };
-                    if blocks > 1 {
-                        finish(&totals.0, &tile, &mut places[..height]);
-                    } else {
-                        finish(&sums.0, &tile, &mut places[..height]);
+        let from = |term: &Term<'_, K::Left>, col: usize| col / K::LAYOUT.cols * term.panel_len;
+        let is_one_block = terms.len() == 1 && terms[0].depth <= depth_of_block;
+        for col in (0..cols.1 - cols.0).step_by(K::COLS) {
+            let (first, width) =
+                (&terms[0].panels[from(&terms[0], col)..], K::COLS.min(cols.1 - cols.0 - col));
+            let place = cols.0 + col..cols.0 + col + width;
+            let columns = columns.map(|columns| &columns[place.clone()]);
+            let bias = bias.map(|bias| &bias[place]);
+            for row in (0..rows.1 - rows.0).step_by(K::ROWS) {
+                let height = K::ROWS.min(rows.1 - rows.0 - row);
+                // SAFETY: the tile lies inside this task's part.
+                let out = unsafe { out.block(rows.0 + row, cols.0 + col, height, width) };
+                let tile = Finished { stride: K::COLS, rows: &scales[row..row + height], columns, bias, add };
+                if is_one_block {
+                    run(&terms[0], (row, height), first, 0, &mut sums);
+                    finish(&sums.0, &tile, out);
+                    continue;
+                }
+                let totals = &mut totals.0[..height * K::COLS];
+                totals.fill(0.0);
+                for (term, factor) in terms.iter().zip([1.0, CARRY]) {
+                    let panels = &term.panels[from(term, col)..];
+                    for start in (0..term.depth).step_by(depth_of_block) {
+                        run(term, (row, height), panels, start, &mut sums);
+                        add_block(&sums.0[..totals.len()], factor, totals);
                     }
                 }
+                finish(totals, &tile, out);
             }
-        });
+        }
     });
 }
 
 multiversion! {
-    /// Adds whole sums of a block to those of the blocks before.
-    fn add_block[V](sums: &[i32], is_first: bool, totals: &mut [f32]) {
-        if is_first {
-            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total = *sum as f32);
-        } else {
-            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += *sum as f32);
-        }
+    /// Adds whole sums of a block, so many times, to those of the blocks before.
+    fn add_block[V](sums: &[i32], factor: f32, totals: &mut [f32]) {
+        totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += factor * *sum as f32);
     }
 }
 
@@ -225,8 +244,10 @@ struct Finished<'a> {
 }
 
 multiversion! {
-    fn finish[V, S: Sum, T: Element](sums: &[S], tile: &Finished<'_>, places: &mut [&mut [T]]) {
-        for ((row_scale, sums), out) in tile.rows.iter().zip(sums.chunks_exact(tile.stride)).zip(places) {
+    fn finish[V, S: Sum, T: Element](sums: &[S], tile: &Finished<'_>, block: Block<'_, T>) {
+        let mut block = block;
+        for (i, (row_scale, sums)) in tile.rows.iter().zip(sums.chunks_exact(tile.stride)).enumerate() {
+            let out = block.row(i);
             let sums = &sums[..out.len()];
             match (tile.columns, tile.bias, tile.add) {
                 (Some(columns), Some(bias), _) => {

@@ -1,5 +1,7 @@
-//! Frozen products in whole numbers: the weight in 8 bits, rows brought into 16 on the way.
+//! Frozen products in whole numbers: the weight in 8 bits, rows rounded on the way.
 
+#[cfg(any(test, target_arch = "x86_64"))]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -8,32 +10,36 @@ mod avx512;
 mod check;
 mod driver;
 mod plain;
+mod rounded;
 mod rows;
 
 use driver::{Dot, Pass, Product, multiply};
 
 use super::int8::{Int8, quantize};
-use super::panels::Panels;
-use crate::element::{Element, Source};
+use super::panels::Directions;
+use crate::element::{Compute, Element, Source};
 use crate::rows::{Rows, RowsMut};
 use crate::tier::Tier;
 use crate::{low_rank, scratch};
 
 /// A constant matrix `W [outputs N, inputs K]` in 8 bits that is multiplied without being decoded.
 ///
-/// A row of the other factor is brought into whole numbers of 16 bits by its largest magnitude, on the fly, as finely as
-/// sums in 32 bits leave room for: 8,191 levels and a sign where a sum is 2,048 long or more, which is then cut into such
-/// blocks. So the rounding is that of the weight, whose outlier columns are multiplied in f32. Whole sums are exact; the bits
-/// do not depend on the threads or the other rows.
+/// A row of the other factor is brought into whole numbers on the fly, the weight's outlier columns are multiplied in f32.
+/// Whole sums are exact; the bits do not depend on the threads or the other rows.
+///
+/// - Rows have 16 bits by their largest magnitude, as finely as sums in 32 bits leave room for: 8,191 levels and a sign where
+///   a sum is 2,048 long or more, which is then cut into such blocks. So the rounding is that of the weight.
+/// - Where bf16 is computed in on AMX, rows have 8 bits: 127 levels and a sign, and two numbers for those few of a row that
+///   exceed all others four times or more.
 ///
 /// # Source
-/// Dettmers et al., LLM.int8() (arXiv 2208.07339), with the split of outliers on the weight alone: rows have bits to spare.
+/// Dettmers et al., LLM.int8() (arXiv 2208.07339), with outlier features of each row in the place of each batch.
 #[derive(Debug)]
 pub struct Int8Weight {
     outputs: usize,
     inputs: usize,
     kernel: Kernel,
-    panels: Panels<i8>,
+    panels: Directions<i8>,
     /// `[N]`.
     scales: Vec<f32>,
     /// The outlier columns, ascending.
@@ -52,6 +58,10 @@ enum Kernel {
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Vnni),
+    #[cfg(target_arch = "x86_64")]
+    Amx(super::amx::Amx),
+    #[cfg(test)]
+    Emulated(super::amx::Tiles<super::amx::Emulated>),
 }
 
 /// Evaluates `$body` with `$dot` bound to the kernel.
@@ -63,14 +73,22 @@ macro_rules! each {
             Kernel::Avx2($dot) => $body,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512($dot) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx($dot) => $body,
+            #[cfg(test)]
+            Kernel::Emulated($dot) => $body,
         }
     };
 }
 
 impl Kernel {
-    fn of(tier: Tier) -> Self {
+    fn of(tier: Tier, compute: Compute) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
+            let halves = compute == Compute::Bf16;
+            if let Some(kernel) = super::amx::Amx::detect_int8().filter(|_| tier == Tier::Amx && halves) {
+                return Self::Amx(kernel);
+            }
             if let Some(kernel) = avx512::Vnni::detect().filter(|_| tier >= Tier::Avx512) {
                 return Self::Avx512(kernel);
             }
@@ -78,42 +96,47 @@ impl Kernel {
                 return Self::Avx2(kernel);
             }
         }
-        let _ = tier;
+        let _ = (tier, compute);
         Self::Plain(plain::Plain)
     }
 }
 
 impl Int8Weight {
-    /// Brings `source` into 8 bits, as [`quantize`]; none if it holds a value that is not finite.
+    /// Brings `source` into 8 bits, as [`quantize`], for rows of `compute`; none if it holds a value that is not finite.
     ///
     /// # Panics
     /// If `source` does not hold `outputs · inputs` values.
-    pub fn quantize(source: Source<'_>, outputs: usize, inputs: usize) -> Option<Self> {
+    pub fn quantize(compute: Compute, source: Source<'_>, outputs: usize, inputs: usize) -> Option<Self> {
         let (mut values, mut scales) = (vec![0; outputs * inputs], vec![0.0; outputs]);
         let (columns, outliers) = quantize(source, outputs, inputs, &mut values, &mut scales)?;
         let int8 = Int8 { values: &values, scales: &scales, columns: &columns, outliers: &outliers };
-        Some(Self::new(int8, outputs, inputs))
+        Some(Self::new(compute, int8, outputs, inputs))
     }
 
-    /// Prepares a weight in 8 bits for the tier of this process.
+    /// Prepares a weight in 8 bits for the tier of this process and rows that are computed in `compute`. Rows of the other
+    /// type are multiplied, too, in as many bits.
     ///
     /// # Panics
     /// If `int8` is not of these sizes.
-    pub fn new(int8: Int8<'_>, outputs: usize, inputs: usize) -> Self {
-        Self::with_tier(Tier::active(), int8, outputs, inputs)
+    pub fn new(compute: Compute, int8: Int8<'_>, outputs: usize, inputs: usize) -> Self {
+        Self::with_tier(Tier::active(), compute, int8, outputs, inputs)
     }
 
-    /// Prepares a weight in 8 bits for a tier.
+    /// As [`Int8Weight::new`], for a tier.
     ///
     /// # Panics
     /// If `int8` is not of these sizes, or the machine does not have the tier.
-    pub fn with_tier(tier: Tier, int8: Int8<'_>, outputs: usize, inputs: usize) -> Self {
+    pub fn with_tier(tier: Tier, compute: Compute, int8: Int8<'_>, outputs: usize, inputs: usize) -> Self {
         assert!(tier.is_available(), "this machine does not have the tier {tier}");
+        Self::with_kernel(Kernel::of(tier, compute), int8, outputs, inputs)
+    }
+
+    fn with_kernel(kernel: Kernel, int8: Int8<'_>, outputs: usize, inputs: usize) -> Self {
         assert!(int8.fits(outputs, inputs), "the weight is not {outputs} x {inputs} values");
-        let kernel = Kernel::of(tier);
         let columns: Vec<usize> = int8.columns.iter().map(|&column| column as usize).collect();
-        let panels = Panels::new(each!(kernel, dot => layout(dot)), inputs, outputs, |n, k, into| {
-            into.copy_from_slice(&int8.values[n * inputs + k..][..into.len()]);
+        let panels = Directions::new(each!(kernel, dot => layout(dot)), outputs, inputs, |i, into| {
+            let k = i % inputs;
+            into.copy_from_slice(&int8.values[i..][..into.len()]);
             // What stands in their place does not count, as in `Int8::read`.
             for column in &columns {
                 if let Some(value) = column.checked_sub(k).and_then(|at| into.get_mut(at)) {
@@ -138,6 +161,12 @@ impl Int8Weight {
         }
     }
 
+    /// Bytes that one value takes in all forms that are kept of a weight, which with `backward` is multiplied in both
+    /// directions.
+    pub fn value_bytes(compute: Compute, backward: bool) -> usize {
+        each!(Kernel::of(Tier::active(), compute), dot => if backward && !turns(dot) { 2 } else { 1 })
+    }
+
     /// N: the width of `y`.
     pub fn outputs(&self) -> usize {
         self.outputs
@@ -148,7 +177,7 @@ impl Int8Weight {
         self.inputs
     }
 
-    /// Bytes of memory that the weight occupies.
+    /// Bytes of memory that the weight occupies at present; on AMX the first backward product adds a second form.
     pub fn bytes(&self) -> usize {
         self.panels.bytes() + size_of_val(&self.scales[..]) + size_of_val(&self.outliers[..])
     }
@@ -183,9 +212,8 @@ impl Int8Weight {
     }
 
     pub(crate) fn forward_kernel<T: Element>(&self, x: Rows<T>, bias: Option<&[f32]>, mut y: RowsMut<T>) {
-        let panels = &self.panels;
         let pass = Pass::Forward { mask: self.mask.as_deref(), scales: &self.scales, bias };
-        let product = Product { left: x, panels, pass };
+        let product = Product { left: x, panels: self.panels.forward(), pass };
         each!(self.kernel, dot => multiply(dot, &product, y.reborrow()));
         if self.columns.is_empty() {
             return;
@@ -201,11 +229,10 @@ impl Int8Weight {
     }
 
     pub(crate) fn backward_kernel<T: Element>(&self, dy: Rows<T>, mut dx: RowsMut<T>, accumulate: bool) {
-        self.panels.by_transpose(dx.reborrow(), |panels, dx| {
+        each!(self.kernel, dot => self.panels.by_transpose(turns(dot), dx.reborrow(), |panels, dx| {
             let pass = Pass::Backward { scales: &self.scales, accumulate };
-            let product = Product { left: dy, panels, pass };
-            each!(self.kernel, dot => multiply(dot, &product, dx));
-        });
+            multiply(dot, &Product { left: dy, panels, pass }, dx);
+        }));
         if self.columns.is_empty() {
             return;
         }
@@ -225,4 +252,92 @@ impl Int8Weight {
 
 fn layout<K: Dot>(_: K) -> super::panels::Layout {
     K::LAYOUT
+}
+
+fn turns<K: Dot>(_: K) -> bool {
+    K::TURNS
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    fn number(i: usize, seed: usize) -> f32 {
+        ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0
+    }
+
+    /// The root of the mean of squared differences from sums in f64, as a part of that of the sums.
+    fn error<T: Element>(found: &[T], wanted: impl Fn(usize) -> f64) -> f64 {
+        let (mut off, mut all) = (0.0, 0.0);
+        for (i, found) in found.iter().enumerate() {
+            let wanted = wanted(i);
+            off += (wanted - f64::from(found.widen())).powi(2);
+            all += wanted.powi(2);
+        }
+        (off / all).sqrt()
+    }
+
+    /// On the emulated unit, with features that are thirty times as large as others in every row, and a weight with an outlier
+    /// column.
+    fn check<T: Element>(rows: usize, outputs: usize, inputs: usize) {
+        let feature = |k: usize| if k % 300 == 40 { 30.0 } else { 1.0 };
+        let column = |k: usize| if k == 5 { 20.0 } else { 1.0 };
+        let source: Vec<f32> = (0..outputs * inputs).map(|i| number(i, 1) * column(i % inputs)).collect();
+        let (mut values, mut scales) = (vec![0; source.len()], vec![0.0; outputs]);
+        let made = quantize(Source::F32(&source), outputs, inputs, &mut values, &mut scales);
+        let (columns, outliers) = made.expect("finite values");
+        assert_eq!(columns, [5]);
+        let int8 = Int8 { values: &values, scales: &scales, columns: &columns, outliers: &outliers };
+        let kernel = Kernel::Emulated(super::super::amx::Tiles::<super::super::amx::Emulated>::new());
+        let weight = Int8Weight::with_kernel(kernel, int8, outputs, inputs);
+        let mut decoded = vec![0.0; outputs * inputs];
+        for (n, row) in decoded.chunks_exact_mut(inputs).enumerate() {
+            int8.read(n, 0, row);
+        }
+        let make = |width: usize, seed: usize| -> Vec<T> {
+            (0..rows * width).map(|i| T::round(number(i, seed) * feature(i % width))).collect()
+        };
+        let (x, dy) = (make(inputs, 4), make(outputs, 5));
+        let bias: Vec<f32> = (0..outputs).map(|n| number(n, 6)).collect();
+        let (mut y, mut dx) = (vec![T::round(0.0); rows * outputs], vec![T::round(0.0); rows * inputs]);
+        weight.forward(Rows::dense(&x, rows, inputs), Some(&bias), RowsMut::dense(&mut y, rows, outputs));
+        for accumulate in [false, true] {
+            let dx = RowsMut::dense(&mut dx, rows, inputs);
+            weight.backward(Rows::dense(&dy, rows, outputs), dx, accumulate);
+        }
+        let wide = |value: T| f64::from(value.widen());
+        let ahead = error(&y, |i| {
+            let terms = x[i / outputs * inputs..].iter().zip(&decoded[i % outputs * inputs..][..inputs]);
+            terms.map(|(x, w)| wide(*x) * f64::from(*w)).sum::<f64>() + f64::from(bias[i % outputs])
+        });
+        let back = error(&dx, |i| {
+            let terms = dy[i / inputs * outputs..][..outputs].iter().enumerate();
+            2.0 * terms.map(|(n, dy)| wide(*dy) * f64::from(decoded[n * inputs + i % inputs])).sum::<f64>()
+        });
+        // Half a step of 127, evenly distributed, is 0.004 of the numbers that are not outliers.
+        assert!(ahead < 5e-3 && back < 5e-3, "{rows} rows, {outputs} x {inputs}: {ahead:e}, {back:e}");
+        let mut infinite = x.clone();
+        infinite[inputs] = T::round(f32::INFINITY);
+        let before = y.clone();
+        weight.forward(
+            Rows::dense(&infinite, rows, inputs),
+            Some(&bias),
+            RowsMut::dense(&mut y, rows, outputs),
+        );
+        assert!(y[outputs..2 * outputs].iter().all(|value| value.widen().is_nan()));
+        let apart = |y: &[T]| -> Vec<f32> {
+            y[..outputs].iter().chain(&y[2 * outputs..]).map(|value| value.widen()).collect()
+        };
+        assert_eq!(apart(&y), apart(&before));
+    }
+
+    #[test]
+    fn rows_of_eight_bits_keep_their_outliers() {
+        for (rows, outputs, inputs) in [(3, 97, 200), (70, 341, 700)] {
+            check::<f32>(rows, outputs, inputs);
+            check::<bf16>(rows, outputs, inputs);
+        }
+    }
 }

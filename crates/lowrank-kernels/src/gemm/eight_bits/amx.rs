@@ -1,0 +1,90 @@
+//! The kernel on AMX: 32 rows by 32 columns, two by two tiles of sums, products of 8 bits by `tdpbssd`.
+
+use super::driver::{Dot, Step, Sums};
+use crate::gemm::amx::{TILE_BYTES, TILE_ROWS, Tiles, Unit};
+use crate::gemm::panels::Layout;
+
+/// Numbers of the sum in one tile.
+const DEPTH: usize = TILE_BYTES;
+/// Columns of one tile of sums.
+const COLS: usize = TILE_BYTES / size_of::<i32>();
+
+impl<U: Unit> Dot for Tiles<U> {
+    type Left = i8;
+    type Session = U;
+
+    const LAYOUT: Layout = Layout { cols: COLS, group: 4, depth_multiple: DEPTH, panel_multiple: 2 };
+    const ROWS: usize = 2 * TILE_ROWS;
+    const ROW_MULTIPLE: usize = TILE_ROWS;
+    // As for bf16, the unit might be done with a product before its panels are made: never measured.
+    const TURNS: bool = false;
+
+    // A quarter of 2 MiB of second-level cache.
+    fn task_rows(depth: usize) -> usize {
+        ((1 << 19) / depth.max(1)).clamp(64, 512)
+    }
+
+    fn enter(self) -> U {
+        // SAFETY: a `Tiles` exists only where the unit does; the driver enters once and drops the session at the end of
+        // the task, during which it starts no other.
+        unsafe { U::configure() }
+    }
+
+    unsafe fn run(unit: &mut U, step: Step<i8>, sums: &mut Sums) {
+        let Step { rows, depth, left, stride, panel, panel_len } = step;
+        let sums = |row: usize, col: usize| sums.0[row * Self::COLS + col..].as_mut_ptr().cast::<u8>();
+        let (sums_stride, lower) = (Self::COLS * size_of::<i32>(), rows > TILE_ROWS);
+        unit.zero::<0>();
+        unit.zero::<1>();
+        unit.zero::<2>();
+        unit.zero::<3>();
+        // SAFETY: the caller promises rows rounded up to tiles of 16, a sum of whole tiles of 64, and two panels of it;
+        // `Sums` has room for all four tiles.
+        unsafe {
+            for start in (0..depth).step_by(DEPTH) {
+                let (left, panel) = (left.add(start), panel.add(start * COLS));
+                unit.load::<4>(left.cast(), stride);
+                unit.load::<6>(panel.cast(), TILE_BYTES);
+                unit.dot_int8::<0, 4, 6>();
+                unit.load::<7>(panel.add(panel_len).cast(), TILE_BYTES);
+                unit.dot_int8::<1, 4, 7>();
+                if lower {
+                    unit.load::<5>(left.add(TILE_ROWS * stride).cast(), stride);
+                    unit.dot_int8::<2, 5, 6>();
+                    unit.dot_int8::<3, 5, 7>();
+                }
+            }
+            let mut sums = sums;
+            unit.store::<0>(sums(0, 0), sums_stride);
+            unit.store::<1>(sums(0, COLS), sums_stride);
+            if lower {
+                unit.store::<2>(sums(TILE_ROWS, 0), sums_stride);
+                unit.store::<3>(sums(TILE_ROWS, COLS), sums_stride);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::{check_kernel, check_outliers};
+    use crate::gemm::amx::{Emulated, Tiles};
+
+    #[test]
+    fn it_agrees_with_the_reference_on_an_emulated_unit() {
+        check_kernel(Tiles::<Emulated>::new());
+        check_outliers(Tiles::<Emulated>::new());
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn it_agrees_with_the_reference_on_the_processor() {
+        match crate::gemm::amx::Amx::detect_int8() {
+            Some(kernel) => {
+                check_kernel(kernel);
+                check_outliers(kernel);
+            }
+            None => println!("skipped: this machine does not have AMX"),
+        }
+    }
+}
