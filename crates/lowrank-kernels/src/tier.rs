@@ -83,6 +83,7 @@ impl Tier {
             Self::Plain => plain.to_owned(),
             Self::Portable => format!("portable ({})", if has_avx2() { "avx2" } else { plain }),
             Self::Avx512 if has_avx512_bf16() => "avx512 (bf16)".to_owned(),
+            Self::Amx if crate::gemm::amx::has_int8() => "amx (int8)".to_owned(),
             Self::Avx512 | Self::Amx => self.to_string(),
         }
     }

@@ -74,7 +74,8 @@ fn in_8_bits_logits_and_gradients_are_about_as_near_to_pytorchs_f32_as_in_bf16()
     }
 }
 
-/// The weights are the same, and rows have 13 bits: in f32 little else is left, in bf16 the rounding of rows on the way.
+/// The weights are the same, and rows have 13 bits: in f32 little else is left, in bf16 the rounding of rows on the way, and on
+/// AMX rows of 8 bits.
 #[test]
 fn products_in_whole_numbers_are_those_of_the_decoded_weights() {
     for (name, compute) in CASES.into_iter().flat_map(|name| [Compute::F32, Compute::Bf16].map(|c| (name, c)))

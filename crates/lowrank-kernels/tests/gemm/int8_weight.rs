@@ -69,8 +69,9 @@ fn check<T: Element>(tier: Tier, tolerance: f64) {
             };
         // One element of each row is thirty times the others, and it stands in an outlier column in some.
         let make = |width: usize, seed: usize| -> Vec<T> {
-            let spike = |i: usize| if i % width == (i / width * 31) % width { 30.0 } else { 1.0 };
-            (0..rows * (width + 3)).map(|i| T::round(number(i, seed) * spike(i))).collect()
+            let stride = width + 3;
+            let spike = |i: usize| if i % stride == (i / stride * 31) % width { 30.0 } else { 1.0 };
+            (0..rows * stride).map(|i| T::round(number(i, seed) * spike(i))).collect()
         };
         let (x, dy) = (make(inputs, 4), make(outputs, 5));
         let bias: Vec<f32> = (0..outputs).map(|n| number(n, 6)).collect();

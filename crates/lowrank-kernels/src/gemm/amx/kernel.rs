@@ -40,7 +40,7 @@ impl Tiles<super::hardware::Hardware> {
 
     /// The kernel, if the unit also multiplies 8 bits.
     pub fn detect_int8() -> Option<Self> {
-        Self::detect().filter(|_| super::hardware::has_int8())
+        Self::detect().filter(|_| super::has_int8())
     }
 }
 

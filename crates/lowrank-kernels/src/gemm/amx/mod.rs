@@ -33,6 +33,14 @@ pub fn is_available() -> bool {
     false
 }
 
+/// Whether the unit, where it is available, also multiplies tiles of 8 bits.
+pub fn has_int8() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return is_available() && hardware::has_int8();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use half::bf16;

@@ -18,6 +18,9 @@ impl<U: Unit> Dot for Tiles<U> {
     const ROW_MULTIPLE: usize = TILE_ROWS;
     // As for bf16, the unit might be done with a product before its panels are made: never measured.
     const TURNS: bool = false;
+    // Rounding a row costs about as much as multiplying it by a few hundred columns; with fewer rows a panel from memory takes
+    // longer than its products.
+    const FEWEST_ROWS: Option<usize> = Some(128);
 
     // A quarter of 2 MiB of second-level cache.
     fn task_rows(depth: usize) -> usize {
@@ -32,7 +35,7 @@ impl<U: Unit> Dot for Tiles<U> {
 
     unsafe fn run(unit: &mut U, step: Step<i8>, sums: &mut Sums) {
         let Step { rows, depth, left, stride, panel, panel_len } = step;
-        let sums = |row: usize, col: usize| sums.0[row * Self::COLS + col..].as_mut_ptr().cast::<u8>();
+        let mut sums = |row: usize, col: usize| sums.0[row * Self::COLS + col..].as_mut_ptr().cast::<u8>();
         let (sums_stride, lower) = (Self::COLS * size_of::<i32>(), rows > TILE_ROWS);
         unit.zero::<0>();
         unit.zero::<1>();
@@ -54,7 +57,6 @@ impl<U: Unit> Dot for Tiles<U> {
                     unit.dot_int8::<3, 5, 7>();
                 }
             }
-            let mut sums = sums;
             unit.store::<0>(sums(0, 0), sums_stride);
             unit.store::<1>(sums(0, COLS), sums_stride);
             if lower {

@@ -23,7 +23,7 @@ pub(super) fn check_kernel<K: Dot>(kernel: K) {
         let (stride, out_stride) = (depth + 3, width + 2);
         let most = if size_of::<K::Left>() == 1 { 127 } else { i64::from(levels(depth)) };
         let number = |i: usize, seed: usize| ((i * 7919 + seed) % 1009) as i64;
-        // Each row has its largest magnitude, and in 8 bits no outliers, so that it is its own whole row.
+        // Each row has its largest magnitude, and in 8 bits no outliers if it is longer than one, so that it is its own whole row.
         let value = |i: usize| match number(i, 1) - 504 {
             _ if i.is_multiple_of(stride) => most,
             value if most > 127 => value.clamp(-most, most),

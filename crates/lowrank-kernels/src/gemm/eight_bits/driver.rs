@@ -64,6 +64,9 @@ pub(in crate::gemm) trait Dot: Copy + Send + Sync {
     /// Whether the panels of a transposed weight are made for each product, or once and kept.
     const TURNS: bool = true;
 
+    /// The fewest rows of a task, if rows are cut for the sake of threads before columns are.
+    const FEWEST_ROWS: Option<usize> = None;
+
     /// Rows of a task for a sum of this length, so that they stay in the second-level cache.
     fn task_rows(depth: usize) -> usize;
 
@@ -112,10 +115,12 @@ pub(super) fn multiply<K: Dot, T: Element>(kernel: K, product: &Product<'_, T>, 
     }
     let (row_tiles, col_tiles) = (rows.div_ceil(K::ROWS), width.div_ceil(K::COLS));
     let parallel = crate::gemm::flops(rows, depth, width) >= crate::gemm::PARALLEL_FLOPS;
-    let chunks = rows.div_ceil(K::task_rows(depth));
-    // Enough tasks that no thread waits long for the last one.
-    let groups =
-        if parallel { (3 * rayon::current_num_threads()).div_ceil(chunks).min(col_tiles) } else { 1 };
+    // Enough tasks that no thread waits long for the last one. Tasks of the same rows round them each for itself, so that rows
+    // are cut before columns where that costs as much as their product.
+    let enough = if parallel { 3 * rayon::current_num_threads() } else { 1 };
+    let cuts = K::FEWEST_ROWS.map_or(1, |fewest| enough.min(rows / fewest));
+    let chunks = rows.div_ceil(K::task_rows(depth)).max(cuts);
+    let groups = enough.div_ceil(chunks).min(col_tiles);
     let (row_step, col_step) = (row_tiles.div_ceil(chunks) * K::ROWS, col_tiles.div_ceil(groups) * K::COLS);
     let (chunks, groups) = (rows.div_ceil(row_step), width.div_ceil(col_step));
     let out = out.into_columns();

@@ -113,18 +113,19 @@ multiversion! {
     /// Some steps of a panel, of which four are a group: a column's four bytes are one number.
     fn steps_of_panel[V](layout: Layout, steps: &[u32], from: &[u32], to: &mut [u32]) {
         const GROUP: usize = size_of::<u32>();
-        assert_eq!(layout.group, GROUP, "only kernels that read fours carry anything");
+        const COLS: usize = 16;
+        assert_eq!((layout.group, layout.cols), (GROUP, COLS), "only kernels that read fours carry anything");
         let mut groups = steps.chunks(GROUP);
-        for to in to.chunks_exact_mut(layout.cols) {
-            to.fill(0);
+        for to in to.chunks_exact_mut(COLS) {
+            let mut four = [0; COLS];
             for (i, &step) in groups.next().unwrap_or(&[]).iter().enumerate() {
                 let (group, place) = (step as usize / GROUP, step as usize % GROUP);
-                let from = &from[group * layout.cols..][..layout.cols];
-                for (to, from) in to.iter_mut().zip(from) {
+                for (four, from) in four.iter_mut().zip(&from[group * COLS..][..COLS]) {
                     let byte = u32::from_le(*from) >> (8 * place) & 0xff;
-                    *to |= (byte << (8 * i)).to_le();
+                    *four |= (byte << (8 * i)).to_le();
                 }
             }
+            to.copy_from_slice(&four);
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::rows::Rows;
 const SMALLEST: f32 = 1e-30;
 /// Adding it to a number of up to 22 bits leaves the nearest whole one, halves to even, in the low bits.
 const WHOLE: f32 = (3 << 22) as f32;
-/// Numbers of 8 bits are outliers if they exceed the others this many times.
-const OUTLIER_FACTOR: f32 = 4.0;
+/// Numbers of more than this part of the largest may be outliers.
+const OUTLIER_PART: f32 = 0.25;
 /// At most one number of a row in so many is an outlier, rounded up.
 const OUTLIER_SHARE: usize = 256;
 /// Numbers that are looked through for outliers at a time.
@@ -69,8 +69,9 @@ impl Whole for i16 {
     }
 }
 
-/// A row's outliers are those few that exceed all others four times or more; they have a carry, and the others 127 levels
-/// and a sign for themselves.
+/// Numbers above a quarter of the largest are outliers if they are one in 256 at most, rounded up; so are those above a quarter
+/// of the largest that is left, together with them, and so on. Outliers have a carry, and the others 127 levels and a sign for
+/// themselves.
 ///
 /// # Source
 /// Dettmers et al., LLM.int8() (arXiv 2208.07339), which keeps a batch's outlier features in 16 bits. Here a row has its
@@ -96,17 +97,18 @@ impl Whole for i8 {
         // The largest that is not an outlier. No number is more than 127 carries.
         let (mut usual, least) = (largest, largest / CARRY);
         while usual > least {
-            let limit = usual / OUTLIER_FACTOR;
-            let (mut above, mut below) = (0_u32, 0.0_f32);
+            // Integers, of which a loop takes several at a time.
+            let limit = (usual * OUTLIER_PART).to_bits();
+            let (mut above, mut below) = (0_u32, 0_u32);
             for k in 0..len {
-                let magnitude = value(k).abs();
+                let magnitude = magnitude_bits(value(k));
                 above += u32::from(magnitude > limit);
-                below = below.max(if magnitude > limit { 0.0 } else { magnitude });
+                below = below.max(if magnitude > limit { 0 } else { magnitude });
             }
             if above as usize > carries.len() {
                 break;
             }
-            usual = below.max(least);
+            usual = f32::from_bits(below).max(least);
         }
         let factor = LEVELS / usual;
         for (k, whole) in whole.iter_mut().enumerate() {
@@ -125,8 +127,10 @@ impl Whole for i8 {
                     continue;
                 }
                 let found = places.filter(|&k| count(k) != 0);
-                for (k, carry) in found.zip(&mut carries) {
-                    *carry = Carry { place: k as u32, count: count(k) };
+                for k in found {
+                    let carry = carries.next();
+                    debug_assert!(carry.is_some(), "more numbers carry something than are outliers");
+                    carry.into_iter().for_each(|carry| *carry = Carry { place: k as u32, count: count(k) });
                 }
             }
         }
@@ -140,13 +144,18 @@ fn rounded(value: f32) -> i32 {
     (value + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits()) as i32
 }
 
+/// The magnitude as an integer: these are in the order of the numbers, with NaN above all.
+#[inline(always)]
+fn magnitude_bits(value: f32) -> u32 {
+    value.to_bits() & 0x7fff_ffff
+}
+
 /// The largest magnitude of a row, or the scale of a row without one that can be divided by.
 #[inline(always)]
 fn largest(len: usize, value: impl Fn(usize) -> f32) -> Result<f32, f32> {
-    // Magnitudes as integers are in the order of the numbers, with NaN above all.
     let mut largest = 0;
     for k in 0..len {
-        largest = largest.max(value(k).to_bits() & 0x7fff_ffff);
+        largest = largest.max(magnitude_bits(value(k)));
     }
     let largest = f32::from_bits(largest);
     if (SMALLEST..=f32::MAX).contains(&largest) {
@@ -252,6 +261,20 @@ mod tests {
         let (_, scale, carries) = round::<i8>(&row, None);
         assert_eq!(scale, 5.0 / 127.0);
         assert_eq!(carries, [Carry { place: 2, count: 10 }, Carry::default(), Carry::default()]);
+    }
+
+    #[test]
+    fn outliers_are_looked_for_again_among_what_is_left() {
+        let mut row = [1.0; 512];
+        (row[9], row[300]) = (1000.0, -20.0);
+        let (_, scale, carries) = round::<i8>(&row, None);
+        assert_eq!(scale, 1000.0 / 256.0 / 127.0);
+        assert_eq!(carries, [Carry { place: 9, count: 127 }, Carry { place: 300, count: -3 }]);
+        // Of 640, the low part is -128.
+        (row[9], row[300]) = (640.0 / 127.0, 1.0);
+        let (whole, scale, carries) = round::<i8>(&row, None);
+        assert_eq!((scale, whole[9], whole[300]), (1.0 / 127.0, -128, 127));
+        assert_eq!(carries, [Carry { place: 9, count: 3 }, Carry::default()]);
     }
 
     #[test]
