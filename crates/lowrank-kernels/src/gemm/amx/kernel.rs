@@ -84,49 +84,79 @@ impl<U: Unit> Tile for Tiles<U> {
     }
 
     unsafe fn run(unit: &mut U, step: Step<bf16, bf16>) {
-        let left_stride = step.left_stride * size_of::<bf16>();
-        let (sums_stride, lower) = (step.sums_stride * size_of::<f32>(), step.rows > TILE_ROWS);
-        // SAFETY: the caller promises rows rounded up to tiles of 16, a sum rounded up to tiles of 32, two
-        // panels of it, and room for the sums of the rounded rows.
-        unsafe {
-            let sums = |row: usize, col: usize| step.sums.add(row * step.sums_stride + col).cast::<u8>();
-            if step.add {
-                unit.load::<0>(sums(0, 0), sums_stride);
-                unit.load::<1>(sums(0, COLS), sums_stride);
-                if lower {
-                    unit.load::<2>(sums(TILE_ROWS, 0), sums_stride);
-                    unit.load::<3>(sums(TILE_ROWS, COLS), sums_stride);
-                }
-            } else {
-                unit.zero::<0>();
-                unit.zero::<1>();
-                unit.zero::<2>();
-                unit.zero::<3>();
-            }
-            for start in (0..step.depth).step_by(DEPTH) {
-                let left = step.left.add(start);
-                let panel = step.panel.add(start * COLS);
-                unit.load::<4>(left.cast(), left_stride);
-                unit.load::<6>(panel.cast(), TILE_BYTES);
-                unit.dot::<0, 4, 6>();
-                unit.load::<7>(panel.add(step.panel_len).cast(), TILE_BYTES);
-                unit.dot::<1, 4, 7>();
-                if lower {
-                    unit.load::<5>(left.add(TILE_ROWS * step.left_stride).cast(), left_stride);
-                    unit.dot::<2, 5, 6>();
-                    unit.dot::<3, 5, 7>();
-                }
-            }
-            unit.store::<0>(sums(0, 0), sums_stride);
-            unit.store::<1>(sums(0, COLS), sums_stride);
-            if lower {
-                unit.store::<2>(sums(TILE_ROWS, 0), sums_stride);
-                unit.store::<3>(sums(TILE_ROWS, COLS), sums_stride);
-            }
-        }
+        // SAFETY: as the caller promises.
+        unsafe { two_by_two(unit, step) }
     }
 
     fn finish<T: Element>(self, finish: Finish<'_, T>) {
         U::finish(finish);
+    }
+}
+
+/// What tiles of factors hold.
+pub(in crate::gemm) trait Factor: Copy {
+    /// The unit's product of such tiles: see [`Unit::dot`] and [`Unit::dot_int8`].
+    fn dot<U: Unit, const SUMS: usize, const LEFT: usize, const RIGHT: usize>(unit: &mut U);
+}
+
+impl Factor for bf16 {
+    #[inline(always)]
+    fn dot<U: Unit, const SUMS: usize, const LEFT: usize, const RIGHT: usize>(unit: &mut U) {
+        unit.dot::<SUMS, LEFT, RIGHT>();
+    }
+}
+
+impl Factor for i8 {
+    #[inline(always)]
+    fn dot<U: Unit, const SUMS: usize, const LEFT: usize, const RIGHT: usize>(unit: &mut U) {
+        unit.dot_int8::<SUMS, LEFT, RIGHT>();
+    }
+}
+
+/// The product of up to 32 rows and two panels, in sums of four bytes each, of the type that [`Factor::dot`] adds up.
+///
+/// # Safety
+/// As [`Tile::run`], with rows rounded up to tiles of 16 and the sum to tiles of 64 bytes.
+#[inline(always)]
+pub(in crate::gemm) unsafe fn two_by_two<U: Unit, F: Factor>(unit: &mut U, step: Step<F, F>) {
+    let left_stride = step.left_stride * size_of::<F>();
+    let (sums_stride, lower) = (step.sums_stride * size_of::<f32>(), step.rows > TILE_ROWS);
+    // SAFETY: the caller promises rows rounded up to tiles of 16, a sum rounded up to whole tiles, two panels of it, and
+    // room for the sums of the rounded rows.
+    unsafe {
+        let sums = |row: usize, col: usize| step.sums.add(row * step.sums_stride + col).cast::<u8>();
+        if step.add {
+            unit.load::<0>(sums(0, 0), sums_stride);
+            unit.load::<1>(sums(0, COLS), sums_stride);
+            if lower {
+                unit.load::<2>(sums(TILE_ROWS, 0), sums_stride);
+                unit.load::<3>(sums(TILE_ROWS, COLS), sums_stride);
+            }
+        } else {
+            unit.zero::<0>();
+            unit.zero::<1>();
+            unit.zero::<2>();
+            unit.zero::<3>();
+        }
+        for start in (0..step.depth).step_by(const { TILE_BYTES / size_of::<F>() }) {
+            let left = step.left.add(start);
+            let panel = step.panel.add(start * COLS);
+            unit.load::<4>(left.cast(), left_stride);
+            unit.load::<6>(panel.cast(), TILE_BYTES);
+            F::dot::<U, 0, 4, 6>(unit);
+            unit.load::<7>(panel.add(step.panel_len).cast(), TILE_BYTES);
+            F::dot::<U, 1, 4, 7>(unit);
+            if lower {
+                unit.load::<5>(left.add(TILE_ROWS * step.left_stride).cast(), left_stride);
+                F::dot::<U, 2, 5, 6>(unit);
+                F::dot::<U, 3, 5, 7>(unit);
+            }
+        }
+        unit.store::<0>(sums(0, 0), sums_stride);
+        unit.store::<1>(sums(0, COLS), sums_stride);
+        if lower {
+            unit.store::<2>(sums(TILE_ROWS, 0), sums_stride);
+            unit.store::<3>(sums(TILE_ROWS, COLS), sums_stride);
+        }
     }
 }

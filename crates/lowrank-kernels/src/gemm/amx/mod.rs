@@ -15,7 +15,7 @@ mod unit;
 #[cfg(test)]
 pub(super) use emulated::Emulated;
 #[cfg(any(test, target_arch = "x86_64"))]
-pub(super) use kernel::Tiles;
+pub(super) use kernel::{Tiles, two_by_two};
 #[cfg(any(test, target_arch = "x86_64"))]
 pub(super) use unit::{TILE_BYTES, TILE_ROWS, Unit};
 

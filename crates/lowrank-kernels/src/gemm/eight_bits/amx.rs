@@ -1,8 +1,9 @@
 //! The kernel on AMX: 32 rows by 32 columns, two by two tiles of sums, products of 8 bits by `tdpbssd`.
 
 use super::driver::{Dot, Step, Sums};
-use crate::gemm::amx::{TILE_BYTES, TILE_ROWS, Tiles, Unit};
+use crate::gemm::amx::{TILE_BYTES, TILE_ROWS, Tiles, Unit, two_by_two};
 use crate::gemm::panels::Layout;
+use crate::gemm::tile;
 
 /// Numbers of the sum in one tile.
 const DEPTH: usize = TILE_BYTES;
@@ -34,36 +35,14 @@ impl<U: Unit> Dot for Tiles<U> {
     }
 
     unsafe fn run(unit: &mut U, step: Step<i8>, sums: &mut Sums) {
-        let Step { rows, depth, left, stride, panel, panel_len } = step;
-        let mut sums = |row: usize, col: usize| sums.0[row * Self::COLS + col..].as_mut_ptr().cast::<u8>();
-        let (sums_stride, lower) = (Self::COLS * size_of::<i32>(), rows > TILE_ROWS);
-        unit.zero::<0>();
-        unit.zero::<1>();
-        unit.zero::<2>();
-        unit.zero::<3>();
+        let Step { rows, depth, left, stride: left_stride, panel, panel_len } = step;
+        // Sums of whole numbers are as long as floats.
+        let (sums, sums_stride) = (sums.0.as_mut_ptr().cast(), Self::COLS);
+        let step =
+            tile::Step { rows, depth, left, left_stride, panel, panel_len, sums, sums_stride, add: false };
         // SAFETY: the caller promises rows rounded up to tiles of 16, a sum of whole tiles of 64, and two panels of it;
         // `Sums` has room for all four tiles.
-        unsafe {
-            for start in (0..depth).step_by(DEPTH) {
-                let (left, panel) = (left.add(start), panel.add(start * COLS));
-                unit.load::<4>(left.cast(), stride);
-                unit.load::<6>(panel.cast(), TILE_BYTES);
-                unit.dot_int8::<0, 4, 6>();
-                unit.load::<7>(panel.add(panel_len).cast(), TILE_BYTES);
-                unit.dot_int8::<1, 4, 7>();
-                if lower {
-                    unit.load::<5>(left.add(TILE_ROWS * stride).cast(), stride);
-                    unit.dot_int8::<2, 5, 6>();
-                    unit.dot_int8::<3, 5, 7>();
-                }
-            }
-            unit.store::<0>(sums(0, 0), sums_stride);
-            unit.store::<1>(sums(0, COLS), sums_stride);
-            if lower {
-                unit.store::<2>(sums(TILE_ROWS, 0), sums_stride);
-                unit.store::<3>(sums(TILE_ROWS, COLS), sums_stride);
-            }
-        }
+        unsafe { two_by_two(unit, step) }
     }
 }
 
