@@ -31,3 +31,10 @@ pub(crate) fn with<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     }
     result
 }
+
+/// As [`with`], for numbers of another type.
+pub(crate) fn with_numbers<N: bytemuck::Pod, R>(len: usize, work: impl FnOnce(&mut [N]) -> R) -> R {
+    with((len * size_of::<N>()).div_ceil(size_of::<f32>()), |floats| {
+        work(&mut bytemuck::cast_slice_mut(floats)[..len])
+    })
+}

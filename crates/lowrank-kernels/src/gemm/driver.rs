@@ -97,13 +97,11 @@ impl<K: Tile, T: Element, S: Supply<K::Panel>> Product<'_, K, T, S> {
         let mut session = self.kernel.enter();
         let mut tile_sums = TileSums([0.0; TILE_FLOATS]);
         let made = if S::MADE {
-            let steps = depth.min(K::DEPTH).next_multiple_of(K::LAYOUT.depth_multiple);
-            (steps * K::COLS * size_of::<K::Panel>()).div_ceil(size_of::<f32>())
+            depth.min(K::DEPTH).next_multiple_of(K::LAYOUT.depth_multiple) * K::COLS
         } else {
             0
         };
-        scratch::with(made, |room| {
-            let room: &mut [K::Panel] = bytemuck::cast_slice_mut(room);
+        scratch::with_numbers(made, |room: &mut [K::Panel]| {
             scratch::with(held_len, |held| {
                 for start in (0..depth.max(1)).step_by(K::DEPTH) {
                     let end = depth.min(start + K::DEPTH);

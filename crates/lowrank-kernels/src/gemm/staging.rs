@@ -47,9 +47,7 @@ pub(super) fn stage<K: Tile, T: Element, R>(
         None => 0,
     };
     let copy_rows = (count - copied_from).next_multiple_of(K::ROW_MULTIPLE);
-    let bytes = copy_rows * padded * size_of::<K::Left>();
-    scratch::with(bytes.div_ceil(size_of::<f32>()), |copy| {
-        let copy: &mut [K::Left] = &mut bytemuck::cast_slice_mut(copy)[..copy_rows * padded];
+    scratch::with_numbers(copy_rows * padded, |copy: &mut [K::Left]| {
         for (i, copy) in copy.chunks_exact_mut(padded.max(1)).enumerate() {
             let filled = if copied_from + i < count { depth } else { 0 };
             if filled > 0 {

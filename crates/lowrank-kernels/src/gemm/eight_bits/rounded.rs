@@ -36,9 +36,9 @@ pub(super) fn with_terms<K: Dot, T: Element, R>(
     let (count, depth) = (rows.rows(), rows.cols());
     let (padded, stride) = (padded::<K>(depth), stride::<K>(depth));
     let most = K::Left::most_carries(depth);
-    numbers(count.next_multiple_of(K::ROW_MULTIPLE) * stride, |left: &mut [K::Left]| {
+    scratch::with_numbers(count.next_multiple_of(K::ROW_MULTIPLE) * stride, |left: &mut [K::Left]| {
         scratch::with(count, |scales| {
-            numbers(count * most, |carries: &mut [Carry]| {
+            scratch::with_numbers(count * most, |carries: &mut [Carry]| {
                 round_rows(rows, factors, padded, (left, stride), scales, (carries, most));
                 let whole = Term { left: &*left, stride, depth: padded, panels, panel_len };
                 if carries.iter().all(|carry| carry.count == 0) {
@@ -62,7 +62,7 @@ fn with_carried<K: Dot, R>(
 ) -> R {
     let most = carries.len() / rows;
     let carries = || carries.iter().enumerate().filter(|(_, carry)| carry.count != 0);
-    numbers(2 * depth, |both: &mut [u32]| {
+    scratch::with_numbers(2 * depth, |both: &mut [u32]| {
         // Where each place is among those, and the places.
         let (among, places) = both.split_at_mut(depth);
         among.fill(u32::MAX);
@@ -73,27 +73,20 @@ fn with_carried<K: Dot, R>(
             count += 1;
         }
         let (padded, stride) = (padded::<K>(count), stride::<K>(count));
-        numbers(rows.next_multiple_of(K::ROW_MULTIPLE) * stride, |left: &mut [K::Left]| {
+        scratch::with_numbers(rows.next_multiple_of(K::ROW_MULTIPLE) * stride, |left: &mut [K::Left]| {
             left.fill(K::Left::from(0));
             for (i, carry) in carries() {
                 let place = among[carry.place as usize] as usize;
                 left[i / most * stride + place] = K::Left::from(carry.count as i8);
             }
             let len = padded * K::LAYOUT.cols;
-            numbers(panels.len() / panel_len * len, |some: &mut [i8]| {
+            scratch::with_numbers(panels.len() / panel_len * len, |some: &mut [i8]| {
                 for (to, from) in some.chunks_exact_mut(len).zip(panels.chunks_exact(panel_len)) {
                     steps_of_panel(K::LAYOUT, &places[..count], cast_slice(from), cast_slice_mut(to));
                 }
                 work(Term { left: &*left, stride, depth: padded, panels: &*some, panel_len: len })
             })
         })
-    })
-}
-
-/// Calls `work` with so many numbers of any content.
-fn numbers<N: bytemuck::Pod, R>(len: usize, work: impl FnOnce(&mut [N]) -> R) -> R {
-    scratch::with((len * size_of::<N>()).div_ceil(size_of::<f32>()), |floats| {
-        work(&mut cast_slice_mut(floats)[..len])
     })
 }
 
