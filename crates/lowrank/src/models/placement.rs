@@ -201,8 +201,8 @@ pub(super) fn stream(model: &mut dyn Model) {
     });
 }
 
-/// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers by rows of `compute`, except floating ones that are
-/// streamed, and gives their number.
+/// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers by rows of `compute`, except floating
+/// ones that are streamed, and gives their number.
 ///
 /// # Errors
 /// Names a weight that holds a value that is not finite.
