@@ -10,7 +10,7 @@ fn kernels(criterion: &mut Criterion) {
         group.sample_size(10);
         for mut work in all(compute) {
             group.throughput(match work.cost {
-                Cost::Flops(flops) => Throughput::Elements(flops as u64),
+                Cost::Operations(count, _) => Throughput::Elements(count as u64),
                 Cost::Bytes(bytes) => Throughput::Bytes(bytes as u64),
             });
             group.bench_function(&work.name, |bencher| bencher.iter(|| (work.run)()));

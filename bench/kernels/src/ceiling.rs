@@ -9,15 +9,24 @@ use rayon::prelude::*;
 /// Rounds of a measurement, of which the fastest counts.
 const ROUNDS: usize = 5;
 
-/// Floating-point operations a second of all threads of the pool, for a type on a tier; none where no loop here measures
+/// What is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operands {
+    /// Numbers of the type that is computed in.
+    Floats,
+    /// Frozen weights of 8 bits, and rows that are rounded for them.
+    Integers,
+}
+
+/// Multiplications and additions a second of all threads of the pool, for a type on a tier; none where no loop here measures
 /// that: it computes as another does, or needs instructions that stable Rust has not.
-pub fn flops(tier: Tier, compute: Compute) -> Option<f64> {
-    let kernel = kernel(tier, compute)?;
+pub fn operations(tier: Tier, compute: Compute, operands: Operands) -> Option<f64> {
+    let kernel = kernel(tier, compute, operands)?;
     let threads = rayon::current_num_threads();
     let fastest = (0..ROUNDS).map(|_| {
         let start = Instant::now();
-        let flops: f64 = (0..threads).into_par_iter().map(|_| kernel(2_000_000)).sum();
-        flops / start.elapsed().as_secs_f64()
+        let operations: f64 = (0..threads).into_par_iter().map(|_| kernel(2_000_000)).sum();
+        operations / start.elapsed().as_secs_f64()
     });
     Some(fastest.fold(0.0, f64::max))
 }
@@ -42,14 +51,25 @@ pub fn bytes() -> f64 {
 type Kernel = fn(usize) -> f64;
 
 #[cfg(not(target_arch = "x86_64"))]
-fn kernel(_: Tier, _: Compute) -> Option<Kernel> {
+fn kernel(_: Tier, _: Compute, _: Operands) -> Option<Kernel> {
     None
 }
 
 #[cfg(target_arch = "x86_64")]
-fn kernel(tier: Tier, compute: Compute) -> Option<Kernel> {
+fn kernel(tier: Tier, compute: Compute, operands: Operands) -> Option<Kernel> {
     let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let has_avx512 = is_x86_feature_detected!("avx512f");
+    if operands == Operands::Integers {
+        return match (tier, compute) {
+            (Tier::Portable, _) if has_avx2 => Some(x86::pairs),
+            (Tier::Avx512, _) | (Tier::Amx, Compute::F32)
+                if has_avx512 && is_x86_feature_detected!("avx512vnni") =>
+            {
+                Some(x86::wide_pairs)
+            }
+            _ => None,
+        };
+    }
     match (tier, compute) {
         // bf16 is widened, and multiplied as f32.
         (Tier::Portable, _) if has_avx2 => Some(x86::avx2),
@@ -106,6 +126,36 @@ mod x86 {
             let mut sums = [_mm512_setzero_ps(); SUMS];
             for _ in 0..rounds {
                 sums.iter_mut().for_each(|sum| *sum = _mm512_dpbf16_ps(*sum, pairs, pairs));
+            }
+            black_box(sums);
+        }
+        // SAFETY: `kernel` gives this function only where the processor has these instructions.
+        unsafe { run(rounds) }
+        (rounds * SUMS * 32 * 2) as f64
+    }
+    pub fn pairs(rounds: usize) -> f64 {
+        #[target_feature(enable = "avx2")]
+        fn run(rounds: usize) {
+            let pairs = black_box(_mm256_set1_epi16(1));
+            let mut sums = [_mm256_set1_epi32(1); SUMS];
+            for _ in 0..rounds {
+                // By the sums themselves: a product that is the same in every round would be computed once.
+                sums.iter_mut().for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, pairs)));
+            }
+            black_box(sums);
+        }
+        // SAFETY: `kernel` gives this function only where the processor has AVX2.
+        unsafe { run(rounds) }
+        (rounds * SUMS * 16 * 2) as f64
+    }
+
+    pub fn wide_pairs(rounds: usize) -> f64 {
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        fn run(rounds: usize) {
+            let pairs = black_box(_mm512_set1_epi16(1));
+            let mut sums = [_mm512_setzero_si512(); SUMS];
+            for _ in 0..rounds {
+                sums.iter_mut().for_each(|sum| *sum = _mm512_dpwssd_epi32(*sum, pairs, pairs));
             }
             black_box(sums);
         }

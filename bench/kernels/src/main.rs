@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use lowrank_bench::ceiling;
+use lowrank_bench::ceiling::{self, Operands};
 use lowrank_bench::work::{Cost, Work, all};
 use lowrank_kernels::{Compute, Tier};
 
@@ -52,15 +52,23 @@ fn main() -> Result<(), String> {
         println!("tier {}, {threads} threads, {:.1} GB/s through memory", tier.kernels(), bandwidth / 1e9);
     }
     for (compute, name_of_type) in [(Compute::F32, "f32"), (Compute::Bf16, "bf16")] {
-        let peak = ceiling::flops(tier, compute);
+        let peak = |operands| ceiling::operations(tier, compute, operands);
+        let (mut floats, mut integers) = (peak(Operands::Floats), peak(Operands::Integers));
         if !options.json {
-            let peak = peak.map_or("not known here".to_owned(), |peak| format!("{:.1} GFLOP/s", peak / 1e9));
-            println!("\n{name_of_type}: {peak} in registers");
+            let shown = |peak: Option<f64>| {
+                peak.map_or("not known here".to_owned(), |peak| format!("{:.1} GFLOP/s", peak / 1e9))
+            };
+            println!("\n{name_of_type}: {} in registers, int8: {}", shown(floats), shown(integers));
         }
         for mut work in all(compute).into_iter().filter(|work| work.name.contains(&options.only)) {
             let seconds = seconds(&mut work);
             let (rate, unit, most) = match work.cost {
-                Cost::Flops(flops) => (flops / seconds, "GFLOP/s", peak),
+                Cost::Operations(count, operands) => {
+                    let most = if operands == Operands::Floats { &mut floats } else { &mut integers };
+                    // Another process may have had a part of the processors before.
+                    *most = most.zip(peak(operands)).map(|(most, now)| most.max(now));
+                    (count / seconds, "GFLOP/s", *most)
+                }
                 Cost::Bytes(bytes) => (bytes / seconds, "GB/s", Some(bandwidth)),
             };
             let part = most.map(|most| rate / most);

@@ -4,7 +4,7 @@ use half::bf16;
 use lowrank_kernels::attention::{self, Attention, AttentionGradients, AttentionShape};
 use lowrank_kernels::dropout;
 use lowrank_kernels::gemm::{
-    Int8, Matrix, MatrixMut, Stored, Streamed, Weight, matmul, quantize, weight_gradient,
+    Int8, Int8Weight, Matrix, MatrixMut, Stored, Streamed, Weight, matmul, quantize, weight_gradient,
 };
 use lowrank_kernels::loss::{cross_entropy, cross_entropy_backward};
 use lowrank_kernels::low_rank::{down, down_backward, outer, outer_transposed, up, up_backward};
@@ -18,6 +18,8 @@ use lowrank_kernels::{
     mixture,
 };
 
+use crate::ceiling::Operands;
+
 /// Rows of a step: 16 sequences of 128 tokens.
 const ROWS: usize = 2048;
 const SEQUENCES: usize = 16;
@@ -30,8 +32,8 @@ const VOCABULARY: usize = 50_265;
 /// What a kernel must do, by the count.
 #[derive(Clone, Copy)]
 pub enum Cost {
-    /// Floating-point operations.
-    Flops(f64),
+    /// Multiplications and additions of such operands.
+    Operations(f64, Operands),
     /// Bytes that are read and written.
     Bytes(f64),
 }
@@ -63,6 +65,7 @@ fn of<T: Element>() -> Vec<Work> {
     for [outputs, inputs] in [[WIDTH, WIDTH], [INNER, WIDTH], [WIDTH, INNER]] {
         for rows in [32, ROWS] {
             work.extend(products::<T>(rows, outputs, inputs));
+            work.extend(integer_products::<T>(rows, outputs, inputs));
         }
     }
     work.extend(streamed::<T>(ROWS, WIDTH, WIDTH));
@@ -89,27 +92,60 @@ fn of_rows<T>(elements: usize) -> Cost {
     Cost::Bytes((elements * size_of::<T>()) as f64)
 }
 
+fn operations(product: [usize; 3]) -> f64 {
+    2.0 * product.map(|size| size as f64).iter().product::<f64>()
+}
+
 fn flops(product: [usize; 3]) -> Cost {
-    Cost::Flops(2.0 * product.map(|size| size as f64).iter().product::<f64>())
+    Cost::Operations(operations(product), Operands::Floats)
 }
 
 /// Products by a frozen weight, packed.
 fn products<T: Element>(rows: usize, outputs: usize, inputs: usize) -> [Work; 2] {
     let weight = || Weight::new(T::COMPUTE, Source::F32(&numbers(outputs * inputs)), outputs, inputs);
-    let (bias, cost) = (numbers(outputs), flops([rows, outputs, inputs]));
+    let (bias, ahead, back) = (numbers(outputs), weight(), weight());
+    in_both_directions::<T>(
+        "frozen",
+        [rows, outputs, inputs],
+        Operands::Floats,
+        move |x, y| ahead.forward(x, Some(&bias), y),
+        move |dy, dx| back.backward(dy, dx, false),
+    )
+}
+
+/// Products by a frozen weight of 8 bits in whole numbers.
+fn integer_products<T: Element>(rows: usize, outputs: usize, inputs: usize) -> [Work; 2] {
+    let source = numbers(outputs * inputs);
+    let weight =
+        || Int8Weight::quantize(T::COMPUTE, Source::F32(&source), outputs, inputs).expect("finite numbers");
+    let (bias, ahead, back) = (numbers(outputs), weight(), weight());
+    in_both_directions::<T>(
+        "int8",
+        [rows, outputs, inputs],
+        Operands::Integers,
+        move |x, y| ahead.forward(x, Some(&bias), y),
+        move |dy, dx| back.backward(dy, dx, false),
+    )
+}
+
+/// A weight's two products on rows of `T`.
+fn in_both_directions<T: Element>(
+    name: &str,
+    [rows, outputs, inputs]: [usize; 3],
+    operands: Operands,
+    forward: impl Fn(Rows<T>, RowsMut<T>) + 'static,
+    backward: impl Fn(Rows<T>, RowsMut<T>) + 'static,
+) -> [Work; 2] {
+    let cost = Cost::Operations(operations([rows, outputs, inputs]), operands);
     let sizes = format!("{rows}x{inputs}x{outputs}");
-    let (x, mut y, forward) = (elements::<T>(rows * inputs), elements::<T>(rows * outputs), weight());
-    let (dy, mut dx, backward) = (elements::<T>(rows * outputs), elements::<T>(rows * inputs), weight());
+    let (x, mut y) = (elements::<T>(rows * inputs), elements::<T>(rows * outputs));
+    let (dy, mut dx) = (elements::<T>(rows * outputs), elements::<T>(rows * inputs));
     [
-        Work::new(format!("frozen/{sizes}"), cost, move || {
-            forward.forward(
-                Rows::dense(&x, rows, inputs),
-                Some(&bias),
-                RowsMut::dense(&mut y, rows, outputs),
-            );
+        Work::new(format!("{name}/{sizes}"), cost, move || {
+            forward(Rows::dense(&x, rows, inputs), RowsMut::dense(&mut y, rows, outputs));
         }),
-        Work::new(format!("frozen backward/{sizes}"), cost, move || {
-            backward.backward(Rows::dense(&dy, rows, outputs), RowsMut::dense(&mut dx, rows, inputs), false);
+        Work::new(format!("{name} backward/{sizes}"), cost, move || {
+            backward(Rows::dense(&dy, rows, outputs), RowsMut::dense(&mut dx, rows, inputs));
         }),
     ]
 }
@@ -130,7 +166,7 @@ fn streamed<T: Element>(rows: usize, outputs: usize, inputs: usize) -> [Work; 2]
                 RowsMut::dense(&mut y, rows, outputs),
             );
         }),
-        Work::new(format!("int8/{rows}x{inputs}x{outputs}"), cost, move || {
+        Work::new(format!("streamed int8/{rows}x{inputs}x{outputs}"), cost, move || {
             let int8 = Int8 { values: &values, scales: &scales, columns: &[], outliers: &[] };
             Streamed::new(T::COMPUTE, Stored::Int8(int8), outputs, inputs).forward(
                 Rows::dense(&also_x, rows, inputs),
@@ -165,8 +201,12 @@ fn attention_of<T: Element>() -> [Work; 2] {
     let tokens = ROWS / SEQUENCES;
     let offsets: Vec<usize> = (0..=SEQUENCES).map(|sequence| sequence * tokens).collect();
     let qkv = elements::<T>(ROWS * 3 * WIDTH);
-    let products =
-        |count: f64| Cost::Flops(count * 2.0 * (SEQUENCES * HEADS * tokens * tokens * head_dim) as f64);
+    let products = |count: f64| {
+        Cost::Operations(
+            count * 2.0 * (SEQUENCES * HEADS * tokens * tokens * head_dim) as f64,
+            Operands::Floats,
+        )
+    };
     let mut logsumexp = vec![0.0; ROWS * HEADS];
     {
         let mut out = elements::<T>(ROWS * WIDTH);
