@@ -4,6 +4,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::workshop::{Ran, Workshop};
 
 #[test]
@@ -87,4 +89,47 @@ fn ctrl_c_writes_a_checkpoint_that_leads_to_the_bytes_of_the_unbroken_run() {
     workshop.succeed(&[&arguments[..], &["--resume"]].concat());
     let file = "adapter_model.safetensors";
     assert_eq!(workshop.read(&format!("out/{file}")), workshop.read(&format!("whole/{file}")));
+}
+
+/// Makes the workshop's model so many layers deep, by copies of its last one.
+fn deepen(workshop: &Workshop, layers: usize) {
+    let mut config: Value = serde_json::from_slice(&workshop.read("model/config.json")).unwrap();
+    let last = config["num_hidden_layers"].as_u64().unwrap() - 1;
+    config["num_hidden_layers"] = layers.into();
+    workshop.write("model/config.json", &config.to_string());
+    let file = workshop.read("model/model.safetensors");
+    let (length, rest) = file.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
+    let (mut deep, mut data) = (header.clone(), data.to_vec());
+    for (name, tensor) in &header {
+        let Some((model, part)) = name.split_once(&format!(".layer.{last}.")) else { continue };
+        let [start, end] = [0, 1].map(|i| tensor["data_offsets"][i].as_u64().unwrap() as usize);
+        for layer in last as usize + 1..layers {
+            let mut copy = tensor.clone();
+            copy["data_offsets"] = [data.len(), data.len() + end - start].as_slice().into();
+            deep.insert(format!("{model}.layer.{layer}.{part}"), copy);
+            data.extend_from_within(start..end);
+        }
+    }
+    let header = Value::from(deep).to_string();
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+    fs::write(workshop.path("model/model.safetensors"), file).unwrap();
+}
+
+#[test]
+fn a_run_whose_layers_are_run_again_takes_less_memory() {
+    let workshop = Workshop::new();
+    deepen(&workshop, 12);
+    let row = |i: usize| format!("{}\t{}\n", "the film was very good ".repeat(5).trim(), i % 2);
+    workshop.write("train.tsv", &("sentence\tlabel\n".to_owned() + &(0..512).map(row).collect::<String>()));
+    let peak = |checkpointing: bool| {
+        let set = format!("train.gradient_checkpointing={checkpointing}");
+        let run = ["train", "run.toml", "--json", "--overwrite", "--batch-size", "512", "--epochs", "1"];
+        let ran = workshop.succeed(&[&run[..], &["--set", &set]].concat());
+        (ran.json()["peak_rss_bytes"].as_f64().unwrap(), workshop.read("out/adapter_model.safetensors"))
+    };
+    let (kept, again) = (peak(false), peak(true));
+    assert!(again.0 < 0.7 * kept.0, "{} bytes, where keeping all takes {}", again.0, kept.0);
+    assert!(again.1 == kept.1, "the bits are the same");
 }
