@@ -55,10 +55,11 @@ fn main() -> Result<(), String> {
         let peak = |operands| ceiling::operations(tier, compute, operands);
         let (mut floats, mut integers) = (peak(Operands::Floats), peak(Operands::Integers));
         if !options.json {
-            let shown = |peak: Option<f64>| {
-                peak.map_or("not known here".to_owned(), |peak| format!("{:.1} GFLOP/s", peak / 1e9))
+            let shown = |peak: Option<f64>, unit| {
+                peak.map_or("not known here".to_owned(), |peak| format!("{:.1} {unit}", peak / 1e9))
             };
-            println!("\n{name_of_type}: {} in registers, int8: {}", shown(floats), shown(integers));
+            let (floats, integers) = (shown(floats, "GFLOP/s"), shown(integers, "GOP/s"));
+            println!("\n{name_of_type}: {floats} in registers, int8: {integers}");
         }
         for mut work in all(compute).into_iter().filter(|work| work.name.contains(&options.only)) {
             let seconds = seconds(&mut work);
@@ -67,7 +68,8 @@ fn main() -> Result<(), String> {
                     let most = if operands == Operands::Floats { &mut floats } else { &mut integers };
                     // Another process may have had a part of the processors before.
                     *most = most.zip(peak(operands)).map(|(most, now)| most.max(now));
-                    (count / seconds, "GFLOP/s", *most)
+                    let unit = if operands == Operands::Floats { "GFLOP/s" } else { "GOP/s" };
+                    (count / seconds, unit, *most)
                 }
                 Cost::Bytes(bytes) => (bytes / seconds, "GB/s", Some(bandwidth)),
             };

@@ -92,6 +92,7 @@ fn ctrl_c_writes_a_checkpoint_that_leads_to_the_bytes_of_the_unbroken_run() {
 }
 
 /// Makes the workshop's model so many layers deep, by copies of its last one.
+#[cfg(target_os = "linux")]
 fn deepen(workshop: &Workshop, layers: usize) {
     let mut config: Value = serde_json::from_slice(&workshop.read("model/config.json")).unwrap();
     let last = config["num_hidden_layers"].as_u64().unwrap() - 1;
@@ -117,6 +118,8 @@ fn deepen(workshop: &Workshop, layers: usize) {
     fs::write(workshop.path("model/model.safetensors"), file).unwrap();
 }
 
+// The peak is read from /proc.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_run_whose_layers_are_run_again_takes_less_memory() {
     let workshop = Workshop::new();
@@ -125,11 +128,13 @@ fn a_run_whose_layers_are_run_again_takes_less_memory() {
     workshop.write("train.tsv", &("sentence\tlabel\n".to_owned() + &(0..512).map(row).collect::<String>()));
     let peak = |checkpointing: bool| {
         let set = format!("train.gradient_checkpointing={checkpointing}");
-        let run = ["train", "run.toml", "--json", "--overwrite", "--batch-size", "512", "--epochs", "1"];
-        let ran = workshop.succeed(&[&run[..], &["--set", &set]].concat());
+        // Two steps, of which the first learns, too.
+        let run = ["train", "run.toml", "--json", "--overwrite", "--batch-size", "512", "--threads", "2"];
+        let ran = workshop.succeed(&[&run[..], &["--set", "train.warmup_ratio=0", "--set", &set]].concat());
         (ran.json()["peak_rss_bytes"].as_f64().unwrap(), workshop.read("out/adapter_model.safetensors"))
     };
     let (kept, again) = (peak(false), peak(true));
+    // 0.36 of it in f32.
     assert!(again.0 < 0.7 * kept.0, "{} bytes, where keeping all takes {}", again.0, kept.0);
-    assert!(again.1 == kept.1, "the bits are the same");
+    assert!(again.1 == kept.1, "the adapters differ");
 }

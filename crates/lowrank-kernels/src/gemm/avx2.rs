@@ -64,8 +64,8 @@ macro_rules! multiply_row {
     };
 }
 
-/// All six rows of a tile. In assembly for where the loop begins: at half of a cache line it is 1.07 times as slow, and where
-/// the compiler puts it changes from build to build.
+/// All six rows of a tile. In assembly for where the loop begins: at half of a cache line it is slower, and where the compiler
+/// puts it changes from build to build (docs/performance.md).
 ///
 /// # Safety
 /// As [`Tile::run`] for six rows; the processor has AVX2 and FMA.
@@ -73,7 +73,7 @@ macro_rules! multiply_row {
 unsafe fn whole_tile(step: Step<f32, f32>) {
     let mut sums = [_mm256_setzero_ps(); 12];
     if step.depth > 0 {
-        // SAFETY: the caller promises six rows and a panel of `depth` elements.
+        // SAFETY: the caller promises six rows, of which `lower` is the fourth, and a panel of `depth` elements; nothing is written.
         unsafe {
             asm!(
                 ".p2align 6",

@@ -75,7 +75,7 @@ unsafe fn whole_tile(step: Step<i16>, sums: &mut Sums) {
     let Step { depth, left, stride, panel, .. } = step;
     let mut totals = [_mm256_setzero_si256(); 12];
     if depth > 1 {
-        // SAFETY: the caller promises six rows and a panel of as many steps.
+        // SAFETY: the caller promises six rows, of which `lower` is the fourth, and a panel of as many steps; nothing is written.
         unsafe {
             asm!(
                 ".p2align 6",
