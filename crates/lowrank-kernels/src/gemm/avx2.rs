@@ -1,10 +1,9 @@
 //! The portable tier's f32 micro-kernel on x86 processors with AVX2 and FMA: six rows by sixteen columns.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::panels::Layout;
-use super::tile::{Step, Tile, with_rows};
+use super::tile::{Step, Tile, six_rows, with_rows};
 use crate::tier::has_avx2;
 
 /// Exists only where the processor has AVX2 and FMA.
@@ -64,8 +63,7 @@ macro_rules! multiply_row {
     };
 }
 
-/// All six rows of a tile. In assembly for where the loop begins: at half of a cache line it is slower, and where the compiler
-/// puts it changes from build to build (docs/performance.md).
+/// All six rows of a tile.
 ///
 /// # Safety
 /// As [`Tile::run`] for six rows; the processor has AVX2 and FMA.
@@ -73,45 +71,11 @@ macro_rules! multiply_row {
 unsafe fn whole_tile(step: Step<f32, f32>) {
     let mut sums = [_mm256_setzero_ps(); 12];
     if step.depth > 0 {
-        // SAFETY: the caller promises six rows, of which `lower` is the fourth, and a panel of `depth` elements; nothing is written.
+        // SAFETY: the caller promises six rows and a panel of `depth` elements.
         unsafe {
-            asm!(
-                ".p2align 6",
-                "2:",
-                "vmovups ymm12, [{panel}]",
-                "vmovups ymm13, [{panel} + 32]",
-                multiply_row!("{left}", "ymm0", "ymm1"),
-                multiply_row!("{left} + {stride}", "ymm2", "ymm3"),
-                multiply_row!("{left} + 2*{stride}", "ymm4", "ymm5"),
-                multiply_row!("{lower}", "ymm6", "ymm7"),
-                multiply_row!("{lower} + {stride}", "ymm8", "ymm9"),
-                multiply_row!("{lower} + 2*{stride}", "ymm10", "ymm11"),
-                "add {panel}, 64",
-                "add {left}, 4",
-                "add {lower}, 4",
-                "dec {depth}",
-                "jnz 2b",
-                depth = inout(reg) step.depth => _,
-                panel = inout(reg) step.panel => _,
-                left = inout(reg) step.left => _,
-                lower = inout(reg) step.left.add(3 * step.left_stride) => _,
-                stride = in(reg) step.left_stride * size_of::<f32>(),
-                inout("ymm0") sums[0],
-                inout("ymm1") sums[1],
-                inout("ymm2") sums[2],
-                inout("ymm3") sums[3],
-                inout("ymm4") sums[4],
-                inout("ymm5") sums[5],
-                inout("ymm6") sums[6],
-                inout("ymm7") sums[7],
-                inout("ymm8") sums[8],
-                inout("ymm9") sums[9],
-                inout("ymm10") sums[10],
-                inout("ymm11") sums[11],
-                out("ymm12") _,
-                out("ymm13") _,
-                out("ymm14") _,
-                options(nostack, readonly),
+            six_rows!(
+                multiply_row, "vmovups ymm12, [{panel}]\nvmovups ymm13, [{panel} + 32]", "64";
+                step.depth, step.left, step.left_stride * size_of::<f32>(), step.panel, sums
             );
         }
     }

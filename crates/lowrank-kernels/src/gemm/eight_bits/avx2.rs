@@ -1,11 +1,10 @@
 //! The kernel on AVX2: six rows by sixteen columns, pairs by `vpmaddwd`.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::driver::{Dot, Step, Sums, pairs_of, task_rows_of_16_bits};
 use crate::gemm::panels::Layout;
-use crate::gemm::tile::with_rows;
+use crate::gemm::tile::{six_rows, with_rows};
 use crate::tier::has_avx2;
 
 const COLS: usize = 16;
@@ -66,7 +65,7 @@ macro_rules! multiply_row {
     };
 }
 
-/// All six rows of a tile. In assembly for where the loop begins, as in f32.
+/// All six rows of a tile.
 ///
 /// # Safety
 /// As [`Dot::run`] for six rows; the processor has AVX2.
@@ -75,46 +74,11 @@ unsafe fn whole_tile(step: Step<i16>, sums: &mut Sums) {
     let Step { depth, left, stride, panel, .. } = step;
     let mut totals = [_mm256_setzero_si256(); 12];
     if depth > 1 {
-        // SAFETY: the caller promises six rows, of which `lower` is the fourth, and a panel of as many steps; nothing is written.
+        // SAFETY: the caller promises six rows and a panel of as many steps.
         unsafe {
-            asm!(
-                ".p2align 6",
-                "2:",
-                "vpmovsxbw ymm12, [{panel}]",
-                "vpmovsxbw ymm13, [{panel} + 16]",
-                multiply_row!("{left}", "ymm0", "ymm1"),
-                multiply_row!("{left} + {stride}", "ymm2", "ymm3"),
-                multiply_row!("{left} + 2*{stride}", "ymm4", "ymm5"),
-                multiply_row!("{lower}", "ymm6", "ymm7"),
-                multiply_row!("{lower} + {stride}", "ymm8", "ymm9"),
-                multiply_row!("{lower} + 2*{stride}", "ymm10", "ymm11"),
-                "add {panel}, 32",
-                "add {left}, 4",
-                "add {lower}, 4",
-                "dec {pairs}",
-                "jnz 2b",
-                pairs = inout(reg) depth / 2 => _,
-                panel = inout(reg) panel => _,
-                left = inout(reg) left => _,
-                lower = inout(reg) left.add(3 * stride) => _,
-                stride = in(reg) stride * size_of::<i16>(),
-                inout("ymm0") totals[0],
-                inout("ymm1") totals[1],
-                inout("ymm2") totals[2],
-                inout("ymm3") totals[3],
-                inout("ymm4") totals[4],
-                inout("ymm5") totals[5],
-                inout("ymm6") totals[6],
-                inout("ymm7") totals[7],
-                inout("ymm8") totals[8],
-                inout("ymm9") totals[9],
-                inout("ymm10") totals[10],
-                inout("ymm11") totals[11],
-                out("ymm12") _,
-                out("ymm13") _,
-                out("ymm14") _,
-                out("ymm15") _,
-                options(nostack, readonly),
+            six_rows!(
+                multiply_row, "vpmovsxbw ymm12, [{panel}]\nvpmovsxbw ymm13, [{panel} + 16]", "32";
+                depth / 2, left, stride * size_of::<i16>(), panel, totals
             );
         }
     }
