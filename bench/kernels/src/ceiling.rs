@@ -59,23 +59,19 @@ fn kernel(_: Tier, _: Compute, _: Operands) -> Option<Kernel> {
 fn kernel(tier: Tier, compute: Compute, operands: Operands) -> Option<Kernel> {
     let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let has_avx512 = is_x86_feature_detected!("avx512f");
-    if operands == Operands::Integers {
-        return match (tier, compute) {
-            (Tier::Portable, _) if has_avx2 => Some(x86::pairs),
-            (Tier::Avx512, _) | (Tier::Amx, Compute::F32)
-                if has_avx512 && is_x86_feature_detected!("avx512vnni") =>
-            {
-                Some(x86::wide_pairs)
-            }
-            _ => None,
-        };
-    }
-    match (tier, compute) {
+    let has_vnni = has_avx512 && is_x86_feature_detected!("avx512vnni");
+    match (operands, tier, compute) {
         // bf16 is widened, and multiplied as f32.
-        (Tier::Portable, _) if has_avx2 => Some(x86::avx2),
-        (Tier::Avx512 | Tier::Amx, Compute::F32) if has_avx512 => Some(x86::avx512),
-        (Tier::Avx512, Compute::Bf16) if has_avx512 && is_x86_feature_detected!("avx512bf16") => {
+        (Operands::Floats, Tier::Portable, _) if has_avx2 => Some(x86::avx2),
+        (Operands::Floats, Tier::Avx512 | Tier::Amx, Compute::F32) if has_avx512 => Some(x86::avx512),
+        (Operands::Floats, Tier::Avx512, Compute::Bf16)
+            if has_avx512 && is_x86_feature_detected!("avx512bf16") =>
+        {
             Some(x86::bf16)
+        }
+        (Operands::Integers, Tier::Portable, _) if has_avx2 => Some(x86::pairs),
+        (Operands::Integers, Tier::Avx512, _) | (Operands::Integers, Tier::Amx, Compute::F32) if has_vnni => {
+            Some(x86::wide_pairs)
         }
         _ => None,
     }
@@ -133,6 +129,7 @@ mod x86 {
         unsafe { run(rounds) }
         (rounds * SUMS * 32 * 2) as f64
     }
+
     pub fn pairs(rounds: usize) -> f64 {
         #[target_feature(enable = "avx2")]
         fn run(rounds: usize) {

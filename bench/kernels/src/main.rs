@@ -65,10 +65,12 @@ fn main() -> Result<(), String> {
             let seconds = seconds(&mut work);
             let (rate, unit, most) = match work.cost {
                 Cost::Operations(count, operands) => {
-                    let most = if operands == Operands::Floats { &mut floats } else { &mut integers };
+                    let (most, unit) = match operands {
+                        Operands::Floats => (&mut floats, "GFLOP/s"),
+                        Operands::Integers => (&mut integers, "GOP/s"),
+                    };
                     // Another process may have had a part of the processors before.
                     *most = most.zip(peak(operands)).map(|(most, now)| most.max(now));
-                    let unit = if operands == Operands::Floats { "GFLOP/s" } else { "GOP/s" };
                     (count / seconds, unit, *most)
                 }
                 Cost::Bytes(bytes) => (bytes / seconds, "GB/s", Some(bandwidth)),

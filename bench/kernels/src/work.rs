@@ -201,12 +201,7 @@ fn attention_of<T: Element>() -> [Work; 2] {
     let tokens = ROWS / SEQUENCES;
     let offsets: Vec<usize> = (0..=SEQUENCES).map(|sequence| sequence * tokens).collect();
     let qkv = elements::<T>(ROWS * 3 * WIDTH);
-    let products = |count: f64| {
-        Cost::Operations(
-            count * 2.0 * (SEQUENCES * HEADS * tokens * tokens * head_dim) as f64,
-            Operands::Floats,
-        )
-    };
+    let products = |count: usize| flops([count * SEQUENCES * HEADS, tokens * tokens, head_dim]);
     let mut logsumexp = vec![0.0; ROWS * HEADS];
     {
         let mut out = elements::<T>(ROWS * WIDTH);
@@ -217,12 +212,12 @@ fn attention_of<T: Element>() -> [Work; 2] {
     let (mut out, mut saved) = (elements::<T>(ROWS * WIDTH), logsumexp.clone());
     let (dout, mut dqkv) = (elements::<T>(ROWS * WIDTH), elements::<T>(ROWS * 3 * WIDTH));
     [
-        Work::new("attention/16x128x12x64", products(2.0), move || {
+        Work::new("attention/16x128x12x64", products(2), move || {
             let rows = Rows::dense(&forward_qkv, ROWS, 3 * WIDTH);
             let attention = Attention::within(rows, &forward_offsets, shape);
             attention::forward(&attention, RowsMut::dense(&mut out, ROWS, WIDTH), &mut saved);
         }),
-        Work::new("attention backward/16x128x12x64", products(5.0), move || {
+        Work::new("attention backward/16x128x12x64", products(5), move || {
             let attention = Attention::within(Rows::dense(&qkv, ROWS, 3 * WIDTH), &offsets, shape);
             let gradients = RowsMut::dense(&mut dqkv, ROWS, 3 * WIDTH);
             let [q, k, v] = gradients.split_columns([WIDTH, WIDTH, WIDTH]);
