@@ -1,5 +1,9 @@
 //! Views of row-major matrices whose rows may lie further apart than they are long.
 
+use std::any::TypeId;
+
+use crate::element::Element;
+
 /// `rows` rows of `cols` elements; row `i` starts at `i * stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a, T> {
@@ -95,6 +99,22 @@ impl<'a, T> Rows<'a, T> {
     /// Everything from the first row's first element on.
     pub fn data(&self) -> &'a [T] {
         self.data
+    }
+}
+
+impl<'a, T: Element> Rows<'a, T> {
+    /// The rows as elements of type `U`, if that is what they are.
+    pub(crate) fn cast<U: Element>(self) -> Option<Rows<'a, U>> {
+        let same = TypeId::of::<T>() == TypeId::of::<U>();
+        same.then(|| Rows::new(bytemuck::cast_slice(self.data), self.rows, self.cols, self.stride))
+    }
+}
+
+impl<T: Element> RowsMut<'_, T> {
+    /// As [`Rows::cast`], for writing.
+    pub(crate) fn cast_mut<U: Element>(&mut self) -> Option<RowsMut<'_, U>> {
+        let same = TypeId::of::<T>() == TypeId::of::<U>();
+        same.then(|| RowsMut::new(bytemuck::cast_slice_mut(self.data), self.rows, self.cols, self.stride))
     }
 }
 

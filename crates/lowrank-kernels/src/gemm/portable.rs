@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut, matmul};
-use super::rows::{cast_mut, widened};
+use super::rows::widened;
 use super::streamed::Streamed;
 use crate::element::Element;
 use crate::rows::{Rows, RowsMut};
@@ -59,7 +59,7 @@ fn multiply<T: Element>(
         let block = x.slice(start, start + rows);
         start += rows;
         widened(block, |block| {
-            if let Some(mut out) = cast_mut::<T, f32>(&mut out) {
+            if let Some(mut out) = out.cast_mut::<f32>() {
                 prepare(bias, accumulate, &mut out);
                 let beta = if accumulate || bias.is_some() { 1.0 } else { 0.0 };
                 return matmul(1.0, block, weight, beta, (&mut out).into(), true);

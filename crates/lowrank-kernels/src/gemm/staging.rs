@@ -1,6 +1,5 @@
 //! Brings rows into the form that a micro-kernel reads: in place where they have it, else through a copy.
 
-use super::rows::cast;
 use super::tile::Tile;
 use crate::element::Element;
 use crate::rows::Rows;
@@ -40,7 +39,7 @@ pub(super) fn stage<K: Tile, T: Element, R>(
 ) -> R {
     let (count, depth) = (rows.rows(), end - start);
     let padded = depth.next_multiple_of(K::LAYOUT.depth_multiple);
-    let in_place = cast::<T, K::Left>(rows).filter(|_| padded == depth);
+    let in_place = rows.cast::<K::Left>().filter(|_| padded == depth);
     let copied_from = match in_place {
         Some(_) if count.is_multiple_of(K::ROW_MULTIPLE) => count,
         Some(_) => count / K::ROWS * K::ROWS,
