@@ -62,7 +62,7 @@ impl Tier {
         match self {
             Self::Plain | Self::Portable => true,
             Self::Avx512 => has_avx512(),
-            Self::Amx => has_avx512() && crate::gemm::amx::is_available(),
+            Self::Amx => crate::gemm::amx::is_available(),
         }
     }
 
@@ -80,6 +80,7 @@ impl Tier {
     pub fn kernels(self) -> String {
         let plain = if FUSED { "plain, fma" } else { "plain" };
         match self {
+            Self::Amx if cfg!(feature = "emulated-amx") => "amx (emulated)".to_owned(),
             Self::Plain => plain.to_owned(),
             Self::Portable => format!("portable ({})", if has_avx2() { "avx2" } else { plain }),
             Self::Avx512 if has_avx512_bf16() => "avx512 (bf16)".to_owned(),
@@ -129,8 +130,9 @@ pub(crate) fn has_avx2() -> bool {
     false
 }
 
+/// Whether the processor has what the AVX-512 tier uses.
 #[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
+pub(crate) fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")

@@ -2,16 +2,16 @@
 
 use super::bias::Distances;
 use super::dropout::Multipliers;
-use super::heads::{cut, store, transpose, widen};
+use super::heads::{cut, store};
+use super::products::{Backward, Block, Engine, with_engine};
 use super::task::{Task, for_each_task};
-use super::{Attention, AttentionMask, HASH_KEYS, Keys, QUERY_BLOCK};
+use super::{Attention, Keys};
 use crate::columns::ColumnsMut;
 use crate::element::Element;
 use crate::math;
 use crate::rows::{Rows, RowsMut};
 use crate::scratch;
 use crate::simd::{Vector, each};
-use crate::tile::{Left, Panel, multiply};
 
 /// Where the gradients of an attention go. Those of rows are assigned, those of the biases added.
 #[derive(Debug)]
@@ -78,49 +78,28 @@ fn add<V: Vector>(a: &mut [f32], b: &[f32]) {
 multiversion! {
     /// One task, with all heads that read its keys. `distances` gets the gradients of the biases, head by head,
     /// unless it is empty.
-    fn group[V, T: Element](
+    fn group[V, T: Element, E: Engine](
         a: &Attention<T>, output: Output<T>, task: &Task, dropout: Option<Multipliers>, working: &mut [f32],
         to_q: &ColumnsMut<T>, to_k: &ColumnsMut<T>, to_v: &ColumnsMut<T>, distances: &mut [f32],
     ) {
         let (len, keys, dim) = (task.queries.len(), task.keys.len(), a.shape.head_dim);
-        let (stride, padded) = (keys.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
-        let kv_columns = [task.kv_head * dim, dim];
+        let (columns, padded) = (E::columns(keys), E::padded(dim));
         let rest = &mut &mut *working;
-        let (k, dk, dv) = (cut(rest, keys * padded), cut(rest, keys * padded), cut(rest, keys * padded));
-        let (k_transposed, v_transposed) = (cut(rest, dim * stride), cut(rest, dim * stride));
-        let (p, dp) = (cut(rest, QUERY_BLOCK * stride), cut(rest, QUERY_BLOCK * stride));
-        let (q, gradient) = (cut(rest, QUERY_BLOCK * padded), cut(rest, QUERY_BLOCK * padded));
-        let (dq, factors) = (cut(rest, QUERY_BLOCK * padded), &mut **rest);
+        let (p, dp) = (cut(rest, E::QUERY_BLOCK * columns), cut(rest, E::QUERY_BLOCK * columns));
+        let dq = cut(rest, E::QUERY_BLOCK * padded);
+        let mut products = E::backward::<V, T>(a, task, cut(rest, E::backward_len(keys, dim)));
+        let factors = &mut **rest;
         let pairs = Distances { queries: len, keys };
-
-        // `k` holds v until it is transposed.
-        widen::<V, T>(a.v, task.keys.clone(), kv_columns, 1.0, padded, k);
-        transpose(k, keys, dim, padded, stride, v_transposed);
-        widen::<V, T>(a.k, task.keys.clone(), kv_columns, 1.0, padded, k);
-        transpose(k, keys, dim, padded, stride, k_transposed);
-        // Where the first block writes all of them, it need not add to anything.
-        let mut more = len == 0 || a.mask != AttentionMask::Full;
-        if more {
-            dk.fill(0.0);
-            dv.fill(0.0);
-        }
         distances.fill(0.0);
 
         for (place, head) in task.heads.clone().enumerate() {
-            let columns = [head * dim, dim];
             let logsumexp = &output.logsumexp[task.queries.start * a.shape.heads + head * len..][..len];
-            for first in (0..len).step_by(QUERY_BLOCK) {
-                let rows = QUERY_BLOCK.min(len - first);
-                let span = a.mask.span(first, rows, len, keys);
+            for first in (0..len).step_by(E::QUERY_BLOCK) {
+                let rows = E::QUERY_BLOCK.min(len - first);
+                let span = a.mask.span(first..first + rows, len, keys, E::WIDTH);
                 let start = task.queries.start + first;
-                widen::<V, T>(a.q, start..start + rows, columns, a.shape.scale, padded, q);
-                widen::<V, T>(output.gradient, start..start + rows, columns, 1.0, padded, gradient);
-                let left = Panel { data: &*q, stride: padded };
-                let transposed = Panel { data: &k_transposed[span.start..], stride };
-                multiply([rows, dim, span.width], 1.0, Left::Plain(left), transposed, p, span.width, false);
-                let left = Panel { data: &*gradient, stride: padded };
-                let transposed = Panel { data: &v_transposed[span.start..], stride };
-                multiply([rows, dim, span.width], 1.0, Left::Plain(left), transposed, dp, span.width, false);
+                let block = Block { rows: start..start + rows, columns: [head * dim, dim] };
+                products.scores::<V, T>(a, output.gradient, &block, &span, p, dp);
                 if let Some(dropout) = &dropout {
                     dropout.fill::<V>(head, [first, rows], [span.start, span.width], factors);
                 }
@@ -141,24 +120,16 @@ multiversion! {
                         add::<V>(&mut head[pairs.row(first + i, &seen)], &dp[local]);
                     }
                 }
-                let by_key = |data| Left::Transposed(Panel { data, stride: span.width });
-                let (size, at) = ([span.keys(), rows, padded], span.start * padded);
-                let gradient = Panel { data: &*gradient, stride: padded };
-                multiply(size, 1.0, by_key(p), gradient, &mut dv[at..], padded, more);
-                let q = Panel { data: &*q, stride: padded };
-                multiply(size, 1.0, by_key(dp), q, &mut dk[at..], padded, more);
-                more = true;
-                let by_query = Left::Plain(Panel { data: &*dp, stride: span.width });
-                let k = Panel { data: &k[at..], stride: padded };
-                multiply([rows, span.keys(), padded], a.shape.scale, by_query, k, dq, padded, false);
+                products.gradients::<V>(p, dp, rows, &span, a.shape.scale, dq);
                 // SAFETY: this task alone has its heads' columns of its sequence's rows.
-                unsafe { store::<V, T>(dq, rows, padded, start, columns, to_q) };
+                unsafe { store::<V, T>(dq, rows, padded, start, block.columns, to_q) };
             }
         }
+        let ([dk, dv], columns) = (products.sums(), [task.kv_head * dim, dim]);
         // SAFETY: this task alone has its keys' head of its sequence's rows, which no other sequence shares.
         unsafe {
-            store::<V, T>(dk, keys, padded, task.keys.start, kv_columns, to_k);
-            store::<V, T>(dv, keys, padded, task.keys.start, kv_columns, to_v);
+            store::<V, T>(dk, keys, padded, task.keys.start, columns, to_k);
+            store::<V, T>(dv, keys, padded, task.keys.start, columns, to_v);
         }
     }
 }
@@ -180,6 +151,16 @@ pub fn backward<T: Element>(
 }
 
 pub(crate) fn backward_kernel<T: Element>(
+    attention: &Attention<T>,
+    logsumexp: &[f32],
+    dout: Rows<T>,
+    gradients: AttentionGradients<T>,
+) {
+    with_engine!(T, E => with::<T, E>(attention, logsumexp, dout, gradients));
+}
+
+/// [`backward`] with the products of `E`.
+pub(super) fn with<T: Element, E: Engine>(
     a: &Attention<T>,
     logsumexp: &[f32],
     dout: Rows<T>,
@@ -221,9 +202,8 @@ pub(crate) fn backward_kernel<T: Element>(
     for_each_task(a, a.shape.group(), &|task: Task| {
         let dropout = hash.map(|(hash, examples)| Multipliers { hash, example: examples[task.sequence] });
         let (keys, dim) = (task.keys.len(), a.shape.head_dim);
-        let (stride, padded) = (keys.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
         let blocks = if dropout.is_some() { 3 } else { 2 };
-        let need = 3 * keys * padded + 2 * dim * stride + QUERY_BLOCK * (blocks * stride + 3 * padded);
+        let need = E::QUERY_BLOCK * (blocks * E::columns(keys) + E::padded(dim));
         let len = distances(task.sequence).len();
         let distances = match starts.get(task.sequence) {
             // SAFETY: each task has its own range: sequences one after another, in each its heads.
@@ -232,7 +212,9 @@ pub(crate) fn backward_kernel<T: Element>(
             },
             _ => &mut [],
         };
-        scratch::with(need, |working| group(a, output, &task, dropout, working, &q, &k, &v, distances));
+        scratch::with(need + E::backward_len(keys, dim), |working| {
+            group::<T, E>(a, output, &task, dropout, working, &q, &k, &v, distances);
+        });
     });
     if let (Some(mut gradient), Some(values)) = (bias, &a.bias) {
         for (sequence, start) in starts.iter().enumerate().take(sequences) {

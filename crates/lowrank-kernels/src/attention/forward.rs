@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::dropout::Multipliers;
-use super::heads::{cut, transpose, widen};
+use super::heads::{cut, widen};
+use super::products::{Block, Engine, Forward, MOST_QUERIES, with_engine};
 use super::task::{Task, for_each_task};
-use super::{Attention, HASH_KEYS, QUERY_BLOCK};
+use super::{Attention, HASH_KEYS};
 use crate::columns::ColumnsMut;
 use crate::element::Element;
 use crate::math;
@@ -85,31 +86,24 @@ fn finish<V: Vector, T: Element>(
 
 multiversion! {
     /// One task. `logsumexp` gets the logarithms of its queries, head by head, unless it is empty.
-    fn queries[V, T: Element](
+    fn queries[V, T: Element, E: Engine](
         a: &Attention<T>, task: &Task, dropout: Option<Multipliers>, working: &mut [f32], out: &ColumnsMut<T>,
         logsumexp: &mut [f32],
     ) {
         let (len, keys, dim) = (task.queries.len(), task.keys.len(), a.shape.head_dim);
-        let (stride, padded) = (keys.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
+        let (columns, padded) = (E::columns(keys), E::padded(dim));
         let rest = &mut &mut *working;
-        let (q, v) = (cut(rest, QUERY_BLOCK * padded), cut(rest, keys * padded));
-        let (transposed, scores) = (cut(rest, dim * stride), cut(rest, QUERY_BLOCK * stride));
-        let (result, factors) = (cut(rest, QUERY_BLOCK * padded), &mut **rest);
-        // `v` holds k until it is transposed.
-        widen::<V, T>(a.k, task.keys.clone(), [task.kv_head * dim, dim], 1.0, padded, v);
-        transpose(v, keys, dim, padded, stride, transposed);
-        widen::<V, T>(a.v, task.keys.clone(), [task.kv_head * dim, dim], 1.0, padded, v);
+        let (scores, results) = (cut(rest, E::QUERY_BLOCK * columns), cut(rest, E::QUERY_BLOCK * padded));
+        let mut products = E::forward::<V, T>(a, task, cut(rest, E::forward_len(keys, dim)));
+        let factors = &mut **rest;
         for (place, head) in task.heads.clone().enumerate() {
-            let columns = [head * dim, dim];
-            for first in (0..len).step_by(QUERY_BLOCK) {
-                let rows = QUERY_BLOCK.min(len - first);
-                let span = a.mask.span(first, rows, len, keys);
-                let block = task.queries.start + first..task.queries.start + first + rows;
-                widen::<V, T>(a.q, block.clone(), columns, a.shape.scale, padded, q);
-                let left = Left::Plain(Panel { data: &*q, stride: padded });
-                let k = Panel { data: &transposed[span.start..], stride };
-                multiply([rows, dim, span.width], 1.0, left, k, scores, span.width, false);
-                let mut inverse = [0.0; QUERY_BLOCK];
+            for first in (0..len).step_by(E::QUERY_BLOCK) {
+                let rows = E::QUERY_BLOCK.min(len - first);
+                let span = a.mask.span(first..first + rows, len, keys, E::WIDTH);
+                let start = task.queries.start + first;
+                let block = Block { rows: start..start + rows, columns: [head * dim, dim] };
+                products.scores::<V, T>(a, &block, &span, scores);
+                let mut inverse = [0.0; MOST_QUERIES];
                 for i in 0..rows {
                     let seen = a.mask.seen(first + i, len, keys);
                     let bias = a.bias.as_ref().map(|bias| bias.row(head, [first + i, len, keys], &seen));
@@ -121,11 +115,9 @@ multiversion! {
                     dropout.fill::<V>(head, [first, rows], [span.start, span.width], factors);
                     scale_by::<V>(&mut scores[..rows * span.width], factors);
                 }
-                let p = Left::Plain(Panel { data: &*scores, stride: span.width });
-                let v = Panel { data: &v[span.start * padded..], stride: padded };
-                multiply([rows, span.keys(), padded], 1.0, p, v, result, padded, false);
-                for (i, row) in block.enumerate() {
-                    finish::<V, T>(&result[i * padded..], inverse[i], row, columns, out);
+                products.results::<V>(scores, rows, &span, results);
+                for (i, row) in block.rows.enumerate() {
+                    finish::<V, T>(&results[i * padded..], inverse[i], row, block.columns, out);
                 }
             }
         }
@@ -140,7 +132,7 @@ multiversion! {
     ) {
         let (keys, dim, heads) = (task.keys.len(), a.shape.head_dim, task.heads.len());
         let padded = dim.next_multiple_of(HASH_KEYS);
-        let (span, seen) = (a.mask.span(0, 1, 1, keys), a.mask.seen(0, 1, keys));
+        let (span, seen) = (a.mask.span(0..1, 1, keys, HASH_KEYS), a.mask.seen(0, 1, keys));
         let rest = &mut &mut *working;
         let (q, scores) = (cut(rest, heads * padded), cut(rest, heads * span.width));
         let (result, factors) = (cut(rest, heads * padded), &mut **rest);
@@ -190,6 +182,11 @@ pub fn forward<T: Element>(attention: &Attention<T>, out: RowsMut<T>, logsumexp:
 }
 
 pub(crate) fn forward_kernel<T: Element>(a: &Attention<T>, out: RowsMut<T>, logsumexp: &mut [f32]) {
+    with_engine!(T, E => with::<T, E>(a, out, logsumexp));
+}
+
+/// [`forward`] with the products of `E`.
+pub(super) fn with<T: Element, E: Engine>(a: &Attention<T>, out: RowsMut<T>, logsumexp: &mut [f32]) {
     a.check();
     let (targets, heads) = (a.q.rows(), a.shape.heads);
     assert_eq!((out.rows(), out.cols()), (targets, a.q.cols()));
@@ -200,12 +197,10 @@ pub(crate) fn forward_kernel<T: Element>(a: &Attention<T>, out: RowsMut<T>, logs
     let out = out.into_columns();
     for_each_task(a, 1, &|task: Task| {
         let dropout = hash.map(|(hash, examples)| Multipliers { hash, example: examples[task.sequence] });
-        let (len, keys) = (task.queries.len(), task.keys.len());
+        let (len, keys, dim) = (task.queries.len(), task.keys.len(), a.shape.head_dim);
         if len == 0 {
             return;
         }
-        let (stride, padded) =
-            (keys.next_multiple_of(HASH_KEYS), a.shape.head_dim.next_multiple_of(HASH_KEYS));
         let logsumexp = if save {
             let start = task.queries.start * heads + task.heads.start * len;
             // SAFETY: each task has its own range: sequences one after another, in each its heads.
@@ -213,19 +208,18 @@ pub(crate) fn forward_kernel<T: Element>(a: &Attention<T>, out: RowsMut<T>, logs
         } else {
             &mut []
         };
-        // Copies of the keys, transposed and not, would be read but once.
-        let (rows, copies) = if len == 1 {
-            (task.heads.len(), 0)
-        } else {
-            (QUERY_BLOCK, keys * padded + a.shape.head_dim * stride)
-        };
-        let factors = if dropout.is_some() { rows * stride } else { 0 };
-        scratch::with(copies + rows * (stride + 2 * padded) + factors, |working| {
-            if len == 1 {
+        let blocks = if dropout.is_some() { 2 } else { 1 };
+        if len == 1 {
+            // Copies of the keys, transposed and not, would be read but once.
+            let (stride, padded) = (keys.next_multiple_of(HASH_KEYS), dim.next_multiple_of(HASH_KEYS));
+            scratch::with(task.heads.len() * (blocks * stride + 2 * padded), |working| {
                 one_query(a, &task, dropout, working, &out, logsumexp);
-            } else {
-                queries(a, &task, dropout, working, &out, logsumexp);
-            }
-        });
+            });
+        } else {
+            let need = E::QUERY_BLOCK * (blocks * E::columns(keys) + E::padded(dim));
+            scratch::with(need + E::forward_len(keys, dim), |working| {
+                queries::<T, E>(a, &task, dropout, working, &out, logsumexp);
+            });
+        }
     });
 }

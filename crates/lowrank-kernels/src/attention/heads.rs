@@ -9,7 +9,7 @@ use crate::simd::{Vector, each};
 
 /// Cuts the next `len` numbers off `rest`.
 #[inline(always)]
-pub(super) fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+pub(super) fn cut<'a, N>(rest: &mut &'a mut [N], len: usize) -> &'a mut [N] {
     let (head, tail) = std::mem::take(rest).split_at_mut(len);
     *rest = tail;
     head

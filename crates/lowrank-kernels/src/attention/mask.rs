@@ -28,13 +28,13 @@ impl AttentionMask {
         }
     }
 
-    /// The keys that any of the queries `first .. first + rows` sees.
+    /// The keys that any of the queries of a block sees, in rows padded to a multiple of `multiple`.
     #[inline(always)]
-    pub(super) fn span(self, first: usize, rows: usize, queries: usize, keys: usize) -> Span {
+    pub(super) fn span(self, block: Range<usize>, queries: usize, keys: usize, multiple: usize) -> Span {
         let (begin, end) =
-            (self.seen(first, queries, keys).start, self.seen(first + rows - 1, queries, keys).end);
+            (self.seen(block.start, queries, keys).start, self.seen(block.end - 1, queries, keys).end);
         let start = begin / HASH_KEYS * HASH_KEYS;
-        Span { start, end, width: (end - start).next_multiple_of(HASH_KEYS) }
+        Span { start, end, width: (end - start).next_multiple_of(multiple) }
     }
 
     /// About how many keys a query sees.
@@ -54,7 +54,7 @@ pub(super) struct Span {
     pub(super) start: usize,
     /// The last that is seen, and one.
     pub(super) end: usize,
-    /// The keys, padded to a multiple of [`HASH_KEYS`].
+    /// The keys, padded to a multiple of what was asked for.
     pub(super) width: usize,
 }
 
@@ -85,9 +85,10 @@ mod tests {
 
     #[test]
     fn a_span_holds_no_block_of_keys_that_is_wholly_masked() {
-        let span = AttentionMask::Causal.span(32, 16, 100, 100);
+        let span = AttentionMask::Causal.span(32..48, 100, 100, 16);
         assert_eq!((span.start, span.end, span.width), (0, 48, 48));
-        let span = AttentionMask::Window(20).span(64, 16, 100, 100);
+        let span = AttentionMask::Window(20).span(64..80, 100, 100, 16);
         assert_eq!((span.start, span.end, span.width), (32, 80, 48), "the first query sees 45 to 64");
+        assert_eq!(AttentionMask::Causal.span(32..48, 100, 100, 32).width, 64);
     }
 }

@@ -1,10 +1,9 @@
 //! Attention on ragged rows: within sequences or from targets to sources, masked or not.
 //!
-//! A task is a sequence and one of its heads of keys, with the heads of queries that read it. It widens its keys and
+//! A task is a sequence and one of its heads of keys, with the heads of queries that read it. It brings its keys and
 //! values into thread-local memory and works on blocks of query rows, so that no more than a block of scores exists
 //! at a time, over the keys that the mask leaves them; backward recomputes probabilities from the logarithm of their
-//! sum. Sequences are short here (often ten tokens), so the products are the register-blocked loops of `tile`: a call
-//! of a library GEMM costs more than such a head.
+//! sum. The products of a block are on vectors, in f32, or for rows of bf16 on the tiles of a matrix unit (`Engine`).
 
 pub(crate) mod backward;
 mod bias;
@@ -12,7 +11,11 @@ mod dropout;
 pub(crate) mod forward;
 mod heads;
 mod mask;
+mod products;
 mod task;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod tiles;
+mod vectors;
 
 use std::ops::Range;
 
@@ -25,8 +28,6 @@ pub use mask::AttentionMask;
 use crate::element::Element;
 use crate::rows::Rows;
 
-/// Query rows whose scores exist together.
-const QUERY_BLOCK: usize = 16;
 /// Queries that share a hash of the dropout.
 const HASH_QUERIES: usize = 8;
 /// Keys that share a hash of the dropout; also what rows of scores are padded to.

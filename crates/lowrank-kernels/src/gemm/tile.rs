@@ -146,7 +146,7 @@ pub(super) struct Step<L, P> {
 }
 
 /// Sums of a tile on their way to the result: `out = sums [+ bias]`, or `out += sums` with `add`.
-pub(super) struct Finish<'a, T> {
+pub(crate) struct Finish<'a, T> {
     pub sums: &'a [f32],
     pub sums_stride: usize,
     pub bias: Option<&'a [f32]>,

@@ -12,7 +12,7 @@ use crate::memory::Buffer;
 use crate::rows::RowsMut;
 
 /// Bytes of a row of a block.
-const ROW: usize = 16;
+pub(super) const ROW: usize = 16;
 /// The most bytes of the rows that become a panel: 48 of as many elements of four bytes.
 const EDGE: usize = 48 * 48 * 4;
 /// The most bytes of a panel's steps that are written together.

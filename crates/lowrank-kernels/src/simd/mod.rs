@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use crate::element::Element;
 use crate::tier::Tier;
 #[cfg(target_arch = "x86_64")]
-use crate::tier::has_avx2;
+use crate::tier::{has_avx2, has_avx512};
 
 pub(crate) use lanes::Lanes;
 /// The vector of the baseline.
@@ -41,10 +41,11 @@ impl Isa {
     pub(crate) fn active() -> Self {
         static ACTIVE: OnceLock<Isa> = OnceLock::new();
         *ACTIVE.get_or_init(|| match Tier::active() {
+            // An emulated unit may be without them.
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 | Tier::Amx => Self::Avx512,
+            Tier::Avx512 | Tier::Amx if has_avx512() => Self::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Tier::Portable if has_avx2() => Self::Avx2,
+            Tier::Portable | Tier::Amx if has_avx2() => Self::Avx2,
             _ => Self::Plain,
         })
     }

@@ -6,7 +6,7 @@ use super::unit::{TILE_BYTES, TILE_ROWS, Unit};
 use crate::element::Element;
 
 /// Eight tiles.
-pub(in crate::gemm) struct Emulated([[[u8; TILE_BYTES]; TILE_ROWS]; 8]);
+pub(crate) struct Emulated([[[u8; TILE_BYTES]; TILE_ROWS]; 8]);
 
 impl Unit for Emulated {
     unsafe fn configure() -> Self {
@@ -32,18 +32,24 @@ impl Unit for Emulated {
     }
 
     fn dot<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {
+        // The first and the second of each pair, apart and widened once, so that the compiler has loops that it vectorises.
+        let mut right = [[[0.0; 16]; 2]; TILE_ROWS];
+        for (right, row) in right.iter_mut().zip(&self.0[RIGHT]) {
+            let row: &[bf16; 32] = bytemuck::cast_ref(row);
+            for (col, pair) in row.chunks_exact(2).enumerate() {
+                (right[0][col], right[1][col]) = (pair[0].widen(), pair[1].widen());
+            }
+        }
         for row in 0..TILE_ROWS {
             let left: &[bf16; 32] = bytemuck::cast_ref(&self.0[LEFT][row]);
-            let mut sums: [f32; 16] = bytemuck::cast(self.0[SUMS][row]);
-            for (col, sum) in sums.iter_mut().enumerate() {
-                let (mut even, mut odd) = (0.0, 0.0);
-                for (pair, left) in left.chunks_exact(2).enumerate() {
-                    let right: &[bf16; 32] = bytemuck::cast_ref(&self.0[RIGHT][pair]);
-                    even += left[0].widen() * right[2 * col].widen();
-                    odd += left[1].widen() * right[2 * col + 1].widen();
-                }
-                *sum += even + odd;
+            let (mut even, mut odd) = ([0.0; 16], [0.0; 16]);
+            for (left, right) in left.chunks_exact(2).zip(&right) {
+                let (first, second) = (left[0].widen(), left[1].widen());
+                even.iter_mut().zip(&right[0]).for_each(|(sum, right)| *sum += first * right);
+                odd.iter_mut().zip(&right[1]).for_each(|(sum, right)| *sum += second * right);
             }
+            let mut sums: [f32; 16] = bytemuck::cast(self.0[SUMS][row]);
+            sums.iter_mut().zip(even).zip(odd).for_each(|((sum, even), odd)| *sum += even + odd);
             self.0[SUMS][row] = bytemuck::cast(sums);
         }
     }

@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::gemm::tile::Finish;
 
 /// This thread's hold on the tiles; not to be sent to another.
-pub(in crate::gemm) struct Hardware(PhantomData<*mut ()>);
+pub(crate) struct Hardware(PhantomData<*mut ()>);
 
 /// The operand of `ldtilecfg`.
 #[repr(C, align(64))]

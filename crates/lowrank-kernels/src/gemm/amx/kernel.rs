@@ -32,7 +32,7 @@ impl<U> std::fmt::Debug for Tiles<U> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Tiles<super::hardware::Hardware> {
+impl Tiles<super::Processor> {
     /// The kernel, if the processor and the system offer the unit.
     pub fn detect() -> Option<Self> {
         crate::tier::Tier::Amx.is_available().then_some(Self(PhantomData))

@@ -9,7 +9,7 @@ pub(in crate::gemm) const TILE_ROWS: usize = 16;
 pub(in crate::gemm) const TILE_BYTES: usize = 64;
 
 /// A thread's hold on eight tiles of 16 rows of 64 bytes, numbered 0 to 7; given back when dropped.
-pub(in crate::gemm) trait Unit: Sized {
+pub(crate) trait Unit: Sized {
     /// Takes hold of the unit.
     ///
     /// # Safety
