@@ -25,6 +25,10 @@ pub(crate) fn with<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
         buffer = vec![0.0; room];
     }
     let start = buffer.as_ptr().align_offset(LINE * size_of::<f32>());
+    if cfg!(debug_assertions) {
+        // Not a number, nor are its halves, so that tests see what is read before it is written.
+        buffer[start..start + len].fill(f32::from_bits(u32::MAX));
+    }
     let result = work(&mut buffer[start..start + len]);
     if buffer.len() <= KEEP {
         FREE.with_borrow_mut(|free| free.push(buffer));
