@@ -89,9 +89,11 @@ impl Tier {
         }
     }
 
-    /// The fastest tier of this machine.
+    /// The fastest tier of this machine, which an emulated one never is.
     pub fn best() -> Self {
-        Self::ALL.into_iter().rev().find(|tier| tier.is_available()).unwrap_or(Self::Portable)
+        let emulated = |tier| tier == Self::Amx && cfg!(feature = "emulated-amx");
+        let fast = |tier: &Self| tier.is_available() && !emulated(*tier);
+        Self::ALL.into_iter().rev().find(fast).unwrap_or(Self::Portable)
     }
 
     /// The tier that `LOWRANK_CPU` names, or the best one where it is unset or empty.

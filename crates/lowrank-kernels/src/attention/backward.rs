@@ -166,6 +166,7 @@ pub(super) fn with<T: Element, E: Engine>(
     dout: Rows<T>,
     gradients: AttentionGradients<T>,
 ) {
+    let () = E::CHECKED;
     a.check();
     let AttentionGradients { q, k, v, bias } = gradients;
     let (targets, heads, sequences) = (a.q.rows(), a.shape.heads, a.keys.sequences());

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::dropout::Multipliers;
-use super::heads::{cut, widen};
+use super::heads::{cut, scale_by, widen};
 use super::products::{Block, Engine, Forward, MOST_QUERIES, with_engine};
 use super::task::{Task, for_each_task};
 use super::{Attention, HASH_KEYS};
@@ -60,7 +60,7 @@ fn normaliser((maximum, sum): (f32, f32), logsumexp: Option<&mut f32>) -> f32 {
 }
 
 #[inline(always)]
-fn scale_by<V: Vector>(row: &mut [f32], factors: &[f32]) {
+fn multiply_by<V: Vector>(row: &mut [f32], factors: &[f32]) {
     for (row, factors) in row.chunks_exact_mut(V::LANES).zip(factors.chunks_exact(V::LANES)) {
         V::load(row).mul(V::load(factors)).store(row);
     }
@@ -113,7 +113,7 @@ multiversion! {
                 }
                 if let Some(dropout) = &dropout {
                     dropout.fill::<V>(head, [first, rows], [span.start, span.width], factors);
-                    scale_by::<V>(&mut scores[..rows * span.width], factors);
+                    multiply_by::<V>(&mut scores[..rows * span.width], factors);
                 }
                 products.results::<V>(scores, rows, &span, results);
                 for (i, row) in block.rows.enumerate() {
@@ -148,14 +148,12 @@ multiversion! {
             let row = &mut scores[place * span.width..][..span.width];
             let bias = a.bias.as_ref().map(|bias| bias.row(head, [0, 1, keys], &seen));
             let sum = exponentials::<V>(row, &span.columns(&seen), bias);
-            let inverse = V::splat(normaliser(sum, logsumexp.get_mut(place)));
+            let inverse = normaliser(sum, logsumexp.get_mut(place));
             if let Some(dropout) = &dropout {
                 dropout.fill::<V>(head, [0, 1], [span.start, span.width], factors);
-                scale_by::<V>(row, factors);
+                multiply_by::<V>(row, factors);
             }
-            for chunk in row.chunks_exact_mut(V::LANES) {
-                V::load::<f32>(chunk).mul(inverse).store(chunk);
-            }
+            scale_by::<V>(row, inverse);
         }
         let p = Left::Plain(Panel { data: &*scores, stride: span.width });
         let rows = a.v.slice(first, first + span.keys()).narrow(task.kv_head * dim, dim);
@@ -187,6 +185,7 @@ pub(crate) fn forward_kernel<T: Element>(a: &Attention<T>, out: RowsMut<T>, logs
 
 /// [`forward`] with the products of `E`.
 pub(super) fn with<T: Element, E: Engine>(a: &Attention<T>, out: RowsMut<T>, logsumexp: &mut [f32]) {
+    let () = E::CHECKED;
     a.check();
     let (targets, heads) = (a.q.rows(), a.shape.heads);
     assert_eq!((out.rows(), out.cols()), (targets, a.q.cols()));

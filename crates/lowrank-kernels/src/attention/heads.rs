@@ -15,6 +15,14 @@ pub(super) fn cut<'a, N>(rest: &mut &'a mut [N], len: usize) -> &'a mut [N] {
     head
 }
 
+/// `x *= factor`, over a multiple of the longest vector.
+#[inline(always)]
+pub(super) fn scale_by<V: Vector>(x: &mut [f32], factor: f32) {
+    for x in x.chunks_exact_mut(V::LANES) {
+        V::load::<f32>(x).mul(V::splat(factor)).store(x);
+    }
+}
+
 /// Widens one head's columns (from `column` on) of some rows, times `scale`, into rows of `stride`.
 #[inline(always)]
 pub(super) fn widen<V: Vector, T: Element>(

@@ -30,7 +30,7 @@ use crate::rows::Rows;
 
 /// Queries that share a hash of the dropout.
 const HASH_QUERIES: usize = 8;
-/// Keys that share a hash of the dropout; also what rows of scores are padded to.
+/// Keys that share a hash of the dropout; the keys of a block of scores start at a multiple of this.
 const HASH_KEYS: usize = 16;
 
 /// The most heads of an attention: their numbers have twelve bits in a dropout's counter.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::mask::Span;
 use super::task::Task;
-use super::{Attention, AttentionMask, HASH_KEYS};
+use super::{Attention, AttentionMask, HASH_KEYS, HASH_QUERIES};
 use crate::element::Element;
 use crate::rows::Rows;
 use crate::simd::Vector;
@@ -23,13 +23,19 @@ pub(super) const MOST_QUERIES: usize = 32;
 /// Evaluates `$body` with `$engine` as what multiplies rows of `$element` fastest here.
 macro_rules! with_engine {
     ($element:ty, $engine:ident => $body:expr) => {{
+        type Vectors = $crate::attention::vectors::VectorEngine;
         #[cfg(target_arch = "x86_64")]
-        if $crate::attention::tiles::are_for::<$element>() {
-            type $engine = $crate::attention::tiles::Tiles<$crate::gemm::amx::Processor>;
-            return $body;
+        type Tiles = $crate::attention::tiles::TileEngine<$crate::gemm::amx::Processor>;
+        #[cfg(not(target_arch = "x86_64"))]
+        type Tiles = Vectors;
+        let in_bf16 = <$element>::COMPUTE == $crate::Compute::Bf16;
+        if in_bf16 && $crate::Tier::active() == $crate::Tier::Amx {
+            type $engine = Tiles;
+            $body
+        } else {
+            type $engine = Vectors;
+            $body
         }
-        type $engine = $crate::attention::vectors::Vectors;
-        $body
     }};
 }
 pub(super) use with_engine;
@@ -42,8 +48,15 @@ pub(super) use with_engine;
 pub(super) trait Engine {
     /// Query rows whose scores exist together.
     const QUERY_BLOCK: usize;
-    /// Rows are padded to a multiple of this, itself one of [`HASH_KEYS`].
+    /// Rows are padded to a multiple of this, itself a multiple of [`HASH_KEYS`].
     const WIDTH: usize;
+
+    /// Fails to compile where the constants do not fit together.
+    const CHECKED: () = assert!(
+        Self::QUERY_BLOCK <= MOST_QUERIES
+            && Self::QUERY_BLOCK.is_multiple_of(HASH_QUERIES)
+            && Self::WIDTH.is_multiple_of(HASH_KEYS)
+    );
 
     /// The forward products of a task.
     type Forward<'w>: Forward;
@@ -55,7 +68,8 @@ pub(super) trait Engine {
         dim.next_multiple_of(Self::WIDTH)
     }
 
-    /// The most columns of a block of scores. A span may start in the middle of the last `WIDTH`.
+    /// The most columns of a block of scores. Spans start at multiples of [`HASH_KEYS`], so that a padded one may end beyond
+    /// the padded keys.
     fn columns(keys: usize) -> usize {
         keys.next_multiple_of(HASH_KEYS) + Self::WIDTH - HASH_KEYS
     }

@@ -12,41 +12,38 @@ use std::ops::Range;
 use bytemuck::cast_slice_mut;
 use half::bf16;
 
-use super::Attention;
-use super::heads::cut;
+use super::heads::{cut, scale_by};
 use super::mask::Span;
 use super::products::{Backward, Block, Engine, Forward, begin_sums};
 use super::task::Task;
-use crate::element::{Compute, Element};
+use super::{Attention, HASH_KEYS};
+use crate::element::Element;
 use crate::gemm::amx::Unit;
 use crate::gemm::amx::small::{self, Right, TileProducts};
 use crate::rows::Rows;
 use crate::simd::Vector;
-use crate::tier::Tier;
+
+// Spans start at multiples of the one, panels of their keys at those of the other.
+const _: () = assert!(HASH_KEYS.is_multiple_of(small::PANEL));
 
 /// Products on the unit `U`, which the machine has.
-pub(super) struct Tiles<U>(PhantomData<fn() -> U>);
-
-/// Whether rows of `T` are multiplied on the processor's own unit.
-pub(super) fn are_for<T: Element>() -> bool {
-    T::COMPUTE == Compute::Bf16 && Tier::active() == Tier::Amx
-}
+pub(super) struct TileEngine<U>(PhantomData<fn() -> U>);
 
 /// Keys and values as right factors, one of columns and one of rows.
-pub(super) struct TilesForward<'w, U> {
+pub(super) struct TileForward<'w, U> {
     unit: TileProducts<U>,
     k: &'w [bf16],
     v: &'w [bf16],
     /// A block's queries.
     q: &'w mut [bf16],
-    /// Its probabilities, rounded, and what rounding left.
+    /// Its probabilities, as sums of two.
     p: [&'w mut [bf16]; 2],
     keys: usize,
     padded: usize,
 }
 
 /// Keys and values as right factors of columns, keys also of rows, and the sums of their gradients.
-pub(super) struct TilesBackward<'w, U> {
+pub(super) struct TileBackward<'w, U> {
     unit: TileProducts<U>,
     k_columns: &'w [bf16],
     v_columns: &'w [bf16],
@@ -95,13 +92,21 @@ fn gather<T: Element>(
     let from = from.cast::<bf16>().expect("rows of bf16");
     let (rows, rest) = out.split_at_mut(range.len() * padded);
     for (to, i) in rows.chunks_exact_mut(padded).zip(range) {
-        to[..dim].copy_from_slice(&from.row(i)[column..column + dim]);
-        to[dim..].fill(bf16::ZERO);
+        let row = &from.row(i)[column..column + dim];
+        for (to, from) in to.chunks_exact_mut(small::MULTIPLE).zip(row.chunks(small::MULTIPLE)) {
+            // Of a constant length, so that it is no call.
+            if from.len() == small::MULTIPLE {
+                to.copy_from_slice(&from[..small::MULTIPLE]);
+            } else {
+                to[..from.len()].copy_from_slice(from);
+                to[from.len()..].fill(bf16::ZERO);
+            }
+        }
     }
     rest.fill(bf16::ZERO);
 }
 
-/// Rounds `scale·from` to the start of `to`; the rest of `to` becomes 0. A whole number of the longest vectors.
+/// Rounds `scale·from` to the start of `to`; the rest of `to` becomes 0. Lengths are multiples of the longest vector.
 #[inline(always)]
 fn round<V: Vector>(from: &[f32], scale: f32, to: &mut [bf16]) {
     let (to, rest) = to.split_at_mut(from.len());
@@ -111,40 +116,34 @@ fn round<V: Vector>(from: &[f32], scale: f32, to: &mut [bf16]) {
     rest.fill(bf16::ZERO);
 }
 
-/// `x *= factor`. A whole number of the longest vectors.
-#[inline(always)]
-fn scale_by<V: Vector>(x: &mut [f32], factor: f32) {
-    for x in x.chunks_exact_mut(V::LANES) {
-        V::load::<f32>(x).mul(V::splat(factor)).store(x);
-    }
-}
-
-/// Rounds `from`, and what rounding leaves. A whole number of the longest vectors.
+/// Cuts `from` into its upper half and, again cut off, what that leaves: together 15 bits or more of it, by fewer
+/// instructions than rounding twice. Lengths are multiples of the longest vector.
 #[inline(always)]
 fn split<V: Vector>(from: &[f32], [high, low]: [&mut [bf16]; 2]) {
+    let upper = |x: V| V::from_bits(V::and(x.to_bits(), V::bits(0xffff_0000)));
     let halves = high.chunks_exact_mut(V::LANES).zip(low.chunks_exact_mut(V::LANES));
     for ((high, low), from) in halves.zip(from.chunks_exact(V::LANES)) {
         let from = V::load(from);
-        let rounded = from.rounded::<bf16>();
-        rounded.store_exact(high);
-        from.sub(rounded).store(low);
+        let above = upper(from);
+        above.store_exact(high);
+        upper(from.sub(above)).store_exact(low);
     }
 }
 
-impl<U: Unit> Tiles<U> {
+impl<U: Unit> TileEngine<U> {
     /// What tasks of this engine hold of the unit.
     fn unit() -> TileProducts<U> {
-        // SAFETY: `Tiles` is chosen only where the machine has the unit; a task takes hold of it once, and starts no other.
+        // SAFETY: a task takes hold of the unit once, and starts no other kernel before it gives it back.
         unsafe { TileProducts::new() }
     }
 }
 
-impl<U: Unit> Engine for Tiles<U> {
+impl<U: Unit> Engine for TileEngine<U> {
     const QUERY_BLOCK: usize = small::MULTIPLE;
     const WIDTH: usize = small::MULTIPLE;
 
-    type Forward<'w> = TilesForward<'w, U>;
-    type Backward<'w> = TilesBackward<'w, U>;
+    type Forward<'w> = TileForward<'w, U>;
+    type Backward<'w> = TileBackward<'w, U>;
 
     fn forward_len(keys: usize, dim: usize) -> usize {
         let (keys, padded) = (Self::columns(keys), Self::padded(dim));
@@ -161,7 +160,7 @@ impl<U: Unit> Engine for Tiles<U> {
         a: &Attention<T>,
         task: &Task,
         working: &'w mut [f32],
-    ) -> TilesForward<'w, U> {
+    ) -> TileForward<'w, U> {
         let dim = a.shape.head_dim;
         let (keys, padded) = (Self::columns(task.keys.len()), Self::padded(dim));
         let columns = [task.kv_head * dim, dim];
@@ -173,7 +172,7 @@ impl<U: Unit> Engine for Tiles<U> {
         small::pack_columns(rows, padded, k);
         gather(a.v, task.keys.clone(), columns, padded, rows);
         small::pack(rows, padded, v);
-        TilesForward { unit: Self::unit(), k, v, q, p, keys, padded }
+        TileForward { unit: Self::unit(), k, v, q, p, keys, padded }
     }
 
     #[inline(always)]
@@ -181,7 +180,7 @@ impl<U: Unit> Engine for Tiles<U> {
         a: &Attention<T>,
         task: &Task,
         working: &'w mut [f32],
-    ) -> TilesBackward<'w, U> {
+    ) -> TileBackward<'w, U> {
         let dim = a.shape.head_dim;
         let (keys, padded) = (Self::columns(task.keys.len()), Self::padded(dim));
         let columns = [task.kv_head * dim, dim];
@@ -201,7 +200,7 @@ impl<U: Unit> Engine for Tiles<U> {
         small::pack(rows, padded, k_rows);
         let more = begin_sums(a, task, [dk, dv]);
         let unit = Self::unit();
-        TilesBackward {
+        TileBackward {
             unit,
             k_columns,
             v_columns,
@@ -219,7 +218,7 @@ impl<U: Unit> Engine for Tiles<U> {
     }
 }
 
-impl<U: Unit> Forward for TilesForward<'_, U> {
+impl<U: Unit> Forward for TileForward<'_, U> {
     #[inline(always)]
     fn scores<V: Vector, T: Element>(
         &mut self,
@@ -230,7 +229,7 @@ impl<U: Unit> Forward for TilesForward<'_, U> {
     ) {
         let (rows, padded, width) = (block.rows.len(), self.padded, span.width);
         gather(a.q, block.rows.clone(), block.columns, padded, self.q);
-        let k = Right { values: self.k, depth: padded }.from([0, span.start]);
+        let k = Right::new(self.k, padded).from([0, span.start]);
         self.unit.multiply([rows, padded, width], (self.q, padded), k, (scores, width), false);
         scale_by::<V>(&mut scores[..rows * width], a.shape.scale);
     }
@@ -240,14 +239,14 @@ impl<U: Unit> Forward for TilesForward<'_, U> {
         let (padded, width) = (self.padded, span.width);
         let [high, low] = &mut self.p;
         split::<V>(&p[..rows * width], [high, low]);
-        let v = Right { values: self.v, depth: self.keys }.from([span.start, 0]);
+        let v = Right::new(self.v, self.keys).from([span.start, 0]);
         let size = [rows, width, padded];
         self.unit.multiply(size, (high, width), v, (results, padded), false);
         self.unit.multiply(size, (low, width), v, (results, padded), true);
     }
 }
 
-impl<U: Unit> Backward for TilesBackward<'_, U> {
+impl<U: Unit> Backward for TileBackward<'_, U> {
     #[inline(always)]
     fn scores<V: Vector, T: Element>(
         &mut self,
@@ -262,7 +261,7 @@ impl<U: Unit> Backward for TilesBackward<'_, U> {
         self.q.read(a.q, block, padded);
         self.dout.read(dout, block, padded);
         let size = [rows, padded, width];
-        let columns = |values| Right { values, depth: padded }.from([0, span.start]);
+        let columns = |values| Right::new(values, padded).from([0, span.start]);
         self.unit.multiply(size, (self.q.rows, padded), columns(self.k_columns), (scores, width), false);
         self.unit.multiply(size, (self.dout.rows, padded), columns(self.v_columns), (dp, width), false);
         scale_by::<V>(&mut scores[..rows * width], a.shape.scale);
@@ -283,7 +282,7 @@ impl<U: Unit> Backward for TilesBackward<'_, U> {
         let (size, at) = ([span.keys(), block, padded], span.start * padded);
         let (rounded, transposed) =
             (&mut self.rounded[..block * width], &mut self.transposed[..block * width]);
-        let along_queries = |values| Right { values, depth: block };
+        let along_queries = |values| Right::new(values, block);
         round::<V>(&p[..rows * width], 1.0, rounded);
         small::transpose(rounded, transposed);
         let (dout, dv) = (along_queries(self.dout.packed), &mut self.dv[at..]);
@@ -293,7 +292,7 @@ impl<U: Unit> Backward for TilesBackward<'_, U> {
         let (q, dk) = (along_queries(self.q.packed), &mut self.dk[at..]);
         self.unit.multiply(size, (transposed, block), q, (dk, padded), more);
         self.more = true;
-        let k = Right { values: self.k_rows, depth: self.keys }.from([span.start, 0]);
+        let k = Right::new(self.k_rows, self.keys).from([span.start, 0]);
         self.unit.multiply([rows, width, padded], (rounded, width), k, (dq, padded), false);
     }
 

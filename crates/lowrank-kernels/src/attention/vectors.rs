@@ -14,10 +14,10 @@ use crate::simd::Vector;
 use crate::tile::{Left, Panel, multiply};
 
 /// Products by vectors' multiply-adds.
-pub(super) struct Vectors;
+pub(super) struct VectorEngine;
 
 /// Keys, transposed, and values; each is padded with zeros.
-pub(super) struct VectorsForward<'w> {
+pub(super) struct VectorForward<'w> {
     q: &'w mut [f32],
     k_transposed: &'w mut [f32],
     v: &'w mut [f32],
@@ -27,7 +27,7 @@ pub(super) struct VectorsForward<'w> {
 }
 
 /// Keys in both forms, values transposed, and the sums of their gradients.
-pub(super) struct VectorsBackward<'w> {
+pub(super) struct VectorBackward<'w> {
     q: &'w mut [f32],
     dout: &'w mut [f32],
     k: &'w mut [f32],
@@ -42,12 +42,12 @@ pub(super) struct VectorsBackward<'w> {
     padded: usize,
 }
 
-impl Engine for Vectors {
+impl Engine for VectorEngine {
     const QUERY_BLOCK: usize = 16;
     const WIDTH: usize = HASH_KEYS;
 
-    type Forward<'w> = VectorsForward<'w>;
-    type Backward<'w> = VectorsBackward<'w>;
+    type Forward<'w> = VectorForward<'w>;
+    type Backward<'w> = VectorBackward<'w>;
 
     fn forward_len(keys: usize, dim: usize) -> usize {
         (Self::QUERY_BLOCK + keys) * Self::padded(dim) + dim * Self::columns(keys)
@@ -62,7 +62,7 @@ impl Engine for Vectors {
         a: &Attention<T>,
         task: &Task,
         working: &'w mut [f32],
-    ) -> VectorsForward<'w> {
+    ) -> VectorForward<'w> {
         let (keys, dim) = (task.keys.len(), a.shape.head_dim);
         let (stride, padded) = (Self::columns(keys), Self::padded(dim));
         let rest = &mut &mut *working;
@@ -72,7 +72,7 @@ impl Engine for Vectors {
         widen::<V, T>(a.k, task.keys.clone(), [task.kv_head * dim, dim], 1.0, padded, v);
         transpose(v, keys, dim, padded, stride, k_transposed);
         widen::<V, T>(a.v, task.keys.clone(), [task.kv_head * dim, dim], 1.0, padded, v);
-        VectorsForward { q, k_transposed, v, dim, stride, padded }
+        VectorForward { q, k_transposed, v, dim, stride, padded }
     }
 
     #[inline(always)]
@@ -80,7 +80,7 @@ impl Engine for Vectors {
         a: &Attention<T>,
         task: &Task,
         working: &'w mut [f32],
-    ) -> VectorsBackward<'w> {
+    ) -> VectorBackward<'w> {
         let (keys, dim) = (task.keys.len(), a.shape.head_dim);
         let (stride, padded) = (Self::columns(keys), Self::padded(dim));
         let columns = [task.kv_head * dim, dim];
@@ -94,11 +94,11 @@ impl Engine for Vectors {
         widen::<V, T>(a.k, task.keys.clone(), columns, 1.0, padded, k);
         transpose(k, keys, dim, padded, stride, k_transposed);
         let more = begin_sums(a, task, [dk, dv]);
-        VectorsBackward { q, dout, k, k_transposed, v_transposed, dk, dv, more, dim, stride, padded }
+        VectorBackward { q, dout, k, k_transposed, v_transposed, dk, dv, more, dim, stride, padded }
     }
 }
 
-impl Forward for VectorsForward<'_> {
+impl Forward for VectorForward<'_> {
     #[inline(always)]
     fn scores<V: Vector, T: Element>(
         &mut self,
@@ -121,7 +121,7 @@ impl Forward for VectorsForward<'_> {
     }
 }
 
-impl Backward for VectorsBackward<'_> {
+impl Backward for VectorBackward<'_> {
     #[inline(always)]
     fn scores<V: Vector, T: Element>(
         &mut self,

@@ -1,6 +1,6 @@
 //! Tiles of an emulated unit beside vectors.
 
-use super::super::vectors::Vectors;
+use super::super::vectors::VectorEngine;
 use super::super::{
     AttentionDropout, AttentionGradients, AttentionMask, AttentionShape, DistanceBias, Keys, backward,
     forward,
@@ -11,6 +11,7 @@ use crate::dropout::DropoutKey;
 use crate::gemm::amx::Emulated;
 use crate::random::Philox;
 use crate::rows::RowsMut;
+use crate::simd::Plain;
 
 /// Output, logarithms, and the gradients of queries, keys, values and biases.
 type Results = [Vec<f32>; 6];
@@ -47,7 +48,7 @@ fn results<E: Engine>(a: &Attention<bf16>, dout: Rows<bf16>) -> Results {
 fn check(a: &Attention<bf16>, case: &str) {
     let dout = numbers(a.q.rows() * a.q.cols(), 9);
     let dout = Rows::dense(&dout, a.q.rows(), a.q.cols());
-    let (vectors, tiles) = (results::<Vectors>(a, dout), results::<Tiles<Emulated>>(a, dout));
+    let (vectors, tiles) = (results::<VectorEngine>(a, dout), results::<TileEngine<Emulated>>(a, dout));
     for (name, (vectors, tiles)) in
         ["output", "logarithms", "q", "k", "v", "bias"].iter().zip(vectors.iter().zip(&tiles))
     {
@@ -98,5 +99,40 @@ fn tiles_give_what_vectors_give_on_an_emulated_unit() {
                 check(&attention, &format!("{mask:?}, {heads} heads of {head_dim} over {kv_heads}, {bias}"));
             }
         }
+    }
+}
+
+/// Rounded to one bf16, probabilities would give results that are off by some 3e-3.
+#[test]
+fn probabilities_are_multiplied_almost_as_in_f32() {
+    let (keys, dim, offsets) = (40, 32, [0, 40]);
+    let (k, v) = (numbers(keys * dim, 1), numbers(keys * dim, 2));
+    let rows = |data| Rows::dense(data, keys, dim);
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: dim, scale: 1.0 };
+    let attention = Attention {
+        q: rows(&k),
+        k: rows(&k),
+        v: rows(&v),
+        queries: &offsets,
+        keys: Keys::Offsets(&offsets),
+        shape,
+        mask: AttentionMask::Full,
+        bias: None,
+        dropout: None,
+    };
+    let task = Task { sequence: 0, heads: 0..1, kv_head: 0, queries: 0..keys, keys: 0..keys };
+    let span = attention.mask.span(0..32, keys, keys, small::MULTIPLE);
+    let mut random = Philox::new(3, 0);
+    let p: Vec<f32> = (0..32 * span.width)
+        .map(|i| if i % span.width < keys { random.uniform_f32() } else { 0.0 })
+        .collect();
+    let mut working = vec![0.0; TileEngine::<Emulated>::forward_len(keys, dim)];
+    let mut products = TileEngine::<Emulated>::forward::<Plain, bf16>(&attention, &task, &mut working);
+    let mut results = vec![0.0; 32 * dim];
+    products.results::<Plain>(&p, 32, &span, &mut results);
+    for (i, j) in (0..32).flat_map(|i| (0..dim).map(move |j| (i, j))) {
+        let product = |key: usize| f64::from(p[i * span.width + key]) * f64::from(v[key * dim + j].widen());
+        let (found, expected) = (f64::from(results[i * dim + j]), (0..keys).map(product).sum::<f64>());
+        assert!((found - expected).abs() < 3e-4, "{i}, {j}: {found}, not {expected}");
     }
 }

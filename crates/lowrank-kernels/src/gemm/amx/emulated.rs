@@ -9,6 +9,10 @@ use crate::element::Element;
 pub(crate) struct Emulated([[[u8; TILE_BYTES]; TILE_ROWS]; 8]);
 
 impl Unit for Emulated {
+    fn is_available() -> bool {
+        true
+    }
+
     unsafe fn configure() -> Self {
         Self([[[0; TILE_BYTES]; TILE_ROWS]; 8])
     }

@@ -34,6 +34,10 @@ static CONFIGURATION: Configuration = {
 };
 
 impl Unit for Hardware {
+    fn is_available() -> bool {
+        super::is_available()
+    }
+
     unsafe fn configure() -> Self {
         // SAFETY: the caller promises that the unit is there; the configuration is as the manual lays it out.
         unsafe {

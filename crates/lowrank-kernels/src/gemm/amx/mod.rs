@@ -5,7 +5,7 @@
 //!
 //! The unit is reached through `unit::Unit`, of which a plain emulation lets every machine test the rest.
 
-#[cfg(any(test, feature = "emulated-amx"))]
+#[cfg(any(test, all(target_arch = "x86_64", feature = "emulated-amx")))]
 mod emulated;
 #[cfg(all(target_arch = "x86_64", not(feature = "emulated-amx")))]
 mod hardware;
@@ -40,22 +40,20 @@ pub(super) type Amx = kernel::Tiles<Processor>;
 ///
 /// The first call asks the system for the permission.
 pub fn is_available() -> bool {
-    #[cfg(feature = "emulated-amx")]
-    return cfg!(target_arch = "x86_64");
+    #[cfg(all(target_arch = "x86_64", feature = "emulated-amx"))]
+    return true;
     #[cfg(all(target_arch = "x86_64", target_os = "linux", not(feature = "emulated-amx")))]
     return crate::tier::has_avx512() && hardware::is_permitted();
-    #[cfg(not(any(feature = "emulated-amx", all(target_arch = "x86_64", target_os = "linux"))))]
+    #[allow(unreachable_code)]
     false
 }
 
 /// Whether the unit, where it is available, also multiplies tiles of 8 bits.
 pub fn has_int8() -> bool {
-    #[cfg(feature = "emulated-amx")]
-    return is_available();
     #[cfg(all(target_arch = "x86_64", target_os = "linux", not(feature = "emulated-amx")))]
     return is_available() && hardware::has_int8();
-    #[cfg(not(any(feature = "emulated-amx", all(target_arch = "x86_64", target_os = "linux"))))]
-    false
+    #[allow(unreachable_code)]
+    is_available()
 }
 
 #[cfg(test)]

@@ -20,27 +20,45 @@ pub(crate) struct TileProducts<U>(U);
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a> {
     /// The panels, one after the other.
-    pub(crate) values: &'a [bf16],
+    values: &'a [bf16],
     /// Length of a column.
-    pub(crate) depth: usize,
+    depth: usize,
+    /// Elements from one panel to the next.
+    panel_len: usize,
 }
 
 impl<'a> Right<'a> {
+    /// The factor that is packed in `values`, with columns of `depth`.
+    pub(crate) fn new(values: &'a [bf16], depth: usize) -> Self {
+        Self { values, depth, panel_len: depth * PANEL }
+    }
+
     /// The factor without its first rows, an even number, and columns, a number of panels.
     #[inline(always)]
     pub(crate) fn from(self, [row, col]: [usize; 2]) -> Self {
-        debug_assert!(row.is_multiple_of(2) && col.is_multiple_of(PANEL));
-        Self { values: &self.values[col * self.depth + row * PANEL..], ..self }
+        assert!(row.is_multiple_of(2) && row <= self.depth && col.is_multiple_of(PANEL));
+        let values = &self.values[col / PANEL * self.panel_len + row * PANEL..];
+        Self { values, depth: self.depth - row, ..self }
     }
+}
+
+/// Whether so many elements hold `rows` rows of `width`, `stride` apart; at least one row.
+fn holds(len: usize, rows: usize, width: usize, stride: usize) -> bool {
+    let start = (rows - 1).checked_mul(stride);
+    width <= stride && start.and_then(|start| start.checked_add(width)).is_some_and(|end| end <= len)
 }
 
 impl<U: Unit> TileProducts<U> {
     /// Takes hold of the unit.
     ///
     /// # Safety
-    /// The machine has it, and this thread does not hold it already, nor takes hold of it again meanwhile.
+    /// This thread does not hold it already, nor takes hold of it again meanwhile.
+    ///
+    /// # Panics
+    /// If the machine does not have it.
     pub(crate) unsafe fn new() -> Self {
-        // SAFETY: as the caller promises.
+        assert!(U::is_available(), "this machine does not have the unit");
+        // SAFETY: the machine has it; the rest is the caller's promise.
         Self(unsafe { U::configure() })
     }
 
@@ -52,7 +70,6 @@ impl<U: Unit> TileProducts<U> {
     ///
     /// # Panics
     /// If a matrix is shorter than that.
-    #[inline(always)]
     pub(crate) fn multiply(
         &mut self,
         [rows, depth, width]: [usize; 3],
@@ -64,12 +81,12 @@ impl<U: Unit> TileProducts<U> {
         if rows == 0 || width == 0 {
             return;
         }
-        let last_row = rows.next_multiple_of(TILE_ROWS) - 1;
+        let padded = rows.next_multiple_of(TILE_ROWS);
         assert!(depth.is_multiple_of(MULTIPLE) && width.is_multiple_of(MULTIPLE));
-        assert!(left_stride >= depth && left.len() >= last_row * left_stride + depth);
-        assert!(right.depth >= depth);
-        assert!(right.values.len() >= (width / PANEL - 1) * right.depth * PANEL + depth * PANEL);
-        assert!(stride >= width && out.len() >= last_row * stride + width);
+        assert!(holds(left.len(), padded, depth, left_stride), "rows that are read");
+        assert!(depth <= right.depth, "steps of the sum");
+        assert!(holds(right.values.len(), width / PANEL, depth * PANEL, right.panel_len), "panels");
+        assert!(holds(out.len(), padded, width, stride), "rows that are written");
         for row in (0..rows).step_by(2 * TILE_ROWS) {
             for col in (0..width).step_by(MULTIPLE) {
                 // SAFETY: the assertions above say that all rows, rounded up to tiles, and all columns of two panels are
@@ -80,8 +97,8 @@ impl<U: Unit> TileProducts<U> {
                         depth,
                         left: left.as_ptr().add(row * left_stride),
                         left_stride,
-                        panel: right.values.as_ptr().add(col * right.depth),
-                        panel_len: right.depth * PANEL,
+                        panel: right.values.as_ptr().add(col / PANEL * right.panel_len),
+                        panel_len: right.panel_len,
                         sums: out.as_mut_ptr().add(row * stride + col),
                         sums_stride: stride,
                         add,
@@ -176,8 +193,7 @@ mod tests {
             assert_eq!(straight, turned);
             // SAFETY: the emulated unit is there, and each is another.
             let mut unit = unsafe { TileProducts::<Emulated>::new() };
-            let (mut out, right_factor) =
-                (vec![f32::NAN; padded * width], Right { values: &straight, depth });
+            let (mut out, right_factor) = (vec![f32::NAN; padded * width], Right::new(&straight, depth));
             for add in [false, true] {
                 unit.multiply([rows, depth, width], (&left, depth), right_factor, (&mut out, width), add);
             }
@@ -185,16 +201,26 @@ mod tests {
                 let sum: f32 = (0..depth).map(|d| at(&left, i, depth, d) * at(&right, d, width, j)).sum();
                 assert_eq!(out[i * width + j], 2.0 * sum, "{rows}x{depth}x{width}: {i}, {j}");
             }
-            // Parts of both.
-            let part = right_factor.from([2, width - 32]);
+            // Steps from the eighteenth on, and the last columns.
             if depth > 32 {
-                let size = [rows, 32, 32];
-                unit.multiply(size, (&left[2..], depth), part, (&mut out, width), false);
-                let sum: f32 =
-                    (2..34).map(|d| at(&left, 0, depth, d) * at(&right, d, width, width - 32)).sum();
-                assert_eq!(out[0], sum);
+                let part = right_factor.from([18, width - 32]);
+                unit.multiply([rows, 32, 32], (&left[18..], depth), part, (&mut out, width), false);
+                for (i, j) in (0..rows).flat_map(|i| (0..32).map(move |j| (i, j))) {
+                    let product = |d| at(&left, i, depth, d) * at(&right, d, width, width - 32 + j);
+                    assert_eq!(out[i * width + j], (18..50).map(product).sum::<f32>());
+                }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "steps of the sum")]
+    fn steps_that_a_panel_does_not_have_are_refused() {
+        // SAFETY: the emulated unit is there, and this one is the only one.
+        let mut unit = unsafe { TileProducts::<Emulated>::new() };
+        let (left, right) = (numbers(16 * 64, 1), numbers(64 * 64, 5));
+        let part = Right::new(&right, 64).from([18, 0]);
+        unit.multiply([16, 64, 32], (&left, 64), part, (&mut [0.0; 16 * 32], 32), false);
     }
 
     #[test]

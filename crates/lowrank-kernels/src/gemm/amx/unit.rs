@@ -10,6 +10,9 @@ pub(in crate::gemm) const TILE_BYTES: usize = 64;
 
 /// A thread's hold on eight tiles of 16 rows of 64 bytes, numbered 0 to 7; given back when dropped.
 pub(crate) trait Unit: Sized {
+    /// Whether the machine has it.
+    fn is_available() -> bool;
+
     /// Takes hold of the unit.
     ///
     /// # Safety
