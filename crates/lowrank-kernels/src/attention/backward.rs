@@ -125,11 +125,11 @@ multiversion! {
                 unsafe { store::<V, T>(dq, rows, padded, start, block.columns, to_q) };
             }
         }
-        let ([dk, dv], columns) = (products.sums(), [task.kv_head * dim, dim]);
+        let (sums, columns) = (products.sums(), [task.kv_head * dim, dim]);
         // SAFETY: this task alone has its keys' head of its sequence's rows, which no other sequence shares.
         unsafe {
-            store::<V, T>(dk, keys, padded, task.keys.start, columns, to_k);
-            store::<V, T>(dv, keys, padded, task.keys.start, columns, to_v);
+            store::<V, T>(sums.k, keys, padded, task.keys.start, columns, to_k);
+            store::<V, T>(sums.v, keys, padded, task.keys.start, columns, to_v);
         }
     }
 }

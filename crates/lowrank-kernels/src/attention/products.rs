@@ -135,17 +135,29 @@ pub(super) trait Backward {
         dq: &mut [f32],
     );
 
-    /// The sums of all blocks, for the keys and for the values.
-    fn sums(&self) -> [&[f32]; 2];
+    /// The sums of all blocks.
+    fn sums(&self) -> &Sums<'_>;
 }
 
-/// Prepares the sums of a task's gradients, and says whether its first block adds to them. Where that writes all of them, it
-/// need not.
-#[inline(always)]
-pub(super) fn begin_sums<T: Element>(a: &Attention<T>, task: &Task, sums: [&mut [f32]; 2]) -> bool {
-    let adds = task.queries.is_empty() || a.mask != AttentionMask::Full;
-    if adds {
-        sums.into_iter().for_each(|sums| sums.fill(0.0));
+/// The sums of a task's gradients, over blocks of queries; rows of [`Engine::padded`] numbers.
+pub(super) struct Sums<'w> {
+    /// For the keys.
+    pub(super) k: &'w mut [f32],
+    /// For the values.
+    pub(super) v: &'w mut [f32],
+    /// Whether they hold something. Where the first block writes all of them, it need not add to anything.
+    pub(super) more: bool,
+}
+
+impl<'w> Sums<'w> {
+    /// The sums before the first block of a task.
+    #[inline(always)]
+    pub(super) fn new<T: Element>(a: &Attention<T>, task: &Task, k: &'w mut [f32], v: &'w mut [f32]) -> Self {
+        let more = task.queries.is_empty() || a.mask != AttentionMask::Full;
+        if more {
+            k.fill(0.0);
+            v.fill(0.0);
+        }
+        Self { k, v, more }
     }
-    adds
 }

@@ -14,7 +14,7 @@ use half::bf16;
 
 use super::heads::{cut, scale_by};
 use super::mask::Span;
-use super::products::{Backward, Block, Engine, Forward, begin_sums};
+use super::products::{Backward, Block, Engine, Forward, Sums};
 use super::task::Task;
 use super::{Attention, HASH_KEYS};
 use crate::element::Element;
@@ -54,10 +54,7 @@ pub(super) struct TileBackward<'w, U> {
     /// Its probabilities or the gradients of its scores, and their transpose.
     rounded: &'w mut [bf16],
     transposed: &'w mut [bf16],
-    dk: &'w mut [f32],
-    dv: &'w mut [f32],
-    /// Whether the sums hold something.
-    more: bool,
+    sums: Sums<'w>,
     keys: usize,
     padded: usize,
 }
@@ -198,23 +195,9 @@ impl<U: Unit> Engine for TileEngine<U> {
         gather(a.k, task.keys.clone(), columns, padded, rows);
         small::pack_columns(rows, padded, k_columns);
         small::pack(rows, padded, k_rows);
-        let more = begin_sums(a, task, [dk, dv]);
+        let sums = Sums::new(a, task, dk, dv);
         let unit = Self::unit();
-        TileBackward {
-            unit,
-            k_columns,
-            v_columns,
-            k_rows,
-            q,
-            dout,
-            rounded,
-            transposed,
-            dk,
-            dv,
-            more,
-            keys,
-            padded,
-        }
+        TileBackward { unit, k_columns, v_columns, k_rows, q, dout, rounded, transposed, sums, keys, padded }
     }
 }
 
@@ -277,7 +260,7 @@ impl<U: Unit> Backward for TileBackward<'_, U> {
         scale: f32,
         dq: &mut [f32],
     ) {
-        let Self { padded, more, .. } = *self;
+        let (padded, more) = (self.padded, self.sums.more);
         let (width, block) = (span.width, small::MULTIPLE);
         let (size, at) = ([span.keys(), block, padded], span.start * padded);
         let (rounded, transposed) =
@@ -285,20 +268,20 @@ impl<U: Unit> Backward for TileBackward<'_, U> {
         let along_queries = |values| Right::new(values, block);
         round::<V>(&p[..rows * width], 1.0, rounded);
         small::transpose(rounded, transposed);
-        let (dout, dv) = (along_queries(self.dout.packed), &mut self.dv[at..]);
+        let (dout, dv) = (along_queries(self.dout.packed), &mut self.sums.v[at..]);
         self.unit.multiply(size, (transposed, block), dout, (dv, padded), more);
         round::<V>(&ds[..rows * width], scale, rounded);
         small::transpose(rounded, transposed);
-        let (q, dk) = (along_queries(self.q.packed), &mut self.dk[at..]);
+        let (q, dk) = (along_queries(self.q.packed), &mut self.sums.k[at..]);
         self.unit.multiply(size, (transposed, block), q, (dk, padded), more);
-        self.more = true;
+        self.sums.more = true;
         let k = Right::new(self.k_rows, self.keys).from([span.start, 0]);
         self.unit.multiply([rows, width, padded], (rounded, width), k, (dq, padded), false);
     }
 
     #[inline(always)]
-    fn sums(&self) -> [&[f32]; 2] {
-        [&*self.dk, &*self.dv]
+    fn sums(&self) -> &Sums<'_> {
+        &self.sums
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::heads::{cut, transpose, widen};
 use super::mask::Span;
-use super::products::{Backward, Block, Engine, Forward, begin_sums};
+use super::products::{Backward, Block, Engine, Forward, Sums};
 use super::task::Task;
 use super::{Attention, HASH_KEYS};
 use crate::element::Element;
@@ -33,10 +33,7 @@ pub(super) struct VectorBackward<'w> {
     k: &'w mut [f32],
     k_transposed: &'w mut [f32],
     v_transposed: &'w mut [f32],
-    dk: &'w mut [f32],
-    dv: &'w mut [f32],
-    /// Whether the sums hold something.
-    more: bool,
+    sums: Sums<'w>,
     dim: usize,
     stride: usize,
     padded: usize,
@@ -93,8 +90,8 @@ impl Engine for VectorEngine {
         transpose(k, keys, dim, padded, stride, v_transposed);
         widen::<V, T>(a.k, task.keys.clone(), columns, 1.0, padded, k);
         transpose(k, keys, dim, padded, stride, k_transposed);
-        let more = begin_sums(a, task, [dk, dv]);
-        VectorBackward { q, dout, k, k_transposed, v_transposed, dk, dv, more, dim, stride, padded }
+        let sums = Sums::new(a, task, dk, dv);
+        VectorBackward { q, dout, k, k_transposed, v_transposed, sums, dim, stride, padded }
     }
 }
 
@@ -154,22 +151,22 @@ impl Backward for VectorBackward<'_> {
         scale: f32,
         dq: &mut [f32],
     ) {
-        let Self { padded, more, .. } = *self;
+        let (padded, more) = (self.padded, self.sums.more);
         let by_key = |data| Left::Transposed(Panel { data, stride: span.width });
         let (size, at) = ([span.keys(), rows, padded], span.start * padded);
         let dout = Panel { data: &*self.dout, stride: padded };
-        multiply(size, 1.0, by_key(p), dout, &mut self.dv[at..], padded, more);
+        multiply(size, 1.0, by_key(p), dout, &mut self.sums.v[at..], padded, more);
         // The queries are scaled already.
         let q = Panel { data: &*self.q, stride: padded };
-        multiply(size, 1.0, by_key(ds), q, &mut self.dk[at..], padded, more);
-        self.more = true;
+        multiply(size, 1.0, by_key(ds), q, &mut self.sums.k[at..], padded, more);
+        self.sums.more = true;
         let by_query = Left::Plain(Panel { data: ds, stride: span.width });
         let k = Panel { data: &self.k[at..], stride: padded };
         multiply([rows, span.keys(), padded], scale, by_query, k, dq, padded, false);
     }
 
     #[inline(always)]
-    fn sums(&self) -> [&[f32]; 2] {
-        [&*self.dk, &*self.dv]
+    fn sums(&self) -> &Sums<'_> {
+        &self.sums
     }
 }

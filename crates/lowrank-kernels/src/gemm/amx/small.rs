@@ -7,6 +7,7 @@ use super::kernel::two_by_two;
 use super::unit::{TILE_BYTES, TILE_ROWS, Unit};
 use crate::gemm::tile::Step;
 use crate::gemm::turned::{ROW, turned_block};
+use crate::rows::{Rows, RowsMut};
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = TILE_BYTES / size_of::<f32>();
@@ -40,12 +41,6 @@ impl<'a> Right<'a> {
         let values = &self.values[col / PANEL * self.panel_len + row * PANEL..];
         Self { values, depth: self.depth - row, ..self }
     }
-}
-
-/// Whether so many elements hold `rows` rows of `width`, `stride` apart; at least one row.
-fn holds(len: usize, rows: usize, width: usize, stride: usize) -> bool {
-    let start = (rows - 1).checked_mul(stride);
-    width <= stride && start.and_then(|start| start.checked_add(width)).is_some_and(|end| end <= len)
 }
 
 impl<U: Unit> TileProducts<U> {
@@ -83,23 +78,24 @@ impl<U: Unit> TileProducts<U> {
         }
         let padded = rows.next_multiple_of(TILE_ROWS);
         assert!(depth.is_multiple_of(MULTIPLE) && width.is_multiple_of(MULTIPLE));
-        assert!(holds(left.len(), padded, depth, left_stride), "rows that are read");
         assert!(depth <= right.depth, "steps of the sum");
-        assert!(holds(right.values.len(), width / PANEL, depth * PANEL, right.panel_len), "panels");
-        assert!(holds(out.len(), padded, width, stride), "rows that are written");
+        // The views check that they are as large.
+        let left = Rows::new(left, padded, depth, left_stride);
+        let panels = Rows::new(right.values, width / PANEL, depth * PANEL, right.panel_len);
+        let mut out = RowsMut::new(out, padded, width, stride);
         for row in (0..rows).step_by(2 * TILE_ROWS) {
             for col in (0..width).step_by(MULTIPLE) {
-                // SAFETY: the assertions above say that all rows, rounded up to tiles, and all columns of two panels are
-                // there; the depth is a number of tiles.
+                // SAFETY: all rows, rounded up to tiles, and all columns of two panels are in the views; the depth is a number
+                // of tiles.
                 unsafe {
                     let step = Step {
                         rows: (rows - row).min(2 * TILE_ROWS),
                         depth,
-                        left: left.as_ptr().add(row * left_stride),
+                        left: left.data().as_ptr().add(row * left_stride),
                         left_stride,
-                        panel: right.values.as_ptr().add(col / PANEL * right.panel_len),
+                        panel: panels.data().as_ptr().add(col / PANEL * right.panel_len),
                         panel_len: right.panel_len,
-                        sums: out.as_mut_ptr().add(row * stride + col),
+                        sums: out.data().as_mut_ptr().add(row * stride + col),
                         sums_stride: stride,
                         add,
                     };
