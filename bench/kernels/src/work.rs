@@ -116,8 +116,10 @@ fn products<T: Element>(rows: usize, outputs: usize, inputs: usize) -> [Work; 2]
 /// Products by a frozen weight of 8 bits in whole numbers.
 fn integer_products<T: Element>(rows: usize, outputs: usize, inputs: usize) -> [Work; 2] {
     let source = numbers(outputs * inputs);
-    let weight =
-        || Int8Weight::quantize(T::COMPUTE, Source::F32(&source), outputs, inputs).expect("finite numbers");
+    let weight = || {
+        let weight = Int8Weight::quantize(T::COMPUTE, Source::F32(&source), outputs, inputs);
+        weight.expect("finite numbers").keeping_transpose(true)
+    };
     let (bias, ahead, back) = (numbers(outputs), weight(), weight());
     in_both_directions::<T>(
         "int8",

@@ -30,7 +30,9 @@ fn frozen<'a, T: Element>(tier: Tier, w: &'a [f32], m: usize, n: usize, k: usize
 }
 
 fn whole<'a, T: Element>(w: &'a [f32], m: usize, n: usize, k: usize) -> [Variant<'a>; 2] {
-    let weight = || Int8Weight::quantize(T::COMPUTE, Source::F32(w), n, k).expect("finite values");
+    let weight = || {
+        Int8Weight::quantize(T::COMPUTE, Source::F32(w), n, k).expect("finite values").keeping_transpose(true)
+    };
     let (ahead, back) = (weight(), weight());
     both::<T>(
         "int8",

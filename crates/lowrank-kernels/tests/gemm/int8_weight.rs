@@ -80,7 +80,7 @@ fn check<T: Element>(tier: Tier, tolerance: f64) {
             *value += f64::from(bias[i % outputs]);
         }
         let backward = product(&dy, outputs + 3, [outputs, inputs], &|n, k| decoded[n * inputs + k]);
-        let run = |threads: usize| {
+        let run = |weight: &Int8Weight, threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
             pool.install(|| {
                 let mut y = vec![T::round(f32::NAN); rows * (outputs + 2)];
@@ -94,7 +94,7 @@ fn check<T: Element>(tier: Tier, tolerance: f64) {
                 (y, dx)
             })
         };
-        let (y, dx) = run(1);
+        let (y, dx) = run(&weight, 1);
         let twice: Vec<f64> = backward.iter().map(|value| 2.0 * value).collect();
         let (ahead, back) =
             (error(&y, outputs + 2, &forward, outputs), error(&dx, inputs + 2, &twice, inputs));
@@ -102,8 +102,13 @@ fn check<T: Element>(tier: Tier, tolerance: f64) {
         assert!(back < tolerance, "{tier}, {rows} rows, {outputs} x {inputs}: backward {back:e}");
         let bits =
             |values: &[T]| -> Vec<u32> { values.iter().map(|value| value.widen().to_bits()).collect() };
-        let (other_y, other_dx) = run(3);
-        assert!(bits(&y) == bits(&other_y) && bits(&dx) == bits(&other_dx), "three threads");
+        let kept =
+            Int8Weight::with_tier(tier, T::COMPUTE, parts.view(), outputs, inputs).keeping_transpose(true);
+        for (other, threads) in [(&weight, 3), (&kept, 1)] {
+            let (other_y, other_dx) = run(other, threads);
+            assert!(bits(&y) == bits(&other_y) && bits(&dx) == bits(&other_dx), "{threads} threads");
+        }
+        assert!(kept.bytes() > weight.bytes());
     }
 }
 

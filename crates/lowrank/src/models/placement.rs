@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use lowrank_kernels::gemm::{Int8Weight, Weight};
+use lowrank_kernels::gemm::Weight;
 use lowrank_kernels::{Compute, memory};
 
 use super::Model;
@@ -90,38 +90,35 @@ pub struct Needs {
     pub packed: u64,
     /// In 8 bits.
     pub int8: u64,
+    /// What the transposes of weights that are multiplied in whole numbers add in training, where they are kept.
+    pub transposes: u64,
 }
 
 impl Needs {
-    /// Counts shapes and the checkpoint's bytes; nothing is read. In training, weights are multiplied in both directions.
+    /// Counts shapes and the bytes of the checkpoint, if there is one; nothing is read. In training, weights are multiplied in
+    /// both directions.
     pub fn of(
         model: &dyn Model,
-        checkpoint: &Checkpoint,
+        checkpoint: Option<&Checkpoint>,
         (compute, operands): (Compute, Operands),
         training: bool,
     ) -> Self {
-        let keys = Keys::new(model.info(), checkpoint);
+        let keys = checkpoint.map(|checkpoint| Keys::new(model.info(), checkpoint));
         let eight = quantizable(model);
         let multiplied = multiplied(model);
-        let operand = |path: &str| {
-            let whole = operands == Operands::Int8 && eight.contains(path);
-            if whole {
-                Int8Weight::value_bytes(compute, training)
-            } else {
-                Weight::value_bytes(compute, training)
-            }
-        };
+        let in_whole_numbers = |path: &str| operands == Operands::Int8 && eight.contains(path);
         let mut needs = Self::default();
         for_each_parameter(model, |path, parameter| {
             if parameter.tie().is_some() {
                 return;
             }
             let elements = parameter.shape().elements() as u64;
-            let found = keys.find_all(path);
+            let found = keys.as_ref().map_or_else(Vec::new, |keys| keys.find_all(path));
             let bytes = found.iter().map(|(_, view)| view.bytes.len() as u64).sum();
             let stored = if found.is_empty() { 4 * elements } else { bytes };
             let is_int8 = found.iter().any(|(_, view)| view.dtype == StoredDtype::I8);
-            let packed = if multiplied.contains(path) { operand(path) as u64 * elements } else { 0 };
+            let value_bytes = if in_whole_numbers(path) { 1 } else { Weight::value_bytes(compute, training) };
+            let packed = if multiplied.contains(path) { value_bytes as u64 * elements } else { 0 };
             // A table that is also a head is read in both forms.
             let own = if packed == 0 || !eight.contains(path) { stored } else { 0 };
             // What is in 8 bits is decoded as it is read, or packed beside it.
@@ -131,8 +128,15 @@ impl Needs {
             let small = elements + elements / 50;
             let kept = if is_int8 || !eight.contains(path) { stored } else { small };
             needs.int8 += kept + if eight.contains(path) { beside } else { 0 };
+            needs.transposes += if training && in_whole_numbers(path) { elements } else { 0 };
         });
         needs
+    }
+
+    /// Whether there is room for the transposes beside weights that are not read from their file.
+    pub fn keeps_transposes(self, placement: Placement, available: Option<u64>) -> bool {
+        let weights = if placement == Placement::Int8 { self.int8 } else { self.packed };
+        available.is_none_or(|available| fits(weights + self.transposes, available))
     }
 
     /// The placement that fits of those that leave the weights as the checkpoint has them.
@@ -143,7 +147,7 @@ impl Needs {
     /// The placement that fits, and the sentence that tells of it where it is not the usual one.
     pub fn choose(self, available: Option<u64>) -> (Placement, Option<String>) {
         let Some(available) = available else { return (Placement::Packed, None) };
-        let fits = |bytes: u64| bytes <= available / 5 * 4;
+        let fits = |bytes: u64| fits(bytes, available);
         let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
         let (packed, int8) = (gb(self.packed), gb(self.int8));
         let reason =
@@ -159,6 +163,11 @@ impl Needs {
             (Placement::Mapped, Some(note))
         }
     }
+}
+
+/// Whether so many bytes leave a fifth of those available to everything else.
+fn fits(bytes: u64, available: u64) -> bool {
+    bytes <= available / 5 * 4
 }
 
 /// How much memory to plan with: what `LOWRANK_MEMORY` says, or what the system and this process's control group leave.
@@ -202,16 +211,21 @@ pub(super) fn stream(model: &mut dyn Model) {
 }
 
 /// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers by rows of `compute`, except floating
-/// ones that are streamed, and gives their number.
+/// ones that are streamed, and gives their number. With `keep_transposes`, training makes their transposes once and not in each
+/// pass.
 ///
 /// # Errors
 /// Names a weight that holds a value that is not finite.
-pub(crate) fn multiply_in_int8(model: &mut dyn Model, compute: Compute) -> Result<usize> {
+pub(crate) fn multiply_in_int8(
+    model: &mut dyn Model,
+    compute: Compute,
+    keep_transposes: bool,
+) -> Result<usize> {
     let names = quantizable(&*model);
     let mut count = Ok(0);
     for_each_parameter_mut(model, |path, parameter| {
         if let (Ok(sum), Some(leaf)) = (&mut count, parameter.base_mut().filter(|_| names.contains(path))) {
-            match leaf.multiply_in_int8(compute) {
+            match leaf.multiply_in_int8(compute, keep_transposes) {
                 Some(weights) => *sum += weights,
                 None => {
                     let reason = "it holds a value that is not finite, and cannot be multiplied in 8 bits";
@@ -225,11 +239,28 @@ pub(crate) fn multiply_in_int8(model: &mut dyn Model, compute: Compute) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use super::super::{HeadSpec, ModelConfig, from_config};
     use super::*;
 
     #[test]
+    fn transposes_are_counted_where_whole_numbers_are_multiplied_both_ways() {
+        let config = serde_json::json!({
+            "model_type": "bert", "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 12,
+        });
+        let config = ModelConfig::from_json(&config).unwrap();
+        let model = from_config(&config, HeadSpec::new(config.usual_head(), 2)).unwrap();
+        let needs = |operands, training| Needs::of(&*model, None, (Compute::F32, operands), training);
+        let (trained, asked) = (needs(Operands::Int8, true), needs(Operands::Int8, false));
+        // Queries, keys, values and outputs of attention, and two layers, in each of two; beside them the pooler.
+        assert_eq!(trained.transposes, 2 * (4 * 16 * 16 + 2 * 16 * 24) + 16 * 16);
+        assert_eq!((asked.transposes, needs(Operands::Rows, true).transposes), (0, 0));
+        assert_eq!((trained.packed, trained.int8), (asked.packed, asked.int8));
+    }
+
+    #[test]
     fn what_fits_is_chosen_and_a_fifth_is_left() {
-        let needs = Needs { packed: 4_000_000_000, int8: 1_000_000_000 };
+        let needs = Needs { packed: 4_000_000_000, int8: 1_000_000_000, transposes: 1_000_000_000 };
         let chosen = |available| needs.choose(Some(available)).0;
         assert_eq!(needs.choose(None), (Placement::Packed, None));
         assert_eq!(needs.choose(Some(5_000_000_000)), (Placement::Packed, None));
@@ -238,6 +269,10 @@ mod tests {
         assert_eq!(chosen(1_200_000_000), Placement::Mapped);
         assert_eq!(needs.choose_unchanged(Some(5_000_000_000)), Placement::Packed);
         assert_eq!(needs.choose_unchanged(Some(4_900_000_000)), Placement::Mapped);
+        let keeps = |placement, available| needs.keeps_transposes(placement, Some(available));
+        assert!(keeps(Placement::Packed, 6_250_000_000) && !keeps(Placement::Packed, 6_200_000_000));
+        assert!(keeps(Placement::Int8, 2_500_000_000) && !keeps(Placement::Int8, 2_400_000_000));
+        assert!(needs.keeps_transposes(Placement::Packed, None));
         let note = needs.choose(Some(2_000_000_000)).1;
         let expected = "the weights would take 4.0 GB of memory, and 2.0 GB are available: they are loaded in 8 bits, \
                         which take 1.0 GB";

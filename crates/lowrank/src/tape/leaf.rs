@@ -170,15 +170,16 @@ impl Leaf {
 
     /// Has a frozen value multiplied in whole numbers, in 8 bits, and packs it for that and rows of `compute`; a floating one
     /// that is streamed stays so. Gives the number of weights that are, or none if one of them holds a value that is not finite.
-    pub(crate) fn multiply_in_int8(&mut self, compute: Compute) -> Option<usize> {
+    /// `keep_transpose` as in [`Int8Weight::keeping_transpose`].
+    pub(crate) fn multiply_in_int8(&mut self, compute: Compute, keep_transpose: bool) -> Option<usize> {
         if !self.parts.is_empty() {
-            return self.parts.iter_mut().map(|part| part.multiply_in_int8(compute)).sum();
+            return self.parts.iter_mut().map(|part| part.multiply_in_int8(compute, keep_transpose)).sum();
         }
         let is_held = self.queue.is_none() || self.quantized.is_some();
         if self.trainable || !is_held {
             return Some(0);
         }
-        let weight = self.int8_weight(compute)?;
+        let weight = self.int8_weight(compute)?.keeping_transpose(keep_transpose);
         self.value().release_pages();
         self.prepared = Arc::new(Mutex::new(Some(Prepared::Int8(Arc::new(weight)))));
         self.in_int8 = true;

@@ -132,20 +132,18 @@ impl AdaptedModel {
         let checkpoint = Checkpoint::open(folder)?;
         let mut model = models::from_config(&config, head)?;
         let compute = compute.unwrap_or_else(default_compute);
+        let training = purpose == Use::Training;
+        let needs = Needs::of(&*model, Some(&checkpoint), (compute, operands), training);
+        let available = models::planned_memory()?;
         let (placement, mut placement_note) = match (load_in, purpose) {
             (LoadIn::Int8, _) => (Placement::Int8, None),
             (LoadIn::Mapped, _) => (Placement::Mapped, None),
             // What is trained is in memory in any case.
             (LoadIn::Auto, Use::FullTraining) => (Placement::Packed, None),
-            (LoadIn::Auto, Use::Reference) => {
-                let needs = Needs::of(&*model, &checkpoint, (compute, operands), false);
-                (needs.choose_unchanged(models::planned_memory()?), None)
-            }
-            (LoadIn::Auto, _) => {
-                Needs::of(&*model, &checkpoint, (compute, operands), purpose == Use::Training)
-                    .choose(models::planned_memory()?)
-            }
+            (LoadIn::Auto, Use::Reference) => (needs.choose_unchanged(available), None),
+            (LoadIn::Auto, _) => needs.choose(available),
         };
+        let keep_transposes = needs.keeps_transposes(placement, available);
         let report = models::load_as(&mut *model, &checkpoint, placement)?;
         let mut operands = operands;
         if operands == Operands::Int8 && placement == Placement::Mapped {
@@ -154,7 +152,9 @@ impl AdaptedModel {
                           changes nothing";
             placement_note =
                 Some(placement_note.map_or(reason.to_owned(), |note| format!("{note}; {reason}")));
-        } else if operands == Operands::Int8 && models::multiply_in_int8(&mut *model, compute)? == 0 {
+        } else if operands == Operands::Int8
+            && models::multiply_in_int8(&mut *model, compute, keep_transposes)? == 0
+        {
             let reason = "no weight of this model can be multiplied in 8 bits; leave it at \"auto\"";
             return Err(Error::setting("train.compute", reason));
         }

@@ -14,7 +14,7 @@ use super::subject::write_weights;
 use super::trainer::Trainer;
 use crate::adapter::{self, LoraConfig, ParameterCount};
 use crate::data::{Batch, IGNORED, Labels, Pixels, TokenRows};
-use crate::models::{self, Head, HeadSpec, LoadIn, ModelConfig, ModelInfo, Operands};
+use crate::models::{self, Head, HeadSpec, LoadIn, ModelConfig, ModelInfo, Needs, Operands, Placement};
 use crate::tape::AdapterId;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -85,7 +85,9 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
             // Tables and what is not in 8 bits are in bf16, whatever is computed in.
             models::initialise_int8(&mut *model, SEED, DType::Bf16)?;
             if options.operands == Operands::Int8 {
-                models::multiply_in_int8(&mut *model, compute)?;
+                let needs = Needs::of(&*model, None, (compute, options.operands), true);
+                let keep = needs.keeps_transposes(Placement::Int8, models::planned_memory()?);
+                models::multiply_in_int8(&mut *model, compute, keep)?;
             }
             AdaptedModel::from_model(model, options.config.clone(), compute)
         }

@@ -17,8 +17,6 @@ impl<U: Unit> Dot for Tiles<U> {
     const LAYOUT: Layout = Layout { cols: COLS, group: 4, depth_multiple: DEPTH, panel_multiple: 2 };
     const ROWS: usize = 2 * TILE_ROWS;
     const ROW_MULTIPLE: usize = TILE_ROWS;
-    // As for bf16, the unit might be done with a product before its panels are made: never measured.
-    const TURNS: bool = false;
     // Rounding a row costs about as much as multiplying it by a few hundred columns; with fewer rows a panel from memory takes
     // longer than its products.
     const FEWEST_ROWS: Option<usize> = Some(128);

@@ -61,8 +61,6 @@ pub(in crate::gemm) trait Dot: Copy + Send + Sync {
     const ROWS: usize;
     /// Rows are read, and sums written, up to a multiple of this.
     const ROW_MULTIPLE: usize = 1;
-    /// Whether the panels of a transposed weight are made for each product, or once and kept.
-    const TURNS: bool = true;
 
     /// The fewest rows of a task, if rows are cut for the sake of threads before columns are.
     const FEWEST_ROWS: Option<usize> = None;

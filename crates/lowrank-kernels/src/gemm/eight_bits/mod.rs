@@ -48,6 +48,7 @@ pub struct Int8Weight {
     outliers: Vec<f32>,
     /// `[K]`: 0 in outlier columns and 1 elsewhere, so that they do not count among a row's magnitudes.
     mask: Option<Vec<f32>>,
+    keeps_transpose: bool,
 }
 
 /// The instructions that products use.
@@ -163,13 +164,14 @@ impl Int8Weight {
             mask: (!columns.is_empty()).then(|| mask(&columns)),
             columns,
             outliers: int8.outliers.iter().map(|value| value.widen()).collect(),
+            keeps_transpose: false,
         }
     }
 
-    /// Bytes that one value takes in all forms that are kept of a weight, which with `backward` is multiplied in both
-    /// directions.
-    pub fn value_bytes(compute: Compute, backward: bool) -> usize {
-        each!(Kernel::of(Tier::active(), compute, 0), dot => if backward && !turns(dot) { 2 } else { 1 })
+    /// Has the first backward product keep the form of the weight that it makes, a byte for each value again, where each would
+    /// make its own. Results are the same.
+    pub fn keeping_transpose(self, keeps: bool) -> Self {
+        Self { keeps_transpose: keeps, ..self }
     }
 
     /// N: the width of `y`.
@@ -182,7 +184,8 @@ impl Int8Weight {
         self.inputs
     }
 
-    /// Bytes of memory that the weight occupies at present; on AMX the first backward product adds a second form.
+    /// Bytes of memory that the weight occupies at present: one for each value, padding and scales, and after the first backward
+    /// product those of a transpose that is kept.
     pub fn bytes(&self) -> usize {
         self.panels.bytes() + size_of_val(&self.scales[..]) + size_of_val(&self.outliers[..])
     }
@@ -234,7 +237,7 @@ impl Int8Weight {
     }
 
     pub(crate) fn backward_kernel<T: Element>(&self, dy: Rows<T>, mut dx: RowsMut<T>, accumulate: bool) {
-        each!(self.kernel, dot => self.panels.by_transpose(turns(dot), dx.reborrow(), |panels, dx| {
+        each!(self.kernel, dot => self.panels.by_transpose(!self.keeps_transpose, dx.reborrow(), |panels, dx| {
             let pass = Pass::Backward { scales: &self.scales, accumulate };
             multiply(dot, &Product { left: dy, panels, pass }, dx);
         }));
@@ -257,10 +260,6 @@ impl Int8Weight {
 
 fn layout<K: Dot>(_: K) -> super::panels::Layout {
     K::LAYOUT
-}
-
-fn turns<K: Dot>(_: K) -> bool {
-    K::TURNS
 }
 
 #[cfg(test)]

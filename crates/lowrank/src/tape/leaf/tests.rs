@@ -127,7 +127,7 @@ fn a_frozen_leaf_is_multiplied_in_whole_numbers_and_a_trained_one_is_not() {
             y
         };
         let wanted = product(leaf);
-        assert_eq!(leaf.multiply_in_int8(Compute::F32), Some(1));
+        assert_eq!(leaf.multiply_in_int8(Compute::F32, true), Some(1));
         assert!(kinds(leaf));
         let largest = wanted.iter().fold(0.0, |max: f32, y| max.max(y.abs()));
         for (found, wanted) in product(leaf).into_iter().zip(wanted) {
@@ -137,10 +137,10 @@ fn a_frozen_leaf_is_multiplied_in_whole_numbers_and_a_trained_one_is_not() {
         assert!(!kinds(leaf));
     }
     let mut joined = Leaf::joined(vec![frozen.value().rows(0..40), frozen.value().rows(40..70)]);
-    assert_eq!(joined.multiply_in_int8(Compute::F32), Some(2));
+    assert_eq!(joined.multiply_in_int8(Compute::F32, true), Some(2));
     let Operand::Below(parts) = joined.operand(Compute::F32) else { panic!("products go by the parts") };
     assert!(parts.iter().all(|(_, part)| matches!(part, Operand::Int8(_))));
     let mut infinite = Leaf::frozen(Tensor::from_slice([1, 2], &[1.0, f32::INFINITY]));
-    assert_eq!(infinite.multiply_in_int8(Compute::F32), None);
+    assert_eq!(infinite.multiply_in_int8(Compute::F32, true), None);
     assert!(!kinds(&infinite));
 }
