@@ -3,6 +3,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+#[cfg(target_arch = "x86_64")]
+use lowrank_kernels::gemm::amx;
 use lowrank_kernels::{Compute, Tier};
 use rayon::prelude::*;
 
@@ -19,7 +21,7 @@ pub enum Operands {
 }
 
 /// Multiplications and additions a second of all threads of the pool, for a type on a tier; none where no loop here measures
-/// that: it computes as another does, or needs instructions that stable Rust has not.
+/// that.
 pub fn operations(tier: Tier, compute: Compute, operands: Operands) -> Option<f64> {
     let kernel = kernel(tier, compute, operands)?;
     let threads = rayon::current_num_threads();
@@ -69,6 +71,9 @@ fn kernel(tier: Tier, compute: Compute, operands: Operands) -> Option<Kernel> {
         {
             Some(x86::bf16)
         }
+        // A tier that is in use has its instructions, and this process the permission to use the tiles.
+        (Operands::Floats, Tier::Amx, Compute::Bf16) => Some(x86::tiles),
+        (Operands::Integers, Tier::Amx, Compute::Bf16) if amx::has_int8() => Some(x86::tiles_of_8_bits),
         (Operands::Integers, Tier::Portable, _) if has_avx2 => Some(x86::pairs),
         (Operands::Integers, Tier::Avx512, _) | (Operands::Integers, Tier::Amx, Compute::F32) if has_vnni => {
             Some(x86::wide_pairs)
@@ -79,6 +84,7 @@ fn kernel(tier: Tier, compute: Compute, operands: Operands) -> Option<Kernel> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
@@ -159,5 +165,61 @@ mod x86 {
         // SAFETY: `kernel` gives this function only where the processor has these instructions.
         unsafe { run(rounds) }
         (rounds * SUMS * 32 * 2) as f64
+    }
+
+    /// The operand of `ldtilecfg`: eight tiles of sixteen rows of 64 bytes.
+    #[repr(C, align(64))]
+    struct Configuration([u8; 64]);
+
+    static ALL_TILES: Configuration = {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        let mut tile = 0;
+        while tile < 8 {
+            bytes[16 + 2 * tile] = 64;
+            bytes[48 + tile] = 16;
+            tile += 1;
+        }
+        Configuration(bytes)
+    };
+
+    /// Six tiles of sums, to which `$multiply` adds the product of two others, for a sixteenth of `$rounds`: a product takes the
+    /// unit sixteen cycles.
+    ///
+    /// # Safety
+    /// The processor has the instruction, and this process may use the tiles, which this thread does not use for anything else.
+    macro_rules! tiles_of {
+        ($multiply:literal, $rounds:expr, $depth:literal) => {{
+            let rounds = ($rounds / 16).max(1);
+            asm!(
+                "ldtilecfg [{configuration}]",
+                "tilezero tmm6",
+                "tilezero tmm7",
+                "2:",
+                concat!($multiply, " tmm0, tmm6, tmm7"),
+                concat!($multiply, " tmm1, tmm6, tmm7"),
+                concat!($multiply, " tmm2, tmm6, tmm7"),
+                concat!($multiply, " tmm3, tmm6, tmm7"),
+                concat!($multiply, " tmm4, tmm6, tmm7"),
+                concat!($multiply, " tmm5, tmm6, tmm7"),
+                "dec {rounds}",
+                "jnz 2b",
+                "tilerelease",
+                configuration = in(reg) &raw const ALL_TILES,
+                rounds = inout(reg) rounds => _,
+                options(nostack, readonly),
+            );
+            (rounds * 6 * 16 * 16 * $depth * 2) as f64
+        }};
+    }
+
+    pub fn tiles(rounds: usize) -> f64 {
+        // SAFETY: `kernel` gives this function only in the tier that has the unit.
+        unsafe { tiles_of!("tdpbf16ps", rounds, 32) }
+    }
+
+    pub fn tiles_of_8_bits(rounds: usize) -> f64 {
+        // SAFETY: as above, and the unit multiplies 8 bits.
+        unsafe { tiles_of!("tdpbssd", rounds, 64) }
     }
 }
