@@ -62,6 +62,8 @@ fn kernel(tier: Tier, compute: Compute, operands: Operands) -> Option<Kernel> {
     let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let has_avx512 = is_x86_feature_detected!("avx512f");
     let has_vnni = has_avx512 && is_x86_feature_detected!("avx512vnni");
+    // The processor's own, which this process may use.
+    let has_tiles = amx::is_available() && !amx::is_emulated();
     match (operands, tier, compute) {
         // bf16 is widened, and multiplied as f32.
         (Operands::Floats, Tier::Portable, _) if has_avx2 => Some(x86::avx2),
@@ -71,9 +73,10 @@ fn kernel(tier: Tier, compute: Compute, operands: Operands) -> Option<Kernel> {
         {
             Some(x86::bf16)
         }
-        // A tier that is in use has its instructions, and this process the permission to use the tiles.
-        (Operands::Floats, Tier::Amx, Compute::Bf16) => Some(x86::tiles),
-        (Operands::Integers, Tier::Amx, Compute::Bf16) if amx::has_int8() => Some(x86::tiles_of_8_bits),
+        (Operands::Floats, Tier::Amx, Compute::Bf16) if has_tiles => Some(x86::tiles),
+        (Operands::Integers, Tier::Amx, Compute::Bf16) if has_tiles && amx::has_int8() => {
+            Some(x86::tiles_of_8_bits)
+        }
         (Operands::Integers, Tier::Portable, _) if has_avx2 => Some(x86::pairs),
         (Operands::Integers, Tier::Avx512, _) | (Operands::Integers, Tier::Amx, Compute::F32) if has_vnni => {
             Some(x86::wide_pairs)
@@ -167,24 +170,28 @@ mod x86 {
         (rounds * SUMS * 32 * 2) as f64
     }
 
-    /// The operand of `ldtilecfg`: eight tiles of sixteen rows of 64 bytes.
+    /// The operand of `ldtilecfg`.
     #[repr(C, align(64))]
     struct Configuration([u8; 64]);
 
+    /// Eight tiles of sixteen rows of 64 bytes.
     static ALL_TILES: Configuration = {
+        const PALETTE: usize = 0;
+        const BYTES_OF_A_ROW: usize = 16;
+        const ROWS: usize = 48;
         let mut bytes = [0; 64];
-        bytes[0] = 1;
+        bytes[PALETTE] = 1;
         let mut tile = 0;
         while tile < 8 {
-            bytes[16 + 2 * tile] = 64;
-            bytes[48 + tile] = 16;
+            bytes[BYTES_OF_A_ROW + 2 * tile] = 64;
+            bytes[ROWS + tile] = 16;
             tile += 1;
         }
         Configuration(bytes)
     };
 
     /// Six tiles of sums, to which `$multiply` adds the product of two others, for a sixteenth of `$rounds`: a product takes the
-    /// unit sixteen cycles.
+    /// unit sixteen cycles. All tiles are zeros after `ldtilecfg`.
     ///
     /// # Safety
     /// The processor has the instruction, and this process may use the tiles, which this thread does not use for anything else.
@@ -193,8 +200,6 @@ mod x86 {
             let rounds = ($rounds / 16).max(1);
             asm!(
                 "ldtilecfg [{configuration}]",
-                "tilezero tmm6",
-                "tilezero tmm7",
                 "2:",
                 concat!($multiply, " tmm0, tmm6, tmm7"),
                 concat!($multiply, " tmm1, tmm6, tmm7"),
@@ -214,7 +219,7 @@ mod x86 {
     }
 
     pub fn tiles(rounds: usize) -> f64 {
-        // SAFETY: `kernel` gives this function only in the tier that has the unit.
+        // SAFETY: `kernel` gives this function only where the processor has the unit and this process may use it.
         unsafe { tiles_of!("tdpbf16ps", rounds, 32) }
     }
 

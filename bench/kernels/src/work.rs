@@ -69,7 +69,9 @@ fn of<T: Element>() -> Vec<Work> {
         }
     }
     work.extend(streamed::<T>(ROWS, WIDTH, WIDTH));
-    work.extend(general());
+    if T::COMPUTE == Compute::F32 {
+        work.extend(general());
+    }
     work.extend(attention_of::<T>());
     work.extend(norms::<T>());
     work.extend(elementwise::<T>());

@@ -29,13 +29,16 @@ fn frozen<'a, T: Element>(tier: Tier, w: &'a [f32], m: usize, n: usize, k: usize
     )
 }
 
-fn whole<'a, T: Element>(w: &'a [f32], m: usize, n: usize, k: usize) -> [Variant<'a>; 2] {
+/// In whole numbers; with a transpose that is kept, or made for each product.
+fn whole<'a, T: Element>(keeps: bool, w: &'a [f32], m: usize, n: usize, k: usize) -> [Variant<'a>; 2] {
     let weight = || {
-        Int8Weight::quantize(T::COMPUTE, Source::F32(w), n, k).expect("finite values").keeping_transpose(true)
+        Int8Weight::quantize(T::COMPUTE, Source::F32(w), n, k)
+            .expect("finite values")
+            .keeping_transpose(keeps)
     };
     let (ahead, back) = (weight(), weight());
     both::<T>(
-        "int8",
+        if keeps { "int8" } else { "int8 turned" },
         [m, n, k],
         move |x, y| ahead.forward(x, None, y),
         move |dy, dx| back.backward(dy, dx, false),
@@ -84,8 +87,10 @@ fn measure(shape: &str, threads: usize) {
         variants.extend(frozen::<f32>(tier, &w, m, n, k));
         variants.extend(frozen::<bf16>(tier, &w, m, n, k));
     }
-    variants.extend(whole::<f32>(&w, m, n, k));
-    variants.extend(whole::<bf16>(&w, m, n, k));
+    variants.extend(whole::<f32>(true, &w, m, n, k));
+    variants.extend(whole::<bf16>(true, &w, m, n, k));
+    // The other direction is the same.
+    variants.extend(whole::<f32>(false, &w, m, n, k).into_iter().skip(1));
     let mut seconds = vec![Vec::new(); variants.len()];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
     pool.install(|| {

@@ -80,7 +80,7 @@ impl Tier {
     pub fn kernels(self) -> String {
         let plain = if FUSED { "plain, fma" } else { "plain" };
         match self {
-            Self::Amx if cfg!(feature = "emulated-amx") => "amx (emulated)".to_owned(),
+            Self::Amx if crate::gemm::amx::is_emulated() => "amx (emulated)".to_owned(),
             Self::Plain => plain.to_owned(),
             Self::Portable => format!("portable ({})", if has_avx2() { "avx2" } else { plain }),
             Self::Avx512 if has_avx512_bf16() => "avx512 (bf16)".to_owned(),
@@ -91,7 +91,7 @@ impl Tier {
 
     /// The fastest tier of this machine, which an emulated one never is.
     pub fn best() -> Self {
-        let emulated = |tier| tier == Self::Amx && cfg!(feature = "emulated-amx");
+        let emulated = |tier| tier == Self::Amx && crate::gemm::amx::is_emulated();
         let fast = |tier: &Self| tier.is_available() && !emulated(*tier);
         Self::ALL.into_iter().rev().find(fast).unwrap_or(Self::Portable)
     }

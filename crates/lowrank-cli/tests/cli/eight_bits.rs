@@ -39,6 +39,29 @@ fn what_memory_there_is_decides_where_weights_are_kept() {
 }
 
 #[test]
+fn a_run_in_whole_numbers_is_the_same_where_memory_is_short_for_transposes() {
+    let workshop = Workshop::new();
+    let train = ["train", "run.toml", "--overwrite", "--dtype", "f32", "--set", "train.compute=int8"];
+    let run = |bytes: u64| {
+        let ran = with_memory(&workshop, &bytes.to_string(), &train);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stderr
+    };
+    let turned = "there is no memory to keep the transposes";
+    assert!(!run(1_000_000_000).contains(turned));
+    let kept = workshop.read("out/adapter_model.safetensors");
+    // Where the weights just fit, their transposes do not.
+    let (mut falls, mut fits) = (0, 1_000_000_000);
+    while fits - falls > 500 {
+        let middle = (falls + fits) / 2;
+        let side = if run(middle).contains("the weights would take") { &mut falls } else { &mut fits };
+        *side = middle;
+    }
+    assert!(run(fits).contains(turned));
+    assert!(workshop.read("out/adapter_model.safetensors") == kept);
+}
+
+#[test]
 fn a_run_in_8_bits_trains_and_is_resumed_in_8_bits_alone() {
     let workshop = Workshop::new();
     workshop.succeed(&["train", "run.toml", "--load-in", "int8"]);

@@ -34,7 +34,7 @@ impl<K: Tile> Packed<K> {
     }
 
     pub fn backward<T: Element>(&self, dy: Rows<'_, T>, dx: RowsMut<'_, T>, accumulate: bool) {
-        self.panels.by_transpose(K::TURNS, dx, |panels, dx| {
+        self.panels.by_transpose(!K::TURNS, dx, |panels, dx| {
             multiply(self.kernel, dy, panels, None, accumulate, dx);
         });
     }

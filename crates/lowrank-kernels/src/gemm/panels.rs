@@ -172,7 +172,7 @@ fn interleave<V: Pod + Send + Sync, const GROUP: usize>(block: &[V], cols: usize
     }
 }
 
-/// The panels for both directions, the second made from the first when a kernel that keeps it first asks for it.
+/// The panels for both directions, the second made from the first when a product that is to keep it first needs it.
 #[derive(Debug)]
 pub(super) struct Directions<V> {
     forward: Panels<V>,
@@ -201,18 +201,18 @@ impl<V: Pod + Send + Sync> Directions<V> {
         self.backward.get_or_init(|| panels)
     }
 
-    /// Calls `product` with panels of `W`, and the columns of `out` that are theirs: where `turns`, of one strip after the other,
-    /// which is made for it; else of all, which are kept.
+    /// Calls `product` with panels of `W`, and the columns of `out` that are theirs: of all, if they were kept before or
+    /// `keeps`; else of one strip after the other, which is made for it.
     pub fn by_transpose<T>(
         &self,
-        turns: bool,
+        keeps: bool,
         out: RowsMut<'_, T>,
         mut product: impl FnMut(&Panels<V>, RowsMut<'_, T>),
     ) {
-        if turns {
-            self.forward.by_transpose(out, product);
-        } else {
+        if keeps || self.backward.get().is_some() {
             product(self.backward(), out);
+        } else {
+            self.forward.by_transpose(out, product);
         }
     }
 

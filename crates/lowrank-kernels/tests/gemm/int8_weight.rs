@@ -121,6 +121,25 @@ fn products_in_whole_numbers_are_those_of_the_decoded_weight() {
 }
 
 #[test]
+fn many_rows_keep_no_transpose_and_take_one_that_few_have_kept() {
+    let (outputs, inputs, many) = (50, 33, 1024);
+    let parts = Parts::of(outputs, inputs);
+    let weight = Int8Weight::new(Compute::F32, parts.view(), outputs, inputs).keeping_transpose(true);
+    let dy: Vec<f32> = (0..many * outputs).map(|i| number(i, 5)).collect();
+    let backward = |rows: usize| {
+        let mut dx = vec![f32::NAN; rows * inputs];
+        let dx_rows = RowsMut::dense(&mut dx, rows, inputs);
+        weight.backward(Rows::dense(&dy[..rows * outputs], rows, outputs), dx_rows, false);
+        dx
+    };
+    let (before, made) = (weight.bytes(), backward(many));
+    assert_eq!(weight.bytes(), before);
+    let few = backward(3);
+    assert!(weight.bytes() > before);
+    assert_eq!((few, backward(many)), (made[..3 * inputs].to_vec(), made));
+}
+
+#[test]
 fn a_row_that_is_not_finite_stays_so_and_leaves_the_others_alone() {
     let parts = Parts::of(19, 33);
     let weight = Int8Weight::new(Compute::F32, parts.view(), 19, 33);

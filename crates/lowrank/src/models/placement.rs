@@ -90,13 +90,13 @@ pub struct Needs {
     pub packed: u64,
     /// In 8 bits.
     pub int8: u64,
-    /// What the transposes of weights that are multiplied in whole numbers add in training, where they are kept.
+    /// What the transposes of weights that are multiplied in whole numbers add, where they are kept.
     pub transposes: u64,
 }
 
 impl Needs {
-    /// Counts shapes and the bytes of the checkpoint, if there is one; nothing is read. In training, weights are multiplied in
-    /// both directions.
+    /// Counts shapes and the checkpoint's bytes, or those of f32 where there is no checkpoint; nothing is read. In training,
+    /// weights are multiplied in both directions.
     pub fn of(
         model: &dyn Model,
         checkpoint: Option<&Checkpoint>,
@@ -128,12 +128,12 @@ impl Needs {
             let small = elements + elements / 50;
             let kept = if is_int8 || !eight.contains(path) { stored } else { small };
             needs.int8 += kept + if eight.contains(path) { beside } else { 0 };
-            needs.transposes += if training && in_whole_numbers(path) { elements } else { 0 };
+            needs.transposes += if in_whole_numbers(path) { elements } else { 0 };
         });
         needs
     }
 
-    /// Whether there is room for the transposes beside weights that are not read from their file.
+    /// Whether there is room for the transposes beside the weights, packed or in 8 bits.
     pub fn keeps_transposes(self, placement: Placement, available: Option<u64>) -> bool {
         let weights = if placement == Placement::Int8 { self.int8 } else { self.packed };
         available.is_none_or(|available| fits(weights + self.transposes, available))
@@ -211,8 +211,8 @@ pub(super) fn stream(model: &mut dyn Model) {
 }
 
 /// Has the frozen weights that may be brought into 8 bits multiplied in whole numbers by rows of `compute`, except floating
-/// ones that are streamed, and gives their number. With `keep_transposes`, training makes their transposes once and not in each
-/// pass.
+/// ones that are streamed, and gives their number. With `keep_transposes`, they keep these as in
+/// [`Int8Weight::keeping_transpose`](lowrank_kernels::gemm::Int8Weight::keeping_transpose).
 ///
 /// # Errors
 /// Names a weight that holds a value that is not finite.
@@ -243,19 +243,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transposes_are_counted_where_whole_numbers_are_multiplied_both_ways() {
+    fn transposes_are_counted_where_products_are_of_whole_numbers() {
         let config = serde_json::json!({
             "model_type": "bert", "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2,
             "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 12,
         });
         let config = ModelConfig::from_json(&config).unwrap();
         let model = from_config(&config, HeadSpec::new(config.usual_head(), 2)).unwrap();
-        let needs = |operands, training| Needs::of(&*model, None, (Compute::F32, operands), training);
-        let (trained, asked) = (needs(Operands::Int8, true), needs(Operands::Int8, false));
+        let needs = |operands| Needs::of(&*model, None, (Compute::F32, operands), true);
+        let (whole, rows) = (needs(Operands::Int8), needs(Operands::Rows));
         // Queries, keys, values and outputs of attention, and two layers, in each of two; beside them the pooler.
-        assert_eq!(trained.transposes, 2 * (4 * 16 * 16 + 2 * 16 * 24) + 16 * 16);
-        assert_eq!((asked.transposes, needs(Operands::Rows, true).transposes), (0, 0));
-        assert_eq!((trained.packed, trained.int8), (asked.packed, asked.int8));
+        let elements = 2 * (4 * 16 * 16 + 2 * 16 * 24) + 16 * 16;
+        assert_eq!((whole.transposes, rows.transposes), (elements, 0));
+        assert_eq!((whole.packed + 3 * elements, whole.int8), (rows.packed, rows.int8 + elements));
     }
 
     #[test]

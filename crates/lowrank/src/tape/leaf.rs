@@ -32,6 +32,8 @@ pub struct Leaf {
     queue: Option<Queue>,
     /// Whether products are of whole numbers, with the value in 8 bits.
     in_int8: bool,
+    /// Whether these keep the value's transpose, as in [`Int8Weight::keeping_transpose`].
+    keeps_transpose: bool,
     version: Version,
 }
 
@@ -82,6 +84,7 @@ impl Leaf {
             unquantized: None,
             queue: None,
             in_int8: false,
+            keeps_transpose: false,
             version,
         }
     }
@@ -179,7 +182,8 @@ impl Leaf {
         if self.trainable || !is_held {
             return Some(0);
         }
-        let weight = self.int8_weight(compute)?.keeping_transpose(keep_transpose);
+        self.keeps_transpose = keep_transpose;
+        let weight = self.int8_weight(compute)?;
         self.value().release_pages();
         self.prepared = Arc::new(Mutex::new(Some(Prepared::Int8(Arc::new(weight)))));
         self.in_int8 = true;
@@ -189,10 +193,11 @@ impl Leaf {
     /// The value packed for whole numbers; none if it is not finite.
     fn int8_weight(&self, compute: Compute) -> Option<Int8Weight> {
         let (outputs, inputs) = self.value().rows_and_width();
-        match self.stored() {
-            Stored::Int8(int8) => Some(Int8Weight::new(compute, int8, outputs, inputs)),
-            Stored::Float(source) => Int8Weight::quantize(compute, source, outputs, inputs),
-        }
+        let weight = match self.stored() {
+            Stored::Int8(int8) => Int8Weight::new(compute, int8, outputs, inputs),
+            Stored::Float(source) => Int8Weight::quantize(compute, source, outputs, inputs)?,
+        };
+        Some(weight.keeping_transpose(self.keeps_transpose))
     }
 
     /// The value of a leaf that is or was trained, for writing. Anything prepared from the old value is dropped.

@@ -49,6 +49,13 @@ pub(super) enum Use {
     Reference,
 }
 
+/// What becomes of `compute = "int8"` where weights are streamed.
+const FLOATING: &str = "products stay in floating numbers where weights are read from their file, and compute = \"int8\" \
+                        changes nothing";
+/// What becomes of it where memory is short.
+const TURNED: &str =
+    "there is no memory to keep the transposes of weights in 8 bits, which each pass makes again";
+
 /// The type that `auto` means: bf16 where the machine multiplies it faster.
 pub fn default_compute() -> Compute {
     if Tier::active().prefers_bf16() { Compute::Bf16 } else { Compute::F32 }
@@ -133,30 +140,43 @@ impl AdaptedModel {
         let mut model = models::from_config(&config, head)?;
         let compute = compute.unwrap_or_else(default_compute);
         let training = purpose == Use::Training;
-        let needs = Needs::of(&*model, Some(&checkpoint), (compute, operands), training);
-        let available = models::planned_memory()?;
+        // What is there before anything is loaded.
+        let plan = || {
+            let needs = Needs::of(&*model, Some(&checkpoint), (compute, operands), training);
+            Ok::<_, Error>((needs, models::planned_memory()?))
+        };
         let (placement, mut placement_note) = match (load_in, purpose) {
             (LoadIn::Int8, _) => (Placement::Int8, None),
             (LoadIn::Mapped, _) => (Placement::Mapped, None),
             // What is trained is in memory in any case.
             (LoadIn::Auto, Use::FullTraining) => (Placement::Packed, None),
-            (LoadIn::Auto, Use::Reference) => (needs.choose_unchanged(available), None),
-            (LoadIn::Auto, _) => needs.choose(available),
+            (LoadIn::Auto, Use::Reference) => {
+                let (needs, available) = plan()?;
+                (needs.choose_unchanged(available), None)
+            }
+            (LoadIn::Auto, _) => {
+                let (needs, available) = plan()?;
+                needs.choose(available)
+            }
         };
-        let keep_transposes = needs.keeps_transposes(placement, available);
+        let keep_transposes = operands == Operands::Int8 && {
+            let (needs, available) = plan()?;
+            needs.keeps_transposes(placement, available)
+        };
         let report = models::load_as(&mut *model, &checkpoint, placement)?;
         let mut operands = operands;
-        if operands == Operands::Int8 && placement == Placement::Mapped {
-            operands = Operands::Rows;
-            let reason = "products stay in floating numbers where weights are read from their file, and compute = \"int8\" \
-                          changes nothing";
-            placement_note =
-                Some(placement_note.map_or(reason.to_owned(), |note| format!("{note}; {reason}")));
-        } else if operands == Operands::Int8
-            && models::multiply_in_int8(&mut *model, compute, keep_transposes)? == 0
-        {
-            let reason = "no weight of this model can be multiplied in 8 bits; leave it at \"auto\"";
-            return Err(Error::setting("train.compute", reason));
+        if operands == Operands::Int8 {
+            let note = if placement == Placement::Mapped {
+                operands = Operands::Rows;
+                Some(FLOATING)
+            } else if models::multiply_in_int8(&mut *model, compute, keep_transposes)? == 0 {
+                let reason = "no weight of this model can be multiplied in 8 bits; leave it at \"auto\"";
+                return Err(Error::setting("train.compute", reason));
+            } else {
+                (!keep_transposes).then_some(TURNED)
+            };
+            let notes = placement_note.into_iter().chain(note.map(str::to_owned));
+            placement_note = notes.reduce(|note, also| format!("{note}; {also}"));
         }
         let folder = folder.to_path_buf();
         Ok(Self {

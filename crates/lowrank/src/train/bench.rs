@@ -83,11 +83,12 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let mut adapted = match options.load_in {
         LoadIn::Int8 => {
             // Tables and what is not in 8 bits are in bf16, whatever is computed in.
+            let needs = Needs::of(&*model, None, (compute, options.operands), true);
+            let available = models::planned_memory()?;
             models::initialise_int8(&mut *model, SEED, DType::Bf16)?;
             if options.operands == Operands::Int8 {
-                let needs = Needs::of(&*model, None, (compute, options.operands), true);
-                let keep = needs.keeps_transposes(Placement::Int8, models::planned_memory()?);
-                models::multiply_in_int8(&mut *model, compute, keep)?;
+                let keep_transposes = needs.keeps_transposes(Placement::Int8, available);
+                models::multiply_in_int8(&mut *model, compute, keep_transposes)?;
             }
             AdaptedModel::from_model(model, options.config.clone(), compute)
         }

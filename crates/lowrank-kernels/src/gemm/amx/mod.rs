@@ -48,6 +48,11 @@ pub fn is_available() -> bool {
     false
 }
 
+/// Whether the unit is that of the feature `emulated-amx`.
+pub fn is_emulated() -> bool {
+    cfg!(feature = "emulated-amx")
+}
+
 /// Whether the unit, where it is available, also multiplies tiles of 8 bits.
 pub fn has_int8() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux", not(feature = "emulated-amx")))]

@@ -51,6 +51,9 @@ pub struct Int8Weight {
     keeps_transpose: bool,
 }
 
+/// Rows that making a transpose is next to nothing for: it costs as much as dozens.
+const MANY_ROWS: usize = 1024;
+
 /// The instructions that products use.
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
@@ -168,8 +171,8 @@ impl Int8Weight {
         }
     }
 
-    /// Has the first backward product keep the form of the weight that it makes, a byte for each value again, where each would
-    /// make its own. Results are the same.
+    /// With `keeps`, the first backward product of few rows keeps the form of the weight that it makes, a byte for each value
+    /// again; otherwise, and for many rows, each makes its own. Results are the same.
     pub fn keeping_transpose(self, keeps: bool) -> Self {
         Self { keeps_transpose: keeps, ..self }
     }
@@ -184,8 +187,7 @@ impl Int8Weight {
         self.inputs
     }
 
-    /// Bytes of memory that the weight occupies at present: one for each value, padding and scales, and after the first backward
-    /// product those of a transpose that is kept.
+    /// Bytes of memory that the values, scales and outliers occupy at present, with those of a transpose that was kept.
     pub fn bytes(&self) -> usize {
         self.panels.bytes() + size_of_val(&self.scales[..]) + size_of_val(&self.outliers[..])
     }
@@ -237,7 +239,8 @@ impl Int8Weight {
     }
 
     pub(crate) fn backward_kernel<T: Element>(&self, dy: Rows<T>, mut dx: RowsMut<T>, accumulate: bool) {
-        each!(self.kernel, dot => self.panels.by_transpose(!self.keeps_transpose, dx.reborrow(), |panels, dx| {
+        let keeps = self.keeps_transpose && dy.rows() < MANY_ROWS;
+        each!(self.kernel, dot => self.panels.by_transpose(keeps, dx.reborrow(), |panels, dx| {
             let pass = Pass::Backward { scales: &self.scales, accumulate };
             multiply(dot, &Product { left: dy, panels, pass }, dx);
         }));
