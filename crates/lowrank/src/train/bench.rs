@@ -82,12 +82,15 @@ pub fn bench(options: &BenchOptions) -> Result<BenchReport> {
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let mut adapted = match options.load_in {
         LoadIn::Int8 => {
+            let whole = options.operands == Operands::Int8;
+            // What is there before the weights are.
+            let keep_transposes = whole && {
+                let needs = Needs::of(&*model, None, (compute, options.operands), true);
+                needs.keeps_transposes(Placement::Int8, models::planned_memory()?)
+            };
             // Tables and what is not in 8 bits are in bf16, whatever is computed in.
-            let needs = Needs::of(&*model, None, (compute, options.operands), true);
-            let available = models::planned_memory()?;
             models::initialise_int8(&mut *model, SEED, DType::Bf16)?;
-            if options.operands == Operands::Int8 {
-                let keep_transposes = needs.keeps_transposes(Placement::Int8, available);
+            if whole {
                 models::multiply_in_int8(&mut *model, compute, keep_transposes)?;
             }
             AdaptedModel::from_model(model, options.config.clone(), compute)
